@@ -1,0 +1,1 @@
+"""Timings of the package's hot paths, beside the same work done by other libraries."""

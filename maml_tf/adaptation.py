@@ -1,0 +1,158 @@
+"""The inner loop: a few gradient steps on a task's own data (paper Algorithm 1, lines 5-6).
+
+There is no other inner loop in the package: regression, classification and policies, one task or a
+stack, training, evaluation and export all come here.
+
+Shape letters: T tasks, S inner steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import tensorflow as tf
+
+from maml_tf.types import LossFn, Weights
+
+StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
+"""alpha: one number, or one tensor a weight, broadcastable to it (Meta-SGD, Li et al. 2017)."""
+
+
+class Adaptation(NamedTuple):
+    """What the inner loop passed through."""
+
+    weights: list[Weights]  # S + 1: before and after each step
+    losses: list[tf.Tensor]  # S, each [T]: the loss that step s descended, before it
+
+
+def stack(weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None) -> Weights:
+    """Gives each task its own copy `[T, *shape]` of every weight that adapts."""
+    adapts = adapts if adapts is not None else [True] * len(weights)
+    return [
+        tf.broadcast_to(w, tf.concat([[num_tasks], tf.shape(w)], 0)) if own else w
+        for w, own in zip(weights, adapts, strict=True)
+    ]
+
+
+def gradient_step(
+    loss_fn: LossFn,
+    weights: Weights,
+    batch: Any,
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+    first_order: bool = False,
+) -> tuple[Weights, tf.Tensor]:
+    """One step of gradient descent for every task: theta' = theta - alpha dL/dtheta (eq. 1).
+
+    The tasks' losses are independent, so the gradient of their sum with respect to stacked weights
+    is every task's own gradient.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: stacked where they adapt.
+      batch: what `loss_fn` takes.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+      first_order: hold the gradient constant when differentiating through this step.
+
+    Returns:
+      The new weights, and the losses `[T]` before the step.
+    """
+    adapts = list(adapts) if adapts is not None else [True] * len(weights)
+    alphas = _one_a_weight(step_size, weights)
+    moving = [w for w, own in zip(weights, adapts, strict=True) if own]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(moving)
+        losses = loss_fn(weights, batch)
+        total = tf.reduce_sum(losses)
+    gradients = iter(tape.gradient(total, moving))
+    stepped = []
+    for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
+        gradient = next(gradients) if own else None
+        if gradient is not None:
+            gradient = tf.stop_gradient(gradient) if first_order else gradient
+            weight = weight - alpha * gradient
+        stepped.append(weight)
+    return stepped, losses
+
+
+def adapt(
+    loss_fn: LossFn,
+    weights: Weights,
+    batches: Sequence[Any],
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+    first_order: bool = False,
+    recompute: bool = False,
+) -> Adaptation:
+    """Weights before and after each gradient step, one batch a step.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
+      batches: one a step. Supervised code repeats the support set, reinforcement learning passes
+        fresh trajectories.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+      first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
+      recompute: keep only the weights between steps for the backward pass and compute the rest
+        again, so that memory grows by one set of weights a step, for about a third more time.
+
+    Returns:
+      `Adaptation`, S + 1 weights and S losses.
+    """
+    alphas = _one_a_weight(step_size, weights)
+
+    def step(weights, alphas, batch):
+        return gradient_step(
+            loss_fn, weights, batch, step_size=alphas, adapts=adapts, first_order=first_order
+        )
+
+    path, losses = [list(weights)], []
+    for batch in batches:
+        run = _recomputed(step) if recompute else step
+        stepped, before = run(path[-1], alphas, batch)
+        path.append(stepped)
+        losses.append(before)
+    return Adaptation(path, losses)
+
+
+def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
+    if isinstance(step_size, (list, tuple)):
+        return [tf.cast(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
+    return [tf.cast(step_size, w.dtype) for w in weights]
+
+
+def _recomputed(step):
+    """`step`, whose backward pass runs it again instead of keeping its intermediate tensors.
+
+    `tf.recompute_grad` does not serve: it stops every tape while `step` runs, `step`'s own too.
+    """
+
+    def run(weights, alphas, batch):
+        def flat_step(flat):
+            stepped, losses = step(flat[: len(weights)], flat[len(weights) :], batch)
+            return [*stepped, losses]
+
+        @tf.custom_gradient
+        def again(*flat):
+            def backward(*upstream):
+                # The dependency keeps the graph optimiser from sharing work with the first pass.
+                with tf.control_dependencies(upstream):
+                    held = [tf.identity(tensor) for tensor in flat]
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(held)
+                    outputs = flat_step(held)
+                return tape.gradient(
+                    outputs, held, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                )
+
+            return flat_step(list(flat)), backward
+
+        *stepped, losses = again(*weights, *alphas)
+        return stepped, losses
+
+    return run

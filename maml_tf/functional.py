@@ -1,0 +1,260 @@
+"""Runs an ordinary Keras model on explicit weights, with a task axis.
+
+`functional(model)(weights, x)` is `model(x)` with `weights` in place of the model's own, for T
+tasks at once: `x [T, B, ...]` and each weight shared `[*shape]` or stacked `[T, *shape]`. Keras'
+own `stateless_call` refuses values whose shape differs from the variable's, so each layer type has
+a small rule (`layer_rules.py`) that says how it runs on stacked weights. A layer without a rule
+falls back to `stateless_call`, one task at a time under `tf.vectorized_map`: slower, as right.
+
+A rule for a layer of your own::
+
+    @maml_tf.stacked.register(MyScale)
+    def _(layer, x, run):
+        return x * run.aligned(layer.scale, x)
+
+Shape letters: T tasks, B examples a task, C channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from maml_tf.types import Weights
+
+
+class BatchStatistics(NamedTuple):
+    """What one batch normalisation saw."""
+
+    layer: keras.Layer | None
+    mean: tf.Tensor  # [T, C]
+    variance: tf.Tensor  # [T, C]
+
+
+Statistics: TypeAlias = list[BatchStatistics]
+"""One a call of a batch normalisation, in the order of the calls."""
+
+
+class Functional:
+    """A Keras model as a pure function of its weights; an `ApplyFn`.
+
+    Batch normalisation uses the statistics of each task's current batch (the paper's transductive
+    setting) unless `statistics` are given. Dropout and noise are off: the meta-gradient
+    differentiates through the inner step, and both must see one function.
+    """
+
+    def __init__(self, model: keras.Model):
+        """Use `functional`, which checks the model."""
+        self.model = model
+
+    def __call__(
+        self, weights: Weights, x: tf.Tensor, *, statistics: Statistics | None = None
+    ) -> tf.Tensor:
+        """Returns the outputs `[T, B, ...]` for `x [T, B, ...]`."""
+        return self._run(weights, x, statistics)[0]
+
+    def statistics(self, weights: Weights, x: tf.Tensor) -> Statistics:
+        """Returns the batch statistics that `x [T, B, ...]` gives under `weights`."""
+        return self._run(weights, x, None)[1]
+
+    def _run(self, weights, x, statistics) -> tuple[Any, Statistics]:
+        variables = self.model.trainable_variables
+        if len(weights) != len(variables):
+            raise ValueError(
+                f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}."
+            )
+        run = Run(dict(zip(map(id, variables), weights, strict=True)), statistics)
+        return run.call(self.model, x), run.statistics
+
+
+def functional(model: keras.Model) -> Functional:
+    """Turns a Keras model into a function of (weights, x).
+
+    Args:
+      model: a built Keras 3 model, Sequential, functional or subclassed; it is not changed. A
+        subclassed model has no graph to walk and runs whole through the fall-back.
+
+    Returns:
+      A callable `(weights, x [T, B, ...], *, statistics=None) -> outputs [T, B, ...]`.
+
+    Raises:
+      ValueError: the model has no trainable weights yet.
+    """
+    if not model.built or not model.trainable_variables:
+        raise ValueError(
+            f"'{model.name}' has no trainable weights: build it first, e.g. with a keras.Input."
+        )
+    for variable in model.trainable_variables:
+        if getattr(variable, "regularizer", None) is not None:
+            logging.warning(
+                "'%s' has a regularizer; meta-learning minimises the task loss alone.",
+                variable.path,
+            )
+    return Functional(model)
+
+
+class Run:
+    """What the layers of one call share: the weights in force, and batch statistics."""
+
+    def __init__(self, weights: dict[int, tf.Tensor], statistics: Statistics | None):
+        """Holds `weights` by the id of the variable that each stands for."""
+        self._weights = weights
+        self._given = None if statistics is None else iter(statistics)
+        self.statistics: Statistics = []
+
+    def value(self, variable: keras.Variable) -> tf.Tensor:
+        """Returns what stands for `variable`: shared, stacked, or its own value if it is frozen."""
+        return self._weights.get(id(variable), variable.value)
+
+    def is_stacked(self, variable: keras.Variable) -> bool:
+        """Whether each task has its own value of `variable`."""
+        return self.value(variable).shape.rank == len(variable.shape) + 1
+
+    def aligned(self, variable: keras.Variable, x: tf.Tensor) -> tf.Tensor:
+        """Returns `variable`'s value, shaped to broadcast against the last axes of `x [T, ...]`."""
+        value = tf.cast(self.value(variable), x.dtype)
+        if not self.is_stacked(variable):
+            return value
+        ones = [1] * (x.shape.rank - value.shape.rank)
+        return tf.reshape(value, [-1, *ones, *value.shape[1:]])
+
+    def batch_moments(self, layer: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and variance `[T, 1, ..., C]` of `x [T, ..., C]`, and records them.
+
+        `tf.nn.moments` would hold the mean constant inside the variance: right for one derivative,
+        wrong for two. Its meta-gradient gives a bias before the normalisation, which can change
+        nothing, a gradient (tests/test_goldens.py).
+        """
+        axes = list(range(1, x.shape.rank - 1))
+        if self._given is not None:
+            given = next(self._given)
+            shape = [-1, *[1] * len(axes), x.shape[-1]]
+            mean, variance = tf.reshape(given.mean, shape), tf.reshape(given.variance, shape)
+        else:
+            mean = tf.reduce_mean(x, axes, keepdims=True)
+            variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
+        seen = BatchStatistics(layer, tf.squeeze(mean, axes), tf.squeeze(variance, axes))
+        self.statistics.append(seen)
+        return mean, variance
+
+    def call(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        """Runs one layer, or any Keras operation, on tensors with a task axis."""
+        if len(args) == 1 and not kwargs and _has_rule(layer):
+            outputs = stacked(layer, args[0], self)
+            if outputs is not NotImplemented:
+                return outputs
+        return _one_task_at_a_time(layer, self, args, kwargs)
+
+
+@functools.singledispatch
+def stacked(layer: keras.Operation, x: Any, run: Run) -> Any:
+    """Runs `layer` on `x [T, B, ...]` (or a structure of such); register one rule a layer type.
+
+    A rule reads each weight with `run.value` or `run.aligned` and returns `[T, B, ...]`, or
+    `NotImplemented` for a variation that it does not know, which then falls back.
+    """
+    return NotImplemented
+
+
+def _has_rule(layer: keras.Operation) -> bool:
+    """A rule for one of Keras' layers does not speak for a subclass that may compute otherwise."""
+    registered = next(c for c in type(layer).__mro__ if c in stacked.registry)
+    containers = (keras.Function, keras.Sequential)
+    return (
+        registered is type(layer)
+        or registered in containers
+        or type(layer).__module__.startswith("keras.")
+    )
+
+
+@stacked.register(keras.Sequential)
+def _sequential(model, x, run):
+    for layer in model.layers:
+        x = run.call(layer, x)
+    return x
+
+
+@stacked.register(keras.Function)
+def _graph(model, x, run):
+    # The hook that `keras.models.clone_model` walks a functional model with.
+    return model._run_through_graph(x, lambda operation: functools.partial(run.call, operation))
+
+
+# --- the fall-back --------------------------------------------------------------------------------
+
+
+def _one_task_at_a_time(operation, run: Run, args, kwargs):
+    """Maps `operation` over the task axis of its tensors and of its stacked weights."""
+    inputs, rebuild = _split_tensors((args, kwargs))
+    if isinstance(operation, keras.Layer):
+        _refuse_hidden_state(operation)
+        variables = operation.trainable_variables
+    else:
+        variables = []
+    mapped = [v for v in variables if run.is_stacked(v)]
+
+    def one_task(elements):
+        values = dict(zip(map(id, mapped), elements[1], strict=True))
+        task_args, task_kwargs = rebuild(elements[0])
+        if not isinstance(operation, keras.Layer):
+            return operation(*task_args, **task_kwargs)
+        weights = [values.get(id(v), run.value(v)) for v in variables]
+        frozen = [v.value for v in operation.non_trainable_variables]
+        outputs, after = operation.stateless_call(
+            weights, frozen, *task_args, **task_kwargs, training=False
+        )
+        if any(a is not b for a, b in zip(after, frozen, strict=True)):
+            raise ValueError(
+                f"Layer '{operation.name}' ({type(operation).__name__}) changes its state when it "
+                "is called, so an inner step has no well-defined derivative; remove it, or "
+                "register a rule for it with maml_tf.stacked."
+            )
+        return outputs
+
+    if isinstance(operation, keras.Layer):
+        _log_once(f"{type(operation).__name__} ('{operation.name}')")
+    elements = (inputs, [run.value(v) for v in mapped])
+    return tf.vectorized_map(one_task, elements)
+
+
+def _split_tensors(structure) -> tuple[list[tf.Tensor], Callable]:
+    """Takes the tensors out of nested arguments; the second result puts others in their place."""
+    flat = tf.nest.flatten(structure)
+    places = [i for i, leaf in enumerate(flat) if tf.is_tensor(leaf)]
+
+    def rebuild(tensors):
+        leaves = list(flat)
+        for place, tensor in zip(places, tensors, strict=True):
+            leaves[place] = tensor
+        return tf.nest.pack_sequence_as(structure, leaves)
+
+    return [flat[i] for i in places], rebuild
+
+
+def _refuse_hidden_state(layer: keras.Layer) -> None:
+    inner = [sub for sub in layer._flatten_layers() if sub is not layer]
+    if any(isinstance(sub, keras.layers.BatchNormalization) for sub in [layer, *inner]):
+        raise ValueError(
+            f"'{layer.name}' ({type(layer).__name__}) normalises batches where maml_tf cannot see "
+            "it, with moving averages that meta-learning never updates. Build the model from "
+            "layers (Sequential or functional), or register a rule for it with maml_tf.stacked."
+        )
+    if getattr(layer, "stateful", False):
+        raise ValueError(
+            f"'{layer.name}' is stateful: it would carry memory from one task to the next. "
+            "Build it with stateful=False."
+        )
+
+
+@functools.lru_cache(maxsize=None)
+def _log_once(what: str) -> None:
+    logging.info(
+        "%s has no stacked rule: it runs one task at a time (slower, as right). "
+        "Register one with maml_tf.stacked.",
+        what,
+    )

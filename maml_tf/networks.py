@@ -1,0 +1,112 @@
+"""The paper's networks, as plain Keras models (paper sections 5.1 and 5.2).
+
+Initialisation and normalisation follow the original program: batch normalisation has an offset and
+no scale, epsilon 1e-3. Every model is a function of `seed` alone.
+"""
+
+from __future__ import annotations
+
+import keras
+from keras import initializers, layers
+
+NORMS = ("batch_norm", "layer_norm", "none")
+
+
+def dense_network(
+    inputs: int | tuple[int, ...],
+    outputs: int,
+    hidden: tuple[int, ...] = (40, 40),
+    *,
+    norm: str = "none",
+    seed: int = 0,
+) -> keras.Model:
+    """Dense layers with ReLU: the sinusoid regressor, and Omniglot without convolution.
+
+    Args:
+      inputs: width of an example `[inputs]`, or its shape, which is flattened.
+      outputs: width of the result: 1 for regression, N logits for classification.
+      hidden: widths; (40, 40) for the sinusoid, (256, 128, 64, 64) for Omniglot.
+      norm: after each hidden product: "batch_norm", "layer_norm" or "none".
+      seed: of the initial weights: truncated normal of standard deviation 0.01, biases 0.
+
+    Returns:
+      A model `[B, *inputs] -> [B, outputs]`.
+    """
+    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    model = keras.Sequential([keras.Input(shape)], name="dense_network")
+    if len(shape) > 1:
+        model.add(layers.Flatten())
+    for index, width in enumerate(hidden):
+        model.add(_dense(width, seed, index, name=f"dense_{index + 1}"))
+        _normalize_and_activate(model, norm, index)
+    model.add(_dense(outputs, seed, len(hidden), name="head"))
+    return model
+
+
+def conv_network(
+    image_shape: tuple[int, int, int],
+    ways: int,
+    *,
+    filters: int = 64,
+    max_pool: bool = False,
+    norm: str = "batch_norm",
+    seed: int = 0,
+) -> keras.Model:
+    """Four 3x3 convolutions, then a linear head (Vinyals et al. 2016; paper section 5.2).
+
+    Args:
+      image_shape: (height, width, channels), e.g. (28, 28, 1) or (84, 84, 3).
+      ways: classes of a task, N.
+      filters: 64 for Omniglot, 32 for MiniImagenet.
+      max_pool: False: stride 2 and a mean over space before the head (Omniglot). True: stride 1,
+        2x2 max-pooling after each block, a flattened head (MiniImagenet).
+      norm: "batch_norm", "layer_norm" or "none".
+      seed: of the initial weights: Glorot uniform kernels, biases 0; the head after a mean is
+        normal with standard deviation 1.
+
+    Returns:
+      A model `[B, height, width, channels] -> [B, ways]` of logits.
+    """
+    model = keras.Sequential([keras.Input(image_shape)], name="conv_network")
+    for index in range(4):
+        model.add(
+            layers.Conv2D(
+                filters,
+                3,
+                strides=1 if max_pool else 2,
+                padding="same",
+                kernel_initializer=initializers.GlorotUniform(_layer_seed(seed, index)),
+                name=f"conv_{index + 1}",
+            )
+        )
+        _normalize_and_activate(model, norm, index)
+        if max_pool:
+            model.add(layers.MaxPooling2D(2, name=f"pool_{index + 1}"))
+    model.add(layers.Flatten() if max_pool else layers.GlobalAveragePooling2D())
+    head_seed = _layer_seed(seed, 4)
+    head = initializers.GlorotUniform(head_seed) if max_pool else None
+    head = head or initializers.RandomNormal(stddev=1.0, seed=head_seed)
+    model.add(layers.Dense(ways, kernel_initializer=head, name="head"))
+    return model
+
+
+def _dense(width: int, seed: int, index: int, name: str) -> layers.Dense:
+    kernel = initializers.TruncatedNormal(stddev=0.01, seed=_layer_seed(seed, index))
+    return layers.Dense(width, kernel_initializer=kernel, name=name)
+
+
+def _layer_seed(seed: int, index: int) -> int:
+    # A layer's own stream: equal shapes must not start equal.
+    return 1000 * seed + index
+
+
+def _normalize_and_activate(model: keras.Sequential, norm: str, index: int) -> None:
+    name = f"norm_{index + 1}"
+    if norm == "batch_norm":
+        model.add(layers.BatchNormalization(scale=False, epsilon=1e-3, name=name))
+    elif norm == "layer_norm":
+        # One group: over height, width and channels, with one scale and offset a channel.
+        model.add(layers.GroupNormalization(1, epsilon=1e-12, name=name))
+    elif norm != "none":
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got '{norm}'.")
+    model.add(layers.ReLU(name=f"relu_{index + 1}"))

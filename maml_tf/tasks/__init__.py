@@ -1,0 +1,17 @@
+"""Where tasks come from; each source is a `TaskSource`.
+
+The sources are classes; what belongs to one data set is a function named after it.
+"""
+
+from maml_tf.tasks.episodes import Episodes
+from maml_tf.tasks.omniglot import omniglot_episodes, omniglot_images, omniglot_splits
+from maml_tf.tasks.sinusoid import SineParameters, Sinusoid
+
+__all__ = [
+    "Episodes",
+    "SineParameters",
+    "Sinusoid",
+    "omniglot_episodes",
+    "omniglot_images",
+    "omniglot_splits",
+]

@@ -1,0 +1,105 @@
+"""Regression on sine waves, the paper's first experiment (Finn et al. 2017, section 5.1).
+
+Shape letters: T tasks, K shots (support points), Q query points.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maml_tf.tasks import seeds
+from maml_tf.types import Batch, Task
+
+AMPLITUDE_RANGE = (0.1, 5.0)
+PHASE_RANGE = (0.0, math.pi)
+INPUT_RANGE = (-5.0, 5.0)
+
+
+class SineParameters(NamedTuple):
+    """The curves of a stack of tasks."""
+
+    amplitude: tf.Tensor  # [T]
+    phase: tf.Tensor  # [T], radians
+
+
+class Sinusoid:
+    """Sine waves of random amplitude and phase: a `TaskSource`.
+
+        y = A sin(x - phase),  A ~ U[0.1, 5],  phase ~ U[0, pi],  x ~ U[-5, 5]
+
+    Source: Finn, Abbeel & Levine 2017, section 5.1, https://arxiv.org/abs/1703.03400. The paper
+    does not print the sign of the phase; this is the published code's.
+    """
+
+    def __init__(
+        self,
+        *,
+        shots: int,
+        queries: int | None = None,
+        seed: int = 0,
+        split: str = "train",
+        oracle: bool = False,
+    ):
+        """Describes the tasks; draws nothing yet.
+
+        Args:
+            shots: K, support points a task.
+            queries: Q, query points a task; K if not given.
+            seed: the run's seed.
+            split: "train", "val" or "test": independent streams of tasks.
+            oracle: tell the model the task: x becomes [x, amplitude, phase].
+
+        Raises:
+            ValueError: if a count is not positive or the split is unknown.
+        """
+        queries = shots if queries is None else queries
+        for name, count in (("shots", shots), ("queries", queries)):
+            if count < 1:
+                raise ValueError(f"{name} is {count}; a sinusoid task needs at least 1.")
+        self.shots = shots
+        self.queries = queries
+        self.seed = seed
+        self.split = seeds.check_split(split)
+        self.oracle = oracle
+
+    def __call__(self, index: tf.Tensor | int, num_tasks: int) -> Task:
+        """Draws meta-batch `index`.
+
+        Args:
+            index: meta-batch number, int64 scalar.
+            num_tasks: T, a Python integer.
+
+        Returns:
+            Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
+            x is [T, K, 3] and [T, Q, 3].
+        """
+        amplitude, phase = (p[:, None, None] for p in self.parameters(index, num_tasks))
+        seed = seeds.stream(self.seed, self.split, "sinusoid inputs", index)
+        x = seeds.uniform(seed, (num_tasks, self.shots + self.queries, 1), *INPUT_RANGE)
+        y = amplitude * tf.sin(x - phase)
+        if self.oracle:
+            x = tf.concat([x, *(tf.broadcast_to(p, x.shape) for p in (amplitude, phase))], axis=-1)
+        return Task(
+            support=Batch(x[:, : self.shots], y[:, : self.shots]),
+            query=Batch(x[:, self.shots :], y[:, self.shots :]),
+        )
+
+    def parameters(self, index: tf.Tensor | int, num_tasks: int) -> SineParameters:
+        """The true curves of meta-batch `index`, to draw them or to tell an oracle.
+
+        Args:
+            index: meta-batch number, int64 scalar.
+            num_tasks: T, a Python integer.
+
+        Returns:
+            Amplitude [T] and phase [T], float32.
+        """
+        amplitude_seed = seeds.stream(self.seed, self.split, "sinusoid amplitude", index)
+        phase_seed = seeds.stream(self.seed, self.split, "sinusoid phase", index)
+        return SineParameters(
+            seeds.uniform(amplitude_seed, (num_tasks,), *AMPLITUDE_RANGE),
+            seeds.uniform(phase_seed, (num_tasks,), *PHASE_RANGE),
+        )

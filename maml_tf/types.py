@@ -1,0 +1,68 @@
+"""The vocabulary of the package.
+
+Shape letters, used everywhere:
+
+    T  tasks                 N  ways (classes of a task)
+    B  examples in a set     K  shots (support examples a class)
+    S  inner gradient steps  H  horizon of an episode
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+Weights: TypeAlias = list[tf.Tensor]
+"""Values in the order of `model.trainable_variables`.
+
+A weight is *shared* by all tasks (`[*shape]`) or *stacked* (`[T, *shape]`).
+"""
+
+ApplyFn: TypeAlias = Callable[[Weights, tf.Tensor], tf.Tensor]
+"""`(weights, x [T, B, ...]) -> outputs [T, B, ...]`."""
+
+
+class Batch(NamedTuple):
+    """Examples and what they should become, of a stack of tasks."""
+
+    x: tf.Tensor  # [T, B, ...]
+    y: tf.Tensor  # [T, B] class indices, or [T, B, ...] regression targets
+
+
+class Task(NamedTuple):
+    """A stack of tasks: adapt on `support`, be judged on `query`."""
+
+    support: Batch
+    query: Batch
+
+
+LossFn: TypeAlias = Callable[[Weights, Batch], tf.Tensor]
+"""`(weights, batch) -> [T]`, one number a task."""
+
+OutputLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number a task."""
+
+
+class TaskSource(Protocol):
+    """Where tasks come from.
+
+    Meta-batch `index` is a pure function of the source's own (seed, split) and `index`: nothing
+    random depends on what was drawn before, so training can stop and resume anywhere. It is called
+    while a `tf.function` is traced: use TensorFlow operations with static shapes.
+    """
+
+    def __call__(self, index: tf.Tensor, num_tasks: int) -> Task:
+        """Draws meta-batch `index` (int64 scalar) of `num_tasks` tasks."""
+        ...
+
+
+class Estimate(NamedTuple):
+    """A metric after 0, 1, ... S gradient steps, over held-out tasks."""
+
+    mean: np.ndarray  # [S + 1]
+    std: np.ndarray  # [S + 1], over tasks
+    ci95: np.ndarray  # [S + 1], half-width 1.96 * std / sqrt(num_tasks)
+    num_tasks: int
