@@ -1,8 +1,38 @@
-"""Model-Agnostic Meta-Learning on TensorFlow 2 and Keras 3."""
+"""Model-Agnostic Meta-Learning on TensorFlow 2 and Keras 3 (Finn, Abbeel & Levine 2017)."""
 
-from maml_tf import layer_rules, losses, networks  # noqa: F401  (layer_rules registers the rules)
+from maml_tf import layer_rules, losses, networks, tasks  # layer_rules registers the rules
 from maml_tf._version import __version__
 from maml_tf.adaptation import Adaptation, adapt, gradient_step, stack
+from maml_tf.evaluation import evaluate
+from maml_tf.export import export
 from maml_tf.functional import functional, stacked
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
+from maml_tf.training import TrainingResult, train
 from maml_tf.types import ApplyFn, Batch, Estimate, LossFn, Task, TaskSource, Weights
+
+__all__ = [
+    "Adaptation",
+    "ApplyFn",
+    "Batch",
+    "Estimate",
+    "LossFn",
+    "MetaLearner",
+    "MetaMetrics",
+    "Task",
+    "TaskSource",
+    "TrainingResult",
+    "Weights",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "export",
+    "functional",
+    "gradient_step",
+    "layer_rules",
+    "losses",
+    "networks",
+    "stack",
+    "stacked",
+    "tasks",
+    "train",
+]

@@ -120,6 +120,44 @@ def adapt(
     return Adaptation(path, losses)
 
 
+def adapt_for(
+    loss_fn: LossFn,
+    weights: Weights,
+    batch: Any,
+    steps: tf.Tensor,
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+) -> Weights:
+    """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
+
+    The same steps as `adapt`, in a `tf.while_loop`: for an exported model, whose caller chooses the
+    number of steps. XLA cannot differentiate such a loop, so meta-training unrolls instead.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
+      batch: what `loss_fn` takes, the same at every step.
+      steps: S, an int32 scalar; none are taken for S <= 0.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+
+    Returns:
+      The weights after the last step, of unchanged static shapes.
+    """
+    alphas = _one_a_weight(step_size, weights)
+
+    def body(step, current):
+        stepped, _ = gradient_step(
+            loss_fn, current, batch, step_size=alphas, adapts=adapts, first_order=True
+        )
+        pairs = zip(stepped, weights, strict=True)
+        return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs]
+
+    _, weights = tf.while_loop(lambda step, _: step < steps, body, [tf.constant(0), list(weights)])
+    return weights
+
+
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
     if isinstance(step_size, (list, tuple)):
         return [tf.cast(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]

@@ -18,14 +18,16 @@ Shape letters: T tasks, B examples a task, C channels.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from maml_tf.types import Weights
+
+_LOG = logging.getLogger(__name__)
 
 
 class BatchStatistics(NamedTuple):
@@ -91,7 +93,7 @@ def functional(model: keras.Model) -> Functional:
         )
     for variable in model.trainable_variables:
         if getattr(variable, "regularizer", None) is not None:
-            logging.warning(
+            _LOG.warning(
                 "'%s' has a regularizer; meta-learning minimises the task loss alone.",
                 variable.path,
             )
@@ -163,12 +165,14 @@ def stacked(layer: keras.Operation, x: Any, run: Run) -> Any:
 
 def _has_rule(layer: keras.Operation) -> bool:
     """A rule for one of Keras' layers does not speak for a subclass that may compute otherwise."""
-    registered = next(c for c in type(layer).__mro__ if c in stacked.registry)
+    kinds = type(layer).__mro__
+    registered = next(kind for kind in kinds if kind in stacked.registry)
+    caller = next((kind for kind in kinds if "call" in vars(kind)), registered)
     containers = (keras.Function, keras.Sequential)
     return (
         registered is type(layer)
-        or registered in containers
         or type(layer).__module__.startswith("keras.")
+        or (registered in containers and caller.__module__.startswith("keras."))
     )
 
 
@@ -190,42 +194,46 @@ def _graph(model, x, run):
 
 def _one_task_at_a_time(operation, run: Run, args, kwargs):
     """Maps `operation` over the task axis of its tensors and of its stacked weights."""
-    inputs, rebuild = _split_tensors((args, kwargs))
-    if isinstance(operation, keras.Layer):
-        _refuse_hidden_state(operation)
-        variables = operation.trainable_variables
-    else:
-        variables = []
+    inputs, rebuild = _split_tensors((args, kwargs), _constants(operation))
+    layer = operation if isinstance(operation, keras.Layer) else None
+    variables = layer.trainable_variables if layer else []
     mapped = [v for v in variables if run.is_stacked(v)]
+    if layer:
+        _refuse_hidden_state(layer)
+        _log_once(f"{type(layer).__name__} ('{layer.name}')")
 
     def one_task(elements):
-        values = dict(zip(map(id, mapped), elements[1], strict=True))
         task_args, task_kwargs = rebuild(elements[0])
-        if not isinstance(operation, keras.Layer):
+        if not layer:
             return operation(*task_args, **task_kwargs)
-        weights = [values.get(id(v), run.value(v)) for v in variables]
-        frozen = [v.value for v in operation.non_trainable_variables]
-        outputs, after = operation.stateless_call(
-            weights, frozen, *task_args, **task_kwargs, training=False
-        )
-        if any(a is not b for a, b in zip(after, frozen, strict=True)):
-            raise ValueError(
-                f"Layer '{operation.name}' ({type(operation).__name__}) changes its state when it "
-                "is called, so an inner step has no well-defined derivative; remove it, or "
-                "register a rule for it with maml_tf.stacked."
-            )
+        values = dict(zip(map(id, mapped), elements[1], strict=True))
+        weights = [(v, values.get(id(v), run.value(v))) for v in variables]
+        frozen = [(v, v.value) for v in layer.non_trainable_variables]
+        with keras.StatelessScope(weights + frozen) as scope:
+            before = [scope.get_current_value(v) for v, _ in frozen]
+            outputs = layer(*task_args, **task_kwargs, training=False)
+            after = [scope.get_current_value(v) for v, _ in frozen]
+        _refuse_side_effects(layer, outputs, before, after)
         return outputs
 
-    if isinstance(operation, keras.Layer):
-        _log_once(f"{type(operation).__name__} ('{operation.name}')")
     elements = (inputs, [run.value(v) for v in mapped])
     return tf.vectorized_map(one_task, elements)
 
 
-def _split_tensors(structure) -> tuple[list[tf.Tensor], Callable]:
+def _constants(operation) -> set[int]:
+    """Ids of the tensors written into a functional model's graph: they have no task axis."""
+    return {
+        id(leaf)
+        for node in getattr(operation, "_inbound_nodes", [])
+        for leaf in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
+        if tf.is_tensor(leaf)
+    }
+
+
+def _split_tensors(structure, constants: set[int]) -> tuple[list[tf.Tensor], Callable]:
     """Takes the tensors out of nested arguments; the second result puts others in their place."""
     flat = tf.nest.flatten(structure)
-    places = [i for i, leaf in enumerate(flat) if tf.is_tensor(leaf)]
+    places = [i for i, leaf in enumerate(flat) if tf.is_tensor(leaf) and id(leaf) not in constants]
 
     def rebuild(tensors):
         leaves = list(flat)
@@ -234,6 +242,21 @@ def _split_tensors(structure) -> tuple[list[tf.Tensor], Callable]:
         return tf.nest.pack_sequence_as(structure, leaves)
 
     return [flat[i] for i in places], rebuild
+
+
+def _refuse_side_effects(layer: keras.Layer, outputs, before, after) -> None:
+    if any(a is not b for a, b in zip(after, before, strict=True)):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) changes its state when it is called, "
+            "so an inner step has no well-defined derivative; remove it, or register a rule for "
+            "it with maml_tf.stacked."
+        )
+    if any(getattr(leaf, "_keras_mask", None) is not None for leaf in tf.nest.flatten(outputs)):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) masks time steps, and a mask does not "
+            "travel from layer to layer with a task axis. Build it without (mask_zero=False), or "
+            "wrap it and the layers that read the mask in one layer of your own."
+        )
 
 
 def _refuse_hidden_state(layer: keras.Layer) -> None:
@@ -251,9 +274,9 @@ def _refuse_hidden_state(layer: keras.Layer) -> None:
         )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _log_once(what: str) -> None:
-    logging.info(
+    _LOG.info(
         "%s has no stacked rule: it runs one task at a time (slower, as right). "
         "Register one with maml_tf.stacked.",
         what,

@@ -115,22 +115,37 @@ def _dense(layer, x, run):
 @stacked.register(layers.Conv3D)
 def _convolution(layer, x, run):
     """Patches times kernels, one batched matrix product; a shared kernel needs no patches."""
-    if _altered(layer) or layer.groups != 1 or layer.data_format != "channels_last":
+    if _altered(layer) or layer.data_format != "channels_last":
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
     kernel = tf.cast(run.value(layer.kernel), x.dtype)
     if run.is_stacked(layer.kernel):
-        geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-        taps = _unfold(patches.extract(_fold(x), *geometry), x)
-        y = _multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), layer.filters]))
+        groups = [(x, kernel)]
+        if layer.groups > 1:
+            pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
+            groups = list(zip(*pieces, strict=True))
+        y = [_convolve_stacked(layer, part, own) for part, own in groups]
+        y = tf.concat(y, -1) if layer.groups > 1 else y[0]
     elif layer.padding == "causal":
         return NotImplemented
     else:
         y = keras.ops.conv(
-            _fold(x), kernel, list(layer.strides), layer.padding, dilation_rate=layer.dilation_rate
+            _fold(x),
+            kernel,
+            list(layer.strides),
+            layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
         )
         y = _unfold(y, x)
     return _finish(layer, y, run)
+
+
+def _convolve_stacked(layer, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    taps = _unfold(patches.extract(_fold(x), *geometry), x)
+    *_, features = kernel.shape
+    return _multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
 
 
 @stacked.register(layers.BatchNormalization)

@@ -17,7 +17,15 @@ def mean_squared_error(outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
     Returns:
       `[T]`, the mean over examples and components.
+
+    Raises:
+      ValueError: the ranks differ; `[T, B, 1]` against `[T, B]` would broadcast over pairs.
     """
+    if outputs.shape.rank != y.shape.rank:
+        raise ValueError(
+            f"Outputs {outputs.shape} and targets {y.shape} differ in rank; give the targets the "
+            "outputs' last axis, e.g. y[..., None]."
+        )
     error = tf.math.squared_difference(outputs, tf.cast(y, outputs.dtype))
     return tf.reduce_mean(error, range(1, error.shape.rank))
 
@@ -48,5 +56,5 @@ def summed_cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def accuracy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Share of examples whose largest logit is their class's: `[T, B, N], [T, B] -> [T]`."""
-    predicted = tf.argmax(logits, -1, output_type=labels.dtype)
-    return tf.reduce_mean(tf.cast(predicted == labels, logits.dtype), -1)
+    predicted = tf.argmax(logits, -1)
+    return tf.reduce_mean(tf.cast(predicted == tf.cast(labels, tf.int64), logits.dtype), -1)

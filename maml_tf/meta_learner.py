@@ -110,11 +110,14 @@ class MetaLearner:
                 f"x {task_chunks} chunks; choose a multiple, or fewer chunks."
             )
         self._chunk_gradient = tf.function(
-            self._sum_gradient, jit_compile=jit_compile, experimental_attributes={"_noinline": True}
+            self._sum_gradient,
+            autograph=False,
+            jit_compile=jit_compile,
+            experimental_attributes={"_noinline": True},
         )
         self._loops: dict[int, tuple[TaskSource, Callable]] = {}
 
-    # --- the inner loop, on this learner's model ---------------------------------------------------
+    # --- the inner loop, on this learner's model ---
 
     def task_loss(self, weights: Weights, batch: Batch) -> tf.Tensor:
         """`LossFn` of this model and loss: `[T]`."""
@@ -187,7 +190,7 @@ class MetaLearner:
             copy.assign(values.get(id(variable), variable.value))
         return adapted
 
-    # --- the outer loop ----------------------------------------------------------------------------
+    # --- the outer loop ---
 
     def meta_gradient(self, task: Task) -> tuple[Weights, MetaMetrics]:
         """The gradient of the mean meta-objective over `task`'s T tasks, and what was seen.
@@ -326,7 +329,8 @@ class MetaLearner:
 
 
 def _num_tasks(batch: Batch) -> int | tf.Tensor:
-    return batch.x.shape[0] if batch.x.shape[0] is not None else tf.shape(batch.x)[0]
+    x = tf.nest.flatten(batch.x)[0]  # a model may have several inputs
+    return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
 
 
 def _metric_of(loss: OutputLoss, metric: OutputLoss | None) -> tuple[OutputLoss, str]:

@@ -112,7 +112,7 @@ def extract(
     spatial, channels = tuple(x.shape[1:-1]), x.shape[-1]
     if None in spatial or channels is None:
         raise ValueError(
-            f"Convolution needs static image sizes, not {x.shape}; give the model an Input with them."
+            f"Convolution needs static image sizes, not {x.shape}; fix the Input's size."
         )
     tables = _tables(spatial, tuple(kernel_size), tuple(strides), tuple(dilation), padding)
     readers = len(tables.adjoint) // math.prod(spatial)

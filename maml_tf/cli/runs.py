@@ -1,0 +1,153 @@
+"""Run directories: naming them, finding them, and putting a learner back as it was."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from maml_tf.checkpoints import Checkpoints
+from maml_tf.cli import flags as settings
+from maml_tf.config import Config, contradictions, from_flags
+from maml_tf.experiment import make_learner, on_cpu
+from maml_tf.meta_learner import MetaLearner
+
+_LOG = logging.getLogger(__name__)
+
+FLAGS_FILE = "flags.txt"
+
+
+def set_up_machine(config: Config) -> None:
+    """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
+
+    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
+    """
+    intra, inter = config.intra_op_threads, config.inter_op_threads
+    if on_cpu():
+        intra = 1 if intra == -1 else intra
+        inter = os.cpu_count() if inter == -1 else inter
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(max(intra, 0))
+        tf.config.threading.set_inter_op_parallelism_threads(max(inter or 0, 0))
+    except RuntimeError:
+        _LOG.warning("TensorFlow is already running; thread flags have no effect.")
+
+
+def strategy(config: Config) -> tf.distribute.Strategy:
+    """The strategy whose scope a learner is to be made in."""
+    if config.distribute == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def run_directory(config: Config) -> Path:
+    """Where the run of these settings lives."""
+    return Path(config.logdir) / config.directory_name()
+
+
+def open_directory(config: Config) -> Path:
+    """Makes the run's directory ready to train in.
+
+    Raises:
+      ValueError: it holds a run with other settings; names them.
+      OSError: it cannot be written.
+    """
+    directory = run_directory(config)
+    flags_file = directory / FLAGS_FILE
+    if flags_file.exists() and not config.resume:
+        set_aside(directory)
+    if flags_file.exists():
+        others = contradictions(from_flags(flags_file.read_text()), config)
+        if others:
+            raise ValueError(
+                f"{directory} was trained with {'; '.join(others)}. Use its own flags, another "
+                "--run_name or --logdir, or --resume=False to set it aside."
+            )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(flags_file, config.to_flags())
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to {directory} ({error.strerror}); choose another --logdir."
+        ) from error
+    return directory
+
+
+def set_aside(directory: Path) -> None:
+    """Renames a run's directory: `<name>.old1`, or the next number."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.old{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    _LOG.info("Set the run there was aside, as %s.", aside)
+
+
+def find(paths: list[str]) -> list[Path]:
+    """Returns the runs in `paths`, each a run's directory or a directory of runs.
+
+    Raises:
+      FileNotFoundError: there is none in one of them.
+    """
+    found = []
+    for path in map(Path, paths):
+        runs = [path] if (path / FLAGS_FILE).exists() else []
+        runs = runs or sorted(flags_file.parent for flags_file in path.glob(f"*/{FLAGS_FILE}"))
+        if not runs:
+            raise FileNotFoundError(f"No run in {path}: no {FLAGS_FILE} there or one level below.")
+        found += runs
+    return found
+
+
+def locate(paths: list[str]) -> tuple[Path, Config]:
+    """Returns the one trained run that a command is about, and the settings in force.
+
+    Args:
+      paths: a run's directory, or nothing: then the flags say which.
+
+    Raises:
+      FileNotFoundError: there is no such run.
+      ValueError: the path holds several.
+    """
+    if not paths:
+        config = settings.read()
+        directory = run_directory(config.trained())
+        if not (directory / FLAGS_FILE).exists():
+            raise FileNotFoundError(
+                f"No trained run in {directory}; train it with the same flags first, or name a "
+                "run's directory."
+            )
+        return directory, config
+    runs = find(paths)
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs)
+        raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
+    return runs[0], settings.read((runs[0] / FLAGS_FILE).read_text())
+
+
+def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
+    """Makes the learner of a run, with its trained weights; also returns their iteration.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it cannot be read, or belongs to another network.
+    """
+    learner = make_learner(config)
+    if not (directory / "checkpoints").is_dir():
+        raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
+    checkpoints = Checkpoints(directory / "checkpoints", learner)
+    if config.test_iter != -1:
+        checkpoints.restore_iteration(config.test_iter)
+    elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
+        raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
+    return learner, int(checkpoints.iteration.numpy())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

@@ -1,0 +1,76 @@
+"""`maml-tf train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from maml_tf.cli import flags as settings
+from maml_tf.cli import runs
+from maml_tf.config import Config
+from maml_tf.experiment import make_learner, make_tasks
+from maml_tf.training import TrainingResult, train
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(paths: list[str]) -> int:
+    """Meta-trains by the flags; a pre-training before it is a run of its own."""
+    del paths
+    config = settings.read()
+    if not config.iterations:
+        raise ValueError(
+            "Nothing to train: --metatrain_iterations and --pretrain_iterations are 0."
+        )
+    runs.set_up_machine(config)
+    with runs.strategy(config).scope():
+        initial = None
+        if config.pretrain_iterations and config.metatrain_iterations:
+            before = dataclasses.replace(config, metatrain_iterations=0, run_name="")
+            result, learner = _train(before)
+            if result.interrupted:
+                return 130
+            initial = learner.model.get_weights()
+        result, _ = _train(config, initial)
+    return 130 if result.interrupted else 0
+
+
+def _train(config: Config, initial=None):
+    tasks, validation = make_tasks(config, "train"), make_tasks(config, "val")
+    learner = make_learner(config)
+    if initial is not None:
+        learner.model.set_weights(initial)
+    directory = runs.open_directory(config) if config.log else runs.run_directory(config)
+    sinusoid = config.datasource == "sinusoid"
+    _LOG.info("Run: %s", directory)
+    result = train(
+        learner,
+        tasks,
+        iterations=config.iterations,
+        logdir=directory,
+        validation=validation,
+        validation_tasks=config.validation_tasks,
+        validation_steps=config.test_steps,
+        log_every=config.log_every,
+        validate_every=_default(config.validate_every, 5000 if sinusoid else 500),
+        save_every=_default(config.save_every, 10000 if sinusoid else 1000),
+        record=config.log,
+        description=config.to_flags(),
+        progress=config.progress,
+    )
+    _report(result, config)
+    return result, learner
+
+
+def _default(value: int, default: int) -> int:
+    return default if value == -1 else value
+
+
+def _report(result: TrainingResult, config: Config) -> None:
+    if result.interrupted:
+        kept = "saved; the same command goes on from there" if config.log else "nothing saved"
+        _LOG.info("Interrupted after iteration %d: %s.", result.iteration, kept)
+    else:
+        _LOG.info(
+            "Done: %d iterations, best validation score %.4g.", result.iteration, result.best_score
+        )

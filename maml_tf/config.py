@@ -1,0 +1,300 @@
+"""What a run is: frozen, validated settings, and the name of the directory that they share.
+
+One field, one flag (cli/flags.py makes the flags from these). Names, meanings and defaults up to
+`log` are those of the original program's flags; later ones are ours. Below this module nothing
+reads a flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from maml_tf.networks import NORMS
+
+DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
+
+
+def _flag(default: Any, help: str, *, choices: tuple = (), names_run: bool = True) -> Any:  # noqa: A002
+    metadata = {"help": help, "choices": choices, "names_run": names_run}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _detail(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+    """A flag that does not change what is learned, so it is not part of a run's identity."""
+    return _flag(default, help, choices=choices, names_run=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one run. `-1` means: derived from the others, as the help text says."""
+
+    # The task.
+    datasource: str = _flag("sinusoid", "Where tasks come from.", choices=DATASOURCES)
+    num_classes: int = _flag(5, "N, classes of a classification task (ways).")
+    update_batch_size: int = _flag(5, "K, support examples a class, or a regression task (shots).")
+    queries: int = _flag(-1, "Query examples a class; -1: K (15 for MiniImagenet).")
+    baseline: str = _flag(
+        "None",
+        "oracle: the sinusoid's input shows its amplitude and phase.",
+        choices=("None", "oracle"),
+    )
+    # The inner loop.
+    update_lr: float = _flag(0.01, "alpha, step size of the inner gradient step.")
+    num_updates: int = _flag(1, "S, inner gradient steps while training.")
+    stop_grad: bool = _flag(False, "First-order MAML: hold the inner gradient constant.")
+    learn_step_size: bool = _flag(False, "Meta-learn alpha, one for each weight (Meta-SGD).")
+    adapt: str = _flag(
+        "all",
+        "What the inner loop moves: all but normalisation, or the head only.",
+        choices=("all", "head"),
+    )
+    loss_reduction: str = _flag(
+        "sum",
+        "Cross-entropy of a set: sum (over examples, divided by K: the paper's figures; it "
+        "steps N times as far) or mean.",
+        choices=("sum", "mean"),
+    )
+    # The outer loop.
+    metatrain_iterations: int = _detail(15000, "Meta-training iterations.")
+    pretrain_iterations: int = _detail(
+        0,
+        "Pre-training iterations: the loss before adaptation, over "
+        "all tasks. With metatrain_iterations=0: the baseline.",
+    )
+    meta_batch_size: int = _flag(25, "T, tasks a meta-step.")
+    meta_lr: float = _flag(0.001, "Step size of the meta-optimizer, Adam.")
+    clip: float = _flag(
+        -1.0,
+        "Clip each element of the meta-gradient to +-this; -1: 10 for "
+        "MiniImagenet, else no clipping.",
+    )
+    seed: int = _flag(0, "Everything random is a function of it.")
+    # The network.
+    norm: str = _flag(
+        "batch_norm", "Normalisation: batch_norm, layer_norm or None.", choices=(*NORMS[:2], "None")
+    )
+    num_filters: int = _flag(64, "Filters of each convolution.")
+    conv: bool = _flag(True, "Convolutional network; False: dense (Omniglot only).")
+    max_pool: bool = _flag(False, "Max-pooling instead of strided convolution.")
+    # Logging and test.
+    logdir: str = _detail("logs/", "Runs are directories in here, named by their settings.")
+    log: bool = _detail(True, "Write checkpoints and TensorBoard's event file.")
+    resume: bool = _detail(
+        True,
+        "Go on from the run's newest checkpoint. False: start again; an "
+        "existing run is set aside, not deleted.",
+    )
+    train: bool = _detail(True, "True trains; False evaluates.")
+    test_iter: int = _detail(-1, "Evaluate the checkpoint of this iteration; -1: the newest.")
+    test_set: bool = _detail(False, "Evaluate on the test split; False: the validation split.")
+    train_update_batch_size: int = _detail(
+        -1, "K that the run was trained with, if it is another; only locates the run."
+    )
+    train_update_lr: float = _detail(
+        -1.0, "alpha that the run was trained with, if another; only locates the run."
+    )
+    # Evaluation.
+    test_steps: int = _detail(10, "Gradient steps of an evaluation.")
+    num_test_tasks: int = _detail(600, "Tasks of an evaluation.")
+    batch_statistics: str = _detail(
+        "transductive",
+        "Batch normalisation of query examples: by the query set (transductive, "
+        "the paper's figures) or by the support set (inductive).",
+        choices=("transductive", "inductive"),
+    )
+    use_best: bool = _detail(False, "Evaluate or export the weights that validated best.")
+    to: str = _detail("", "Directory of the SavedModel; empty: <run>/export.")
+    # Running.
+    data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
+    download: bool = _detail(False, "Fetch a missing data set through TensorFlow Datasets.")
+    run_name: str = _detail("", "Name of the run's directory; empty: made from the settings.")
+    log_every: int = _detail(100, "Iterations averaged into a point of TensorBoard.")
+    validate_every: int = _detail(-1, "Iterations between validations; -1: 500 (sinusoid: 5000).")
+    validation_tasks: int = _detail(96, "Tasks of a validation.")
+    save_every: int = _detail(-1, "Iterations between checkpoints; -1: 1000 (sinusoid: 10000).")
+    progress: bool = _detail(True, "Show a progress bar.")
+    recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
+    task_chunks: int = _detail(
+        -1, "Pieces of a meta-batch worked on in parallel; -1: up to 8 on a CPU, 1 on a GPU."
+    )
+    jit_compile: str = _detail(
+        "auto", "Compile with XLA; auto: dense networks only.", choices=("auto", "True", "False")
+    )
+    intra_op_threads: int = _detail(
+        -1,
+        "Threads inside one operation; -1: 1 on a CPU (each core "
+        "works on its own tasks); 0: TensorFlow's choice.",
+    )
+    inter_op_threads: int = _detail(
+        -1, "Operations at a time; -1: one a core; 0: TensorFlow's choice."
+    )
+    distribute: str = _detail(
+        "none",
+        "mirrored: spread the tasks over all visible accelerators.",
+        choices=("none", "mirrored"),
+    )
+
+    def __post_init__(self):
+        """Refuses impossible settings."""
+        for field in dataclasses.fields(self):
+            choices, value = field.metadata["choices"], getattr(self, field.name)
+            if choices and value not in choices:
+                raise ValueError(
+                    f"--{field.name} must be one of {', '.join(choices)}; got '{value}'."
+                )
+        for name in (
+            "num_classes",
+            "update_batch_size",
+            "meta_batch_size",
+            "num_filters",
+            "log_every",
+            "num_test_tasks",
+            "validation_tasks",
+        ):
+            self._at_least(name, 1)
+        for name in (
+            "num_updates",
+            "metatrain_iterations",
+            "pretrain_iterations",
+            "test_steps",
+            "seed",
+        ):
+            self._at_least(name, 0)
+        for name in (
+            "queries",
+            "validate_every",
+            "save_every",
+            "task_chunks",
+            "train_update_batch_size",
+        ):
+            self._at_least(name, 1, derived=True)
+        for name in ("update_lr", "meta_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name} must be positive; got {getattr(self, name)}.")
+        if self.clip != -1 and not self.clip > 0:
+            raise ValueError(f"--clip must be positive, or -1 for the default; got {self.clip}.")
+        if self.baseline == "oracle" and self.datasource != "sinusoid":
+            raise ValueError(
+                "--baseline=oracle shows a sinusoid's amplitude and phase; "
+                f"--datasource={self.datasource} has none. Drop --baseline."
+            )
+        if not self.conv and self.datasource == "miniimagenet":
+            raise ValueError(
+                "--conv=False is for Omniglot; MiniImagenet's network is convolutional."
+            )
+
+    def _at_least(self, name: str, least: int, *, derived: bool = False) -> None:
+        value = getattr(self, name)
+        if value < least and not (derived and value == -1):
+            or_derived = ", or -1 for the default" if derived else ""
+            raise ValueError(f"--{name} must be {least} or more{or_derived}; got {value}.")
+
+    # --- derived settings ---
+
+    @property
+    def classification(self) -> bool:
+        """Whether tasks have classes."""
+        return self.datasource != "sinusoid"
+
+    @property
+    def query_shots(self) -> int:
+        """Query examples a class, or a regression task."""
+        if self.queries != -1:
+            return self.queries
+        return 15 if self.datasource == "miniimagenet" else self.update_batch_size
+
+    @property
+    def clip_value(self) -> float | None:
+        """Bound of each element of the meta-gradient."""
+        if self.clip == -1:
+            return 10.0 if self.datasource == "miniimagenet" else None
+        return self.clip
+
+    @property
+    def method(self) -> str:
+        """How the weights are learned: pretrained, maml or fomaml (first-order)."""
+        if self.pretrain_iterations and not self.metatrain_iterations:
+            return "pretrained"
+        return "fomaml" if self.stop_grad else "maml"
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of this run; a pre-training before a meta-training is a run of its own."""
+        return self.metatrain_iterations or self.pretrain_iterations
+
+    @property
+    def experiment(self) -> str:
+        """A short title: data and task."""
+        if not self.classification:
+            return f"sinusoid_{self.update_batch_size}shot"
+        return f"{self.datasource}_{self.num_classes}way_{self.update_batch_size}shot"
+
+    def trained(self) -> Config:
+        """The settings that the run under evaluation was trained with."""
+        changes = {}
+        if self.train_update_batch_size != -1:
+            changes["update_batch_size"] = self.train_update_batch_size
+        if self.train_update_lr != -1:
+            changes["update_lr"] = self.train_update_lr
+        return dataclasses.replace(self, **changes)
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that changes what is learned."""
+        own = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["names_run"]
+        }
+        if self.pretrain_iterations and self.metatrain_iterations:
+            own["pretrain_iterations"] = self.pretrain_iterations
+        return {"method": self.method, **own}
+
+    def directory_name(self) -> str:
+        """The run's directory: no two runs that learn otherwise share one."""
+        if self.run_name:
+            return self.run_name
+        identity, defaults = self.identity(), Config().identity()
+        head = [self.experiment, self.method]
+        for name in ("datasource", "num_classes", "update_batch_size", "stop_grad", "method"):
+            del identity[name]
+        for short, name in _SHORT_NAMES.items():
+            head.append(f"{short}_{_text(identity.pop(name))}")
+        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults.get(n)]
+        return ".".join(head + rest)
+
+    def to_flags(self) -> str:
+        """Every setting as the text of a flagfile."""
+        return "".join(
+            f"--{field.name}={getattr(self, field.name)}\n" for field in dataclasses.fields(self)
+        )
+
+
+# As the original wrote them in its own directory names.
+_SHORT_NAMES = {"mbs": "meta_batch_size", "numstep": "num_updates", "updatelr": "update_lr"}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def from_flags(text: str) -> Config:
+    """Reads what `Config.to_flags` wrote; settings of other versions are left out."""
+    types = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    values = {}
+    for line in text.splitlines():
+        name, _, value = line.removeprefix("--").partition("=")
+        if name in types:
+            values[name] = value == "True" if types[name] is bool else types[name](value)
+    return Config(**values)
+
+
+def contradictions(saved: Config, config: Config) -> list[str]:
+    """Settings of a trained run that `config` would change, each as "--name=old, now new"."""
+    before, now = saved.identity(), config.identity()
+    return [
+        f"--{name}={before.get(name)}, now {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]

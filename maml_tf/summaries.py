@@ -1,0 +1,63 @@
+"""TensorBoard: every name of a metric, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import figures
+from maml_tf.types import Estimate
+
+
+class Summaries:
+    """Writes one run's event file; `disabled=True` writes nothing."""
+
+    def __init__(self, directory: str | Path, *, disabled: bool = False):
+        """Opens an event file in `directory`."""
+        self._writer = (
+            tf.summary.create_noop_writer()
+            if disabled
+            else tf.summary.create_file_writer(str(directory))
+        )
+
+    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
+        """Writes named numbers."""
+        with self._writer.as_default(step=iteration):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def validation(self, metric: str, estimate: Estimate, iteration: int) -> None:
+        """Writes the metric after each gradient step, and the adaptation curve as a picture."""
+        with self._writer.as_default(step=iteration):
+            for step, mean in enumerate(estimate.mean):
+                tf.summary.scalar(f"validation/{metric}_after_step_{step}", mean)
+            curve = figures.adaptation_curve({"validation": estimate}, metric)
+            tf.summary.image("validation/adaptation_curve", figures.to_image(curve)[None])
+
+    def text(self, name: str, text: str) -> None:
+        """Writes text, such as the resolved flags, as a code block."""
+        with self._writer.as_default(step=0):
+            tf.summary.text(name, "\n".join("    " + line for line in text.splitlines()))
+
+    def flush(self) -> None:
+        """Makes what was written visible to a reader."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+def training_scalars(metric: str, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Names the means of some iterations of `MetaMetrics`."""
+    named = {
+        f"train/support_loss_before_step_{step + 1}": value
+        for step, value in enumerate(np.mean(metrics["support_loss"], axis=0))
+    }
+    named["train/query_loss"] = np.mean(metrics["query_loss"])
+    if metric != "loss":
+        named[f"train/query_{metric}"] = np.mean(metrics["query_metric"])
+    return named

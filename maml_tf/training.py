@@ -1,0 +1,275 @@
+"""The one training loop: restore, step, log, validate, save, stop.
+
+It takes anything with `meta_steps(tasks, start, count)`: supervised learning compiles the `count`
+steps into one call. Nothing random depends on what happened before, so a run that was stopped or
+killed goes on to the same weights, bit for bit on one CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from maml_tf.checkpoints import Checkpoints
+from maml_tf.evaluation import Evaluator
+from maml_tf.meta_learner import MetaLearner, MetaMetrics
+from maml_tf.summaries import Summaries, training_scalars
+from maml_tf.types import Estimate, TaskSource
+
+_LOG = logging.getLogger(__name__)
+
+CALL_SECONDS = 1.0
+"""About how long one compiled call runs: the progress bar and a signal wait this long at most."""
+
+
+class TrainingResult(NamedTuple):
+    """How a training ended."""
+
+    iteration: int
+    best_score: float  # nan without validation
+    interrupted: bool
+
+
+class NonFiniteLoss(ValueError):
+    """The loss or a weight stopped being a finite number."""
+
+
+def train(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    *,
+    iterations: int,
+    logdir: str | Path,
+    validation: TaskSource | None = None,
+    validation_tasks: int = 96,
+    validation_steps: int = 10,
+    log_every: int = 100,
+    validate_every: int = 500,
+    save_every: int = 1000,
+    record: bool = True,
+    description: str = "",
+    progress: bool = True,
+) -> TrainingResult:
+    """Meta-trains, from the newest checkpoint in `logdir` if there is one.
+
+    Args:
+      learner: what to train; its weights are updated in place.
+      tasks: meta-batch i of the training split.
+      iterations: train until this many meta-steps are done, earlier runs counted.
+      logdir: the run's own directory: checkpoints and TensorBoard's event file go here.
+      validation: held-out tasks; the weights with the best score so far are kept apart.
+      validation_tasks: how many of them.
+      validation_steps: gradient steps of the adaptation curve.
+      log_every: meta-steps that are averaged into one point of TensorBoard.
+      validate_every: meta-steps between two validations.
+      save_every: meta-steps between two checkpoints.
+      record: write checkpoints and event files.
+      description: text for TensorBoard, such as the resolved flags.
+      progress: show a progress bar.
+
+    Returns:
+      `TrainingResult`. SIGINT and SIGTERM save, and return with `interrupted`.
+
+    Raises:
+      ValueError: bad arguments, or checkpoints that do not fit; before any work.
+      NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
+    """
+    for name, value in (
+        ("log_every", log_every),
+        ("validate_every", validate_every),
+        ("save_every", save_every),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}.")
+    checkpoints = Checkpoints(Path(logdir) / "checkpoints", learner) if record else None
+    start = 0
+    if checkpoints and checkpoints.restore_latest():
+        start = int(checkpoints.iteration.numpy())
+        _LOG.info("Resuming after iteration %d.", start)
+    loop = _Loop(learner, tasks, start, iterations, log_every, progress)
+    loop.checkpoints = checkpoints
+    loop.summaries = Summaries(logdir, disabled=not record)
+    if validation is not None:
+        loop.evaluator = Evaluator(
+            learner, validation, num_tasks=validation_tasks, steps=validation_steps
+        )
+    if start == 0:
+        loop.summaries.text("flags", description)
+    redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
+    with contextlib.closing(loop), redirected, _stop_signal() as stop:
+        interrupted = loop.run(stop, validate_every, save_every)
+    return TrainingResult(loop.iteration, loop.best_score, interrupted)
+
+
+class _Loop:
+    """The state of one training."""
+
+    def __init__(self, learner, tasks, start: int, iterations: int, log_every: int, progress: bool):
+        self.learner, self.tasks = learner, tasks
+        self.iteration, self.iterations, self.log_every = start, iterations, log_every
+        self.checkpoints: Checkpoints | None = None
+        self.summaries: Summaries
+        self.evaluator: Evaluator | None = None
+        self.saved = start
+        self._window: list[MetaMetrics] = []
+        self._seconds_a_step = math.inf
+        self._bar = tqdm(
+            total=iterations, initial=start, desc="meta-train", unit="it", disable=not progress
+        )
+        self._validated = ""
+
+    @property
+    def best_score(self) -> float:
+        """The best validation score so far, or nan."""
+        return float(self.checkpoints.best_score.numpy()) if self.checkpoints else math.nan
+
+    def run(self, stop: list[str], validate_every: int, save_every: int) -> bool:
+        """Trains to the end, or until `stop` holds a signal's name; whether it was stopped."""
+        while self.iteration < self.iterations and not stop:
+            boundaries = [self.iterations, _next(self.iteration, save_every)]
+            if self.evaluator:
+                boundaries.append(_next(self.iteration, validate_every))
+            self._advance(min(boundaries))
+            at_end = self.iteration == self.iterations
+            if self.evaluator and (at_end or self.iteration % validate_every == 0):
+                self._validate()
+            if at_end or self.iteration % save_every == 0:
+                self._save()
+        if stop and self.iteration != self.saved:
+            self._save()
+        return bool(stop) and self.iteration < self.iterations
+
+    def close(self) -> None:
+        """Puts away the progress bar and the event file."""
+        self._bar.close()
+        self.summaries.close()
+
+    def _advance(self, boundary: int) -> None:
+        """One compiled call, of about `CALL_SECONDS`, not past `boundary`."""
+        # The first call compiles: one step says nothing about speed.
+        affordable = max(1, int(CALL_SECONDS / self._seconds_a_step))
+        count = min(affordable, boundary - self.iteration)
+        began, first = time.perf_counter(), math.isinf(self._seconds_a_step)
+        metrics = self.learner.meta_steps(self.tasks, self.iteration, count)
+        metrics = MetaMetrics(*(np.asarray(m) for m in metrics))
+        seconds = time.perf_counter() - began
+        self._check_finite(metrics)
+        self._seconds_a_step = 0.1 if first else seconds / count
+        self.iteration += count
+        self._log(metrics, count)
+
+    def _check_finite(self, metrics: MetaMetrics) -> None:
+        finite = np.isfinite(metrics.query_loss) & np.isfinite(metrics.support_loss).all(axis=1)
+        if not finite.all():
+            self._not_finite("loss", self.iteration + int(np.argmin(finite)))
+
+    def _not_finite(self, what: str, iteration: int) -> None:
+        kept = self.checkpoints.available() if self.checkpoints else []
+        good = f"the checkpoint of iteration {kept[-1]} is intact" if kept else "nothing was saved"
+        raise NonFiniteLoss(
+            f"The {what} is not finite at iteration {iteration}; {good}. "
+            "Lower the inner or the meta step size, or clip the meta-gradient."
+        )
+
+    def _log(self, metrics: MetaMetrics, count: int) -> None:
+        first = self.iteration - count
+        for end in range(_next(first, self.log_every), self.iteration + 1, self.log_every):
+            begin = max(end - self.log_every - first, 0)
+            self._window.append(MetaMetrics(*(m[begin : end - first] for m in metrics)))
+            self._write_window(end)
+        rest = (self.iteration // self.log_every) * self.log_every - first
+        if rest < count:
+            self._window.append(MetaMetrics(*(m[max(rest, 0) :] for m in metrics)))
+        self._bar.update(count)
+        self._bar.set_postfix_str(self._progress(metrics), refresh=False)
+
+    def _write_window(self, iteration: int) -> None:
+        joined = {
+            name: np.concatenate([getattr(m, name) for m in self._window])
+            for name in MetaMetrics._fields
+        }
+        self._window = []
+        scalars = training_scalars(self.learner.metric_name, joined)
+        if math.isfinite(self._seconds_a_step):
+            rate = self.learner.meta_batch_size / self._seconds_a_step
+            scalars["train/tasks_per_second"] = rate
+        self.summaries.scalars(scalars, iteration)
+
+    def _progress(self, metrics: MetaMetrics) -> str:
+        parts = []
+        if metrics.support_loss.shape[1]:
+            before = metrics.support_loss[:, 0].mean()
+            parts.append(f"loss {before:.3g} -> {metrics.query_loss.mean():.3g}")
+        else:
+            parts.append(f"loss {metrics.query_loss.mean():.3g}")
+        if self.learner.metric_name != "loss":
+            parts.append(f"{self.learner.metric_name} {metrics.query_metric.mean():.3f}")
+        parts.append(f"{self.learner.meta_batch_size / self._seconds_a_step:.0f} tasks/s")
+        return ", ".join(parts + [self._validated] if self._validated else parts)
+
+    def _validate(self) -> None:
+        assert self.evaluator is not None
+        estimate: Estimate = self.evaluator()
+        name = self.learner.metric_name
+        self.summaries.validation(name, estimate, self.iteration)
+        score = float(estimate.mean[min(self.learner.inner_steps, self.evaluator.steps)])
+        self._validated = f"validation {score:.3g}"
+        if self.checkpoints and _better(score, self.best_score, lower_is_better=name == "loss"):
+            self._check_weights()
+            self.checkpoints.save_best(self.iteration, score)
+
+    def _save(self) -> None:
+        self.summaries.flush()
+        if self.checkpoints:
+            self._check_weights()
+            self.checkpoints.save(self.iteration)
+            self.saved = self.iteration
+
+    def _check_weights(self) -> None:
+        # The loss of a step is that before its update.
+        if not all(np.isfinite(np.asarray(v)).all() for v in self.learner.variables):
+            self._not_finite("weights' value", self.iteration)
+
+
+def _next(iteration: int, every: int) -> int:
+    """The first multiple of `every` after `iteration`."""
+    return (iteration // every + 1) * every
+
+
+def _better(score: float, best: float, *, lower_is_better: bool) -> bool:
+    if math.isnan(best):
+        return True
+    return score < best if lower_is_better else score > best
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[list[str]]:
+    """Collects the names of SIGINT and SIGTERM; a second signal has its usual effect."""
+    received: list[str] = []
+    before = {}
+
+    def receive(number, frame):
+        del frame
+        received.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            before[number] = signal.signal(number, receive)
+        except ValueError:  # Not in the main thread: whoever runs us handles signals.
+            break
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
