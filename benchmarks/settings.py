@@ -87,7 +87,7 @@ def same_padding(size: int, stride: int) -> tuple[int, int]:
 
 
 class Layer(NamedTuple):
-    """A layer as the matrix product it amounts to: [examples * pixels, inputs] @ [inputs, units]."""
+    """A layer as the matrix product it is: [examples * pixels, inputs] @ [inputs, units]."""
 
     pixels: int  # output positions an example; 1 for a dense layer
     inputs: int  # 9 * channels for a 3x3 convolution

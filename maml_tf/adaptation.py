@@ -160,8 +160,13 @@ def adapt_for(
 
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
     if isinstance(step_size, (list, tuple)):
-        return [tf.cast(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
-    return [tf.cast(step_size, w.dtype) for w in weights]
+        return [_as_type(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
+    return [_as_type(step_size, w.dtype) for w in weights]
+
+
+def _as_type(number: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    # tf.cast alone would round a Python number to float32 first.
+    return tf.constant(number, dtype) if isinstance(number, float | int) else tf.cast(number, dtype)
 
 
 def _recomputed(step):

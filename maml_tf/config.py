@@ -233,7 +233,7 @@ class Config:
 
     def trained(self) -> Config:
         """The settings that the run under evaluation was trained with."""
-        changes = {}
+        changes: dict[str, Any] = {}
         if self.train_update_batch_size != -1:
             changes["update_batch_size"] = self.train_update_batch_size
         if self.train_update_lr != -1:
@@ -281,8 +281,8 @@ def _text(value: Any) -> str:
 
 def from_flags(text: str) -> Config:
     """Reads what `Config.to_flags` wrote; settings of other versions are left out."""
-    types = {field.name: type(field.default) for field in dataclasses.fields(Config)}
-    values = {}
+    types: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {}
     for line in text.splitlines():
         name, _, value = line.removeprefix("--").partition("=")
         if name in types:

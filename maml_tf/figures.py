@@ -33,7 +33,6 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
       A figure, not yet written anywhere.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     scale = 100.0 if metric == "accuracy" else 1.0
     for index, (label, curve) in enumerate(curves.items()):
@@ -52,7 +51,7 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
 
 def to_image(figure: Figure) -> np.ndarray:
     """Renders a figure to `[height, width, 3]` uint8."""
-    canvas = figure.canvas
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -74,10 +73,8 @@ def read_result(path: Path) -> dict:
     """
     try:
         result = json.loads(path.read_text())
-        result["estimate"] = Estimate(
-            *(np.asarray(result[key], float) for key in ("mean", "std", "ci95")),
-            int(result["num_tasks"]),
-        )
+        mean, std, ci95 = (np.asarray(result[key], float) for key in ("mean", "std", "ci95"))
+        result["estimate"] = Estimate(mean, std, ci95, int(result["num_tasks"]))
         result["label"] = f"{result['split']}, {result['shots']}-shot, {result['batch_statistics']}"
         _ = result["metric"], result["experiment"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

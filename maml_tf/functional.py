@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 class BatchStatistics(NamedTuple):
     """What one batch normalisation saw."""
 
-    layer: keras.Layer | None
+    layer: Any  # the Keras layer, or None
     mean: tf.Tensor  # [T, C]
     variance: tf.Tensor  # [T, C]
 

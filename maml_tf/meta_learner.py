@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from maml_tf import losses
 from maml_tf.adaptation import Adaptation, adapt, stack
+from maml_tf.compiled_loop import compile_loop
 from maml_tf.functional import functional
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
 
@@ -79,7 +80,8 @@ class MetaLearner:
             cross-entropy by K, not by its own number of examples a class Q: Q / K.
           task_chunks: work on the tasks in this many pieces. Pieces run in parallel where
             TensorFlow may run several operations at once, each in a core's own cache.
-          jit_compile: compile the meta-gradient with XLA: faster for small dense networks.
+          jit_compile: compile with XLA: the whole loop of meta-steps, or with several replicas the
+            meta-gradient. Faster for small dense networks.
 
         Raises:
           ValueError: an argument is out of range, or no variable adapts.
@@ -96,6 +98,7 @@ class MetaLearner:
         self.clip = clip
         self.query_weight = query_weight
         self.task_chunks = task_chunks
+        self.jit_compile = jit_compile
         self.strategy = tf.distribute.get_strategy()
         self.optimizer = optimizer if optimizer is not None else keras.optimizers.Adam(1e-3)
         self.apply = functional(model)
@@ -113,6 +116,7 @@ class MetaLearner:
             self._sum_gradient,
             autograph=False,
             jit_compile=jit_compile,
+            # One optimised copy, which each piece runs; inlined, the graph would hold them all.
             experimental_attributes={"_noinline": True},
         )
         self._loops: dict[int, tuple[TaskSource, Callable]] = {}
@@ -283,44 +287,28 @@ class MetaLearner:
         Returns:
           `MetaMetrics` with a leading axis `[count]`.
         """
-        # The source is kept beside its loop, so that its id stays its own.
-        _, loop = self._loops.setdefault(id(tasks), (tasks, self._make_loop(tasks)))
-        return loop(tf.constant(start, tf.int64), tf.constant(count, tf.int64))
+        if count < 1:
+            raise ValueError(f"count must be 1 or more, not {count}.")
+        if id(tasks) not in self._loops:
+            # The source is kept beside its loop, so that its id stays its own.
+            self._loops[id(tasks)] = (tasks, self._compile(tasks))
+        return self._loops[id(tasks)][1](start, count)
 
-    def _make_loop(self, tasks: TaskSource) -> Callable:
-        spec = MetaMetrics(tf.TensorSpec([self.inner_steps]), tf.TensorSpec([]), tf.TensorSpec([]))
-
+    def _compile(self, tasks: TaskSource) -> Callable[[int, int], MetaMetrics]:
         def step(index):
             metrics = self.strategy.run(self.meta_step, args=(tasks, index))
             return tf.nest.map_structure(
                 lambda m: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics
             )
 
-        @tf.function(autograph=False)
-        def loop(start, count):
-            size = tf.cast(count, tf.int32)
-            arrays = [
-                tf.TensorArray(tf.float32, size, element_shape=s.shape)
-                for s in tf.nest.flatten(spec)
-            ]
-
-            def body(i, arrays):
-                values = tf.nest.flatten(step(start + tf.cast(i, tf.int64)))
-                return i + 1, [
-                    a.write(i, tf.cast(v, tf.float32)) for a, v in zip(arrays, values, strict=True)
-                ]
-
-            _, arrays = tf.while_loop(
-                lambda i, _: i < size, body, [tf.constant(0), arrays], parallel_iterations=1
-            )
-            return tf.nest.pack_sequence_as(spec, [a.stack() for a in arrays])
-
-        return loop
+        spec = MetaMetrics(tf.TensorSpec([self.inner_steps]), tf.TensorSpec([]), tf.TensorSpec([]))
+        alone = self.strategy.num_replicas_in_sync == 1
+        return compile_loop(step, spec, jit_compile=self.jit_compile and alone)
 
     def _make_step_sizes(self) -> list[keras.Variable]:
         return [
             keras.Variable(
-                tf.fill(v.shape, tf.cast(self.step_size, v.dtype)),
+                tf.constant(self.step_size, v.dtype, v.shape),
                 name="step_size_" + v.path.replace("/", "_"),
             )
             for v, own in zip(self.model.trainable_variables, self.adapts, strict=True)

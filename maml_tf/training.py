@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -256,14 +256,14 @@ def _better(score: float, best: float, *, lower_is_better: bool) -> bool:
 def _stop_signal() -> Iterator[list[str]]:
     """Collects the names of SIGINT and SIGTERM; a second signal has its usual effect."""
     received: list[str] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def receive(number, frame):
         del frame
         received.append(signal.Signals(number).name)
         signal.signal(number, before[number])
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
         try:
             before[number] = signal.signal(number, receive)
         except ValueError:  # Not in the main thread: whoever runs us handles signals.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
 from maml_tf.config import Config, from_flags
 
-_DEFINE = {
+_DEFINE: dict[type, Callable] = {
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -44,7 +46,7 @@ def read(saved: str = "") -> Config:
       ValueError: a setting is impossible.
     """
     base = from_flags(saved) if saved else Config()
-    given = {
+    given: dict[str, Any] = {
         field.name: flags.FLAGS[field.name].value
         for field in dataclasses.fields(Config)
         if flags.FLAGS[field.name].present

@@ -15,11 +15,13 @@ evaluate, export and figures also take a run's directory, and then use the run's
 
 from __future__ import annotations
 
+import importlib
 import logging
-import os
 import sys
 
 from absl import flags
+
+from maml_tf.cli import flags as settings
 
 COMMANDS = ("train", "evaluate", "export", "figures", "prepare")
 
@@ -38,10 +40,6 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit status.
     """
-    # TensorFlow reads it when it is first imported, which the commands do.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from maml_tf.cli import flags as settings
-
     if {"--help", "-h", "--helpfull", "help"} & set(arguments[:1] + arguments[-1:]):
         print(__doc__ + settings.explain())
         return 0
@@ -62,19 +60,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(command: str, paths: list[str]) -> int:
-    if command == "prepare":
-        from maml_tf.cli import prepare as module
-    elif command == "figures":
-        from maml_tf.cli import figures as module
-    elif command == "export":
-        from maml_tf.cli import export as module
-    elif command == "evaluate" or (not command and not flags.FLAGS.train):
-        from maml_tf.cli import evaluate as module
-    else:
+    if not command:
         if paths:
             raise ValueError(f"Unknown command '{paths[0]}'; there are {', '.join(COMMANDS)}.")
-        from maml_tf.cli import train as module
-    return module.run(paths)
+        command = "train" if flags.FLAGS.train else "evaluate"
+    return importlib.import_module(f"maml_tf.cli.{command}").run(paths)
 
 
 def _log_to_screen() -> None:

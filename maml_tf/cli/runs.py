@@ -25,13 +25,16 @@ def set_up_machine(config: Config) -> None:
 
     On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
     """
-    intra, inter = config.intra_op_threads, config.inter_op_threads
-    if on_cpu():
-        intra = 1 if intra == -1 else intra
-        inter = os.cpu_count() if inter == -1 else inter
+    cpu = on_cpu()
+    intra = (1 if cpu else 0) if config.intra_op_threads == -1 else config.intra_op_threads
+    inter = (
+        (os.cpu_count() or 0 if cpu else 0)
+        if config.inter_op_threads == -1
+        else (config.inter_op_threads)
+    )
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(max(intra, 0))
-        tf.config.threading.set_inter_op_parallelism_threads(max(inter or 0, 0))
+        tf.config.threading.set_intra_op_parallelism_threads(intra)
+        tf.config.threading.set_inter_op_parallelism_threads(inter)
     except RuntimeError:
         _LOG.warning("TensorFlow is already running; thread flags have no effect.")
 

@@ -1,0 +1,179 @@
+"""Exports a meta-learner as a SavedModel that runs on TensorFlow alone, without Keras or maml_tf.
+
+The exported model adapts to the tasks that its users bring::
+
+    model = tf.saved_model.load(directory)
+    adapted = model.adapt(support_x, support_y)      # or steps=3, step_size=0.1
+    logits = model.predict(query_x, adapted)         # or transductive=False
+    logits = model.adapt_and_predict(support_x, support_y, query_x)      # both at once
+    logits = model.predict(query_x, model.initial_weights())             # no adaptation
+
+`adapted` is a flat dictionary of tensors: every weight by name, then the mean and variance that
+each batch normalisation saw on the support set. `transductive=True`, the default, normalises a
+query batch by its own statistics: what the model was meta-trained for and the paper reports.
+`transductive=False` uses those of the support set, so that a prediction depends on its own example
+alone; choose it to predict few examples at a time. Models without batch normalisation ignore it.
+
+The same four are signatures, with the same names of inputs; `predict` takes the dictionary's
+entries as inputs of their own, and predictions are called "predictions". The signatures hold their
+defaults for TensorFlow Serving and for sessions. TensorFlow's Python loader does not read those:
+a call through `model.signatures` names every input.
+
+The graph is for prediction: a derivative taken through it ignores custom gradients of layers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from maml_tf._version import __version__
+from maml_tf.meta_learner import MetaLearner
+from maml_tf.serving import Servable, compiled
+
+SAVED_MODEL = "saved_model.pb"
+SIDECAR = "maml_tf.json"
+
+
+def export(
+    learner: MetaLearner,
+    directory: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    step_size: float | None = None,
+    target: tf.TensorSpec | None = None,
+) -> None:
+    """Writes `learner` as a SavedModel, and beside it `maml_tf.json`, which says what it is.
+
+    The directory appears whole or not at all: it is written beside its place and moved there. An
+    earlier export in that place is replaced; anything else is left alone.
+
+    Args:
+      learner: what to export, with its weights as they are now.
+      directory: where to; it and its parents are created.
+      steps: default number of gradient steps; the learner's inner steps by default.
+      step_size: default alpha; the learner's own by default. A learner with meta-learned step
+        sizes uses those until a number is given, here or in a call, which replaces them all; NaN
+        in a call stands for the meta-learned ones.
+      target: shape and dtype of a set's y, `[None, ...]`. By default int32 class indices for the
+        package's cross-entropies, and for other losses floats of the outputs' shape.
+
+    Raises:
+      ValueError: an argument is out of range, the model takes several inputs or sizes known only
+        at run time, or the directory holds something else than an export.
+      OSError: nothing can be written there.
+    """
+    steps = learner.inner_steps if steps is None else steps
+    if steps < 0:
+        raise ValueError(f"steps must be 0 or more, not {steps}.")
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size must be positive, not {step_size}.")
+    if step_size is None:
+        step_size = math.nan if learner.step_sizes else learner.step_size
+    with _replacing(directory) as staging:
+        servable = Servable(learner, target)
+        signatures = compiled(servable, steps, step_size)
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(servable, str(staging), signatures=signatures, options=options)
+        _forget_custom_gradients(staging / SAVED_MODEL)
+        description = _description(learner, servable, steps, step_size)
+        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+        (staging / SIDECAR).write_text(text, encoding="utf-8")
+
+
+def _forget_custom_gradients(path: Path) -> None:
+    """Removes the names of custom gradients, which live in this process alone.
+
+    They are not needed: the inner loop's gradients are in the graph. Left in, TensorFlow warns of
+    each when it loads the model, and a derivative through it fails.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                node.attr.pop("_gradient_op_type", None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _description(learner, servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
+    x, y, outputs, ways, weights = servable.interface
+    return {
+        "maml_tf": __version__,
+        "model": learner.model.name,
+        "input": {"shape": list(x.shape[1:]), "dtype": x.dtype.name},
+        "target": {"shape": list(y.shape[1:]), "dtype": y.dtype.name},
+        "outputs": list(outputs),
+        "ways": ways,
+        "loss": getattr(learner.loss, "__name__", type(learner.loss).__name__),
+        "metric": learner.metric_name,
+        "defaults": {
+            "steps": steps,
+            "step_size": "meta-learned" if math.isnan(step_size) else step_size,
+            "transductive": True,
+        },
+        "weights": [spec.name for spec in weights[: len(servable.initial)]],
+        "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
+    }
+
+
+# --- the directory ---
+
+
+@contextlib.contextmanager
+def _replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a new directory beside `directory` to write in, and moves it there at the end.
+
+    When the body fails, what was written is removed and `directory` is as it was.
+    """
+    if "://" in os.fspath(directory):
+        raise ValueError(f"'{directory}' is not a local directory; export to one, then copy it.")
+    place = Path(directory).resolve()
+    _check_replaceable(place)
+    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"Cannot write in '{place.parent}' ({error.strerror}); choose another directory."
+        ) from error
+    try:
+        yield staging
+        _move(staging, place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_replaceable(place: Path) -> None:
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"'{place}' is a file; choose a directory.")
+    if place.is_dir() and any(place.iterdir()):
+        if not all((place / name).is_file() for name in (SAVED_MODEL, SIDECAR)):
+            raise ValueError(
+                f"'{place}' holds files that are not an export of maml_tf; choose an empty or new "
+                "directory."
+            )
+
+
+def _move(staging: Path, place: Path) -> None:
+    """Renames; between the two renames of a replacement the place is empty for a moment."""
+    if not place.is_dir():
+        staging.rename(place)
+        return
+    aside = staging.with_name(f"{staging.name}.old")
+    place.rename(aside)
+    try:
+        staging.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)

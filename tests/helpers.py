@@ -1,0 +1,86 @@
+"""What the engine's tests share: random numbers, one task at a time, central differences."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import Batch, Task, adapt, stack
+
+
+def normal(seed, *shape):
+    """Standard normal numbers in Keras' float type, a function of the seed."""
+    return tf.constant(np.random.default_rng(seed).normal(size=shape), keras.config.floatx())
+
+
+def randomize(model, scale=0.5):
+    """Gives every weight random values, so that none is zero by initialisation."""
+    for seed, variable in enumerate(model.trainable_variables):
+        variable.assign(scale * normal(seed, *variable.shape))
+    return model
+
+
+def own_weights(model, num_tasks):
+    """The model's weights plus noise, another for each task: `[T, *shape]`."""
+    return [
+        v.value + tf.cast(0.3 * normal(seed, num_tasks, *v.shape), v.dtype)
+        for seed, v in enumerate(model.trainable_variables)
+    ]
+
+
+def one_task_at_a_time(model, weights, x, training=False):
+    """Keras' own answer: put a task's weights into the model, call it, take the next task."""
+    kept = model.get_weights()
+    outputs = []
+    for t in range(tf.nest.flatten(x)[0].shape[0]):
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value[t])
+        outputs.append(model(tf.nest.map_structure(lambda a, t=t: a[t], x), training=training))
+    model.set_weights(kept)
+    return tf.stack(outputs)
+
+
+def random_batch(model, num_tasks, examples, seed):
+    """Random inputs, and random targets of the model's output shape."""
+    x = normal(seed, num_tasks, examples, *model.input_shape[1:])
+    return Batch(x, normal(seed + 1, num_tasks, examples, *model.output_shape[1:]))
+
+
+def random_task(model, num_tasks=2, examples=3, seed=100):
+    support = random_batch(model, num_tasks, examples, seed)
+    return Task(support, random_batch(model, num_tasks, examples, seed + 10))
+
+
+def meta_objective(learner, task):
+    """`weights -> mean query loss after the inner steps`, in plain calls of `adapt`."""
+    num_tasks = tf.nest.flatten(task)[0].shape[0]
+
+    @tf.function
+    def objective(weights):
+        adapted = adapt(
+            learner.task_loss,
+            stack(weights, num_tasks, learner.adapts),
+            [task.support] * learner.inner_steps,
+            step_size=learner.step_size,
+            adapts=learner.adapts,
+        )
+        return tf.reduce_mean(learner.task_loss(adapted.weights[-1], task.query))
+
+    return objective
+
+
+def central_difference(objective, weights, index, direction, step=1e-6):
+    """d objective / d weights[index] along `direction`, from two values of the objective."""
+    ahead, behind = list(weights), list(weights)
+    ahead[index] = weights[index] + step * direction
+    behind[index] = weights[index] - step * direction
+    return float(objective(ahead) - objective(behind)) / (2 * step)
+
+
+def assert_is_the_derivative(gradient, objective, weights, names, rtol=1e-5, atol=1e-8):
+    """Compares each weight's gradient with a central difference along a random direction."""
+    for index, name in enumerate(names):
+        direction = normal(1000 + index, *weights[index].shape)
+        direction /= tf.norm(direction)
+        expected = central_difference(objective, weights, index, direction)
+        got = float(tf.reduce_sum(gradient[index] * direction))
+        np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, err_msg=name)

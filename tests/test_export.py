@@ -1,0 +1,125 @@
+"""What an export leaves on disk, and what it refuses before anything is there."""
+
+import json
+
+import keras
+import pytest
+import tensorflow as tf
+
+import maml_tf
+from maml_tf import losses, networks
+from maml_tf.export import SIDECAR, export
+from maml_tf.meta_learner import MetaLearner
+
+
+def _learner(**options):
+    return MetaLearner(networks.dense_network(1, 1, (3,)), losses.mean_squared_error, **options)
+
+
+def _description(place):
+    return json.loads((place / SIDECAR).read_text())
+
+
+def test_the_sidecar_says_what_was_exported(tmp_path):
+    model = networks.dense_network((4, 4), 3, (5,), norm="batch_norm")
+    learner = MetaLearner(model, losses.cross_entropy, step_size=0.1, inner_steps=2)
+    export(learner, tmp_path / "it")
+    assert _description(tmp_path / "it") == {
+        "maml_tf": maml_tf.__version__,
+        "model": "dense_network",
+        "input": {"shape": [4, 4], "dtype": "float32"},
+        "target": {"shape": [], "dtype": "int32"},
+        "outputs": [3],
+        "ways": 3,
+        "loss": "cross_entropy",
+        "metric": "accuracy",
+        "defaults": {"steps": 2, "step_size": 0.1, "transductive": True},
+        "weights": ["dense_1_kernel", "dense_1_bias", "norm_1_beta", "head_kernel", "head_bias"],
+        "batch_statistics": ["norm_1_mean", "norm_1_variance"],
+    }
+
+
+def test_one_checkpoint_of_weights_and_step_sizes(tmp_path):
+    export(_learner(learn_step_size=True), tmp_path / "it", steps=3)
+    described = _description(tmp_path / "it")
+    assert described["defaults"] == {"steps": 3, "step_size": "meta-learned", "transductive": True}
+    assert (described["ways"], described["target"]["shape"]) == (None, [1])
+    variables = tf.train.list_variables(str(tmp_path / "it" / "variables" / "variables"))
+    saved = {name.split("/.ATTR")[0] for name, _ in variables if "ATTR" in name}
+    places = ("initial", "step_sizes")
+    assert saved == {f"{of}/{weight}" for of in places for weight in described["weights"]}
+
+
+def test_an_earlier_export_is_replaced_whole(tmp_path):
+    learner, place = _learner(), tmp_path / "deep" / "export"
+    export(learner, place)
+    (place / "stray").write_text("of the earlier export")
+    learner.model.trainable_variables[-1].assign([7.0])
+    export(learner, place)
+    model = tf.saved_model.load(str(place))
+    assert model.initial_weights()["head_bias"].numpy() == [7.0]
+    assert not (place / "stray").exists()
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
+    learner, place = _learner(), tmp_path / "export"
+    place.mkdir()  # an empty directory will do
+    export(learner, place)
+    before = sorted(place.rglob("*"))
+    monkeypatch.setattr(tf.saved_model, "save", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(learner, place)
+    assert sorted(place.rglob("*")) == before
+    assert list(tmp_path.iterdir()) == [place]
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "message"),
+    [
+        ("bucket://models/it", ValueError, "not a local directory"),
+        ("file", ValueError, "is a file"),
+        ("file/below", OSError, "choose another directory"),
+        ("others", ValueError, "not an export of maml_tf"),
+    ],
+)
+def test_places_that_are_refused(tmp_path, where, error, message, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "thesis.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=message):
+        export(_learner(), where)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def _plain():
+    return networks.dense_network(1, 1, (3,))
+
+
+def _any_size():
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(inputs))
+    return keras.Model(inputs, x)
+
+
+def _two_inputs():
+    inputs = [keras.Input((2,)), keras.Input((2,))]
+    return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Add()(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (_any_size, {}, "keras.Input of one size"),
+        (_two_inputs, {}, "must take one tensor"),
+        (_plain, {"steps": -1}, "steps must be 0 or more"),
+        (_plain, {"step_size": 0.0}, "step_size must be positive"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(tmp_path, make, options, message):
+    learner = MetaLearner(make(), losses.mean_squared_error)
+    with pytest.raises(ValueError, match=message):
+        export(learner, tmp_path / "it", **options)
+    assert not any(tmp_path.iterdir())

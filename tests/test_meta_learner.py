@@ -1,0 +1,453 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import (
+    assert_is_the_derivative,
+    meta_objective,
+    normal,
+    random_batch,
+    random_task,
+    randomize,
+)
+from keras import layers
+
+from maml_tf import Batch, MetaLearner, Task, functional, losses
+from maml_tf.networks import conv_network, dense_network
+
+# --- a linear model, whose meta-gradient has a closed form ---
+
+T, B, SIZE, ALPHA = 3, 5, 2, 0.1
+
+
+def linear_learner(**options):
+    dense = layers.Dense(1, use_bias=False)
+    model = randomize(keras.Sequential([keras.Input([SIZE]), dense]))
+    options = {"step_size": ALPHA, "meta_batch_size": T} | options
+    return MetaLearner(model, losses.mean_squared_error, **options)
+
+
+def quadratic(batch, t):
+    """The mean squared error of task t is w^T H w / 2 - b^T w + constant."""
+    x, y = batch.x[t].numpy(), batch.y[t, :, 0].numpy()
+    return 2 * x.T @ x / B, 2 * x.T @ y / B
+
+
+def meta_gradient_by_hand(w, task, steps, first_order=False):
+    """Meta-gradients of w, and of an alpha for each of its numbers."""
+    of_w, of_alpha = np.zeros(SIZE), np.zeros(SIZE)
+    for t in range(T):
+        (hessian, b), (query_hessian, query_b) = quadratic(task.support, t), quadratic(task.query, t)
+        adapted, moved, alpha_moved = w, np.eye(SIZE), np.zeros([SIZE, SIZE])
+        for _ in range(steps):
+            gradient = hessian @ adapted - b
+            step = np.eye(SIZE) if first_order else np.eye(SIZE) - ALPHA * hessian
+            alpha_moved = step @ alpha_moved - np.diag(gradient)
+            adapted, moved = adapted - ALPHA * gradient, step @ moved
+        gradient = query_hessian @ adapted - query_b
+        of_w += moved.T @ gradient / T
+        of_alpha += alpha_moved.T @ gradient / T
+    return of_w, of_alpha
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"task_chunks": 3}], ids=str)
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_meta_gradient_of_a_linear_model(float64, steps, first_order, options):
+    learner = linear_learner(inner_steps=steps, first_order=first_order, **options)
+    task = random_task(learner.model, T, B)
+    w = learner.initial_weights()[0].numpy()[:, 0]
+    (gradient,), _ = learner.meta_gradient(task)
+    expected, _ = meta_gradient_by_hand(w, task, steps, first_order)
+    np.testing.assert_allclose(gradient[:, 0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_meta_gradient_of_learned_step_sizes(float64, steps, first_order):
+    learner = linear_learner(inner_steps=steps, first_order=first_order, learn_step_size=True)
+    task = random_task(learner.model, T, B)
+    w = learner.initial_weights()[0].numpy()[:, 0]
+    (of_w, of_alpha), _ = learner.meta_gradient(task)
+    expected = meta_gradient_by_hand(w, task, steps, first_order)
+    np.testing.assert_allclose(of_w[:, 0], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(of_alpha[:, 0], expected[1], rtol=1e-9)
+
+
+def test_metrics_are_means_over_tasks_before_the_update(float64):
+    learner = linear_learner(inner_steps=2)
+    task = random_task(learner.model, T, B)
+    _, metrics = learner.meta_gradient(task)
+    path, before = learner.adapt_weights(task.support, 2)
+    np.testing.assert_allclose(metrics.support_loss, tf.reduce_mean(before, -1), rtol=1e-10)
+    after = learner.task_loss(path[-1], task.query)
+    np.testing.assert_allclose(metrics.query_loss, tf.reduce_mean(after), rtol=1e-10)
+    np.testing.assert_allclose(metrics.query_metric, metrics.query_loss)
+
+
+def test_query_weight_scales_the_gradient_and_not_the_metrics(float64):
+    task = random_task(linear_learner().model, T, B)
+    (plain,), plain_metrics = linear_learner().meta_gradient(task)
+    (scaled,), metrics = linear_learner(query_weight=15.0).meta_gradient(task)
+    np.testing.assert_allclose(scaled, 15 * plain.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(metrics.query_loss, plain_metrics.query_loss)
+
+
+# --- every network against central differences ---
+
+NETWORKS = {
+    "dense": lambda: dense_network(3, 2, (5, 4)),
+    "dense, batch norm": lambda: dense_network(3, 2, (5, 4), norm="batch_norm"),
+    "dense, layer norm": lambda: dense_network(3, 2, (5, 4), norm="layer_norm"),
+    "stride, batch norm": lambda: conv_network((12, 12, 1), 3, filters=3),
+    "pool, batch norm": lambda: conv_network((16, 16, 2), 3, filters=3, max_pool=True),
+    "stride, layer norm": lambda: conv_network((12, 12, 1), 3, filters=3, norm="layer_norm"),
+    "pool, no norm": lambda: conv_network((16, 16, 1), 3, filters=3, max_pool=True, norm="none"),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_meta_gradient_is_the_derivative_of_the_meta_objective(float64, name, steps):
+    model = randomize(NETWORKS[name](), scale=0.7)
+    learner = MetaLearner(
+        model, losses.mean_squared_error, step_size=0.1, inner_steps=steps, meta_batch_size=2
+    )
+    task = random_task(model, examples=4)
+    gradient, _ = learner.meta_gradient(task)
+    names = [v.path for v in model.trainable_variables]
+    objective = meta_objective(learner, task)
+    assert_is_the_derivative(gradient, objective, learner.initial_weights(), names)
+
+
+@pytest.mark.parametrize("name", ["dense", "stride, batch norm"])
+def test_first_order_differs_from_second_order(float64, name):
+    model = randomize(NETWORKS[name](), scale=0.7)
+    task = random_task(model, examples=4)
+
+    def gradient(first_order):
+        learner = MetaLearner(
+            model,
+            losses.mean_squared_error,
+            step_size=0.1,
+            meta_batch_size=2,
+            first_order=first_order,
+        )
+        return learner.meta_gradient(task)[0]
+
+    relative = [
+        float(tf.norm(a - b) / tf.norm(b))
+        for a, b in zip(gradient(True), gradient(False), strict=True)
+        if tf.norm(b) > 1e-10
+    ]
+    assert min(relative) > 1e-3
+
+
+def test_a_bias_before_batch_normalisation_has_no_meta_gradient(float64):
+    model = randomize(conv_network((12, 12, 1), 3, filters=3))
+    learner = MetaLearner(model, losses.mean_squared_error, step_size=0.1, meta_batch_size=2)
+    gradient, _ = learner.meta_gradient(random_task(model, examples=4))
+    for variable, g in zip(model.trainable_variables, gradient, strict=True):
+        if variable.path.startswith("conv_") and variable.path.endswith("bias"):
+            np.testing.assert_allclose(g, 0, atol=1e-12)
+
+
+# --- the same numbers, computed another way ---
+
+
+def few_shot(seed=0, num_tasks=4, ways=3, queries=2):
+    """Images and labels of a small classification problem."""
+    def batch(shots, seed):
+        labels = tf.tile(tf.repeat(tf.range(ways), shots)[None], [num_tasks, 1])
+        return Batch(normal(seed, num_tasks, ways * shots, 8, 8, 1), labels)
+
+    return Task(batch(1, seed), batch(queries, seed + 1))
+
+
+def small_learner(**options):
+    options = {"step_size": 0.3, "inner_steps": 2, "meta_batch_size": 4} | options
+    model = conv_network((8, 8, 1), 3, filters=4)
+    return MetaLearner(model, losses.cross_entropy, **options)
+
+
+def assert_same(results, expected, **tolerance):
+    pairs = zip(tf.nest.flatten(results), tf.nest.flatten(expected), strict=True)
+    for a, b in pairs:
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"recompute": True}, {"task_chunks": 4}, {"task_chunks": 2, "recompute": True}],
+    ids=str,
+)
+def test_neither_recomputing_nor_chunks_change_the_gradient(float64, options):
+    expected = small_learner().meta_gradient(few_shot())
+    assert_same(small_learner(**options).meta_gradient(few_shot()), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"first_order": True}], ids=str)
+def test_compiled_by_xla_the_gradient_is_the_same(options):
+    expected = small_learner(**options).meta_gradient(few_shot())
+    got = small_learner(jit_compile=True, **options).meta_gradient(few_shot())
+    assert_same(got, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pooled_network_compiles_with_xla():
+    def gradient(**options):
+        model = randomize(conv_network((16, 16, 1), 3, filters=3, max_pool=True))
+        learner = MetaLearner(model, losses.mean_squared_error, meta_batch_size=2, **options)
+        return learner.meta_gradient(random_task(model))
+
+    assert_same(gradient(jit_compile=True), gradient(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_of_many_tasks_is_the_mean_of_each_tasks_alone(float64):
+    learner, task = small_learner(), few_shot()
+    alone = [
+        learner.meta_gradient(tf.nest.map_structure(lambda t, i=i: t[i : i + 1], task))
+        for i in range(4)
+    ]
+    mean = tf.nest.map_structure(lambda *each: tf.add_n(each) / 4, *alone)
+    assert_same(learner.meta_gradient(task), mean, atol=1e-10)
+
+
+# --- meta-steps ---
+
+
+def drawn(index, num_tasks):
+    """A `TaskSource`: tasks that depend on the index alone."""
+    def batch(offset, shots):
+        seed = tf.stack([tf.cast(index, tf.int32), offset])
+        x = tf.random.stateless_normal([num_tasks, 3 * shots, 8, 8, 1], seed)
+        return Batch(x, tf.tile(tf.repeat(tf.range(3), shots)[None], [num_tasks, 1]))
+
+    return Task(batch(0, 1), batch(1, 2))
+
+
+def test_one_meta_step_by_hand():
+    learner = small_learner(optimizer=keras.optimizers.SGD(0.5))
+    before = learner.initial_weights()
+    gradient, metrics = learner.meta_gradient(drawn(7, 4))
+    got = learner.meta_steps(drawn, 7, 1)
+    for w, b, g in zip(learner.initial_weights(), before, gradient, strict=True):
+        np.testing.assert_allclose(w, b - 0.5 * g, atol=1e-5)
+    assert_same(got, tf.nest.map_structure(lambda m: m[None], metrics), rtol=1e-4)
+
+
+def test_clip_bounds_each_element_of_the_gradient():
+    clip = 1e-2
+    learner = small_learner(optimizer=keras.optimizers.SGD(1.0), clip=clip)
+    before = learner.initial_weights()
+    gradient, _ = learner.meta_gradient(drawn(0, 4))
+    learner.meta_steps(drawn, 0, 1)
+    magnitude = np.concatenate([np.abs(g).ravel() for g in gradient])
+    assert (magnitude > clip).any() and (magnitude < clip).any()
+    for w, b, g in zip(learner.initial_weights(), before, gradient, strict=True):
+        np.testing.assert_allclose(w, b - np.clip(g, -clip, clip), atol=1e-5)
+
+
+def test_many_steps_in_one_call_are_as_many_calls():
+    together, apart = small_learner(), small_learner()
+    metrics = together.meta_steps(drawn, 5, 3)
+    each = [apart.meta_steps(drawn, index, 1) for index in (5, 6, 7)]
+    assert metrics.support_loss.shape == (3, 2)
+    assert_same(metrics, tf.nest.map_structure(lambda *m: tf.concat(m, 0), *each), rtol=1e-4)
+    assert_same(together.initial_weights(), apart.initial_weights(), atol=1e-5)
+
+
+def test_meta_steps_learn():
+    learner = small_learner(optimizer=keras.optimizers.Adam(1e-2))
+    metrics = learner.meta_steps(lambda index, n: drawn(0, n), 0, 40)
+    assert metrics.query_loss[-1] < 0.7 * metrics.query_loss[0]
+    assert learner.optimizer.iterations == 40
+
+
+def test_a_later_call_does_not_trace_again():
+    learner = small_learner()
+    learner.meta_steps(drawn, 0, 2)
+    _, loop = learner._loops[id(drawn)]
+    traces = [f.experimental_get_tracing_count() for f in (loop, learner._chunk_gradient)]
+    assert traces[0] == 1
+    learner.meta_steps(drawn, 2, 2)
+    learner.meta_steps(drawn, 4, 5)
+    assert [f.experimental_get_tracing_count() for f in (loop, learner._chunk_gradient)] == traces
+    assert len(learner._loops) == 1
+
+
+def test_chunks_are_one_traced_function():
+    learner = small_learner(task_chunks=4)
+    learner.meta_steps(drawn, 0, 1)
+    assert learner._chunk_gradient.experimental_get_tracing_count() == 1
+
+
+def test_without_inner_steps_the_query_loss_is_minimised_as_it_is():
+    learner = small_learner(inner_steps=0)
+    metrics = learner.meta_steps(drawn, 0, 2)
+    assert metrics.support_loss.shape == (2, 0)
+    fresh = small_learner()
+    query = drawn(0, 4).query
+    expected = tf.reduce_mean(fresh.task_loss(fresh.initial_weights(), query))
+    np.testing.assert_allclose(metrics.query_loss[0], expected, rtol=1e-5)
+
+
+def test_learned_step_sizes_move():
+    learner = small_learner(learn_step_size=True)
+    assert [s.shape for s in learner.step_sizes] == [
+        v.shape for v, own in zip(learner.model.trainable_variables, learner.adapts, strict=True) if own
+    ]
+    learner.meta_steps(drawn, 0, 2)
+    for size in learner.step_sizes[::2]:  # of kernels; a bias before batch norm moves nothing
+        assert np.any(np.abs(size.numpy() - 0.3) > 1e-5)
+    given = learner.alphas(0.7)
+    assert given == 0.7
+
+
+# --- what adapts ---
+
+
+def test_by_default_all_but_normalisation_adapts():
+    learner = small_learner()
+    fixed = [
+        v.path
+        for v, own in zip(learner.model.trainable_variables, learner.adapts, strict=True)
+        if not own
+    ]
+    assert fixed == [f"norm_{i}/beta" for i in (1, 2, 3, 4)]
+
+
+def test_normalisation_inside_a_nested_model_does_not_adapt_either():
+    inner = keras.Sequential([keras.Input([3]), layers.LayerNormalization(), layers.Dense(2)])
+    model = keras.Sequential([keras.Input([3]), inner])
+    learner = MetaLearner(model, losses.mean_squared_error)
+    assert learner.adapts == [False, False, True, True]
+
+
+def test_only_the_head_adapts_but_everything_is_meta_learned():
+    learner = small_learner(adapts=lambda v: v.path.startswith("head"))
+    adapted = learner.adapt_weights(few_shot().support, 1).weights[-1]
+    assert [len(w.shape) - len(v.shape) for w, v in zip(adapted, learner.variables, strict=True)] == [
+        *[0] * 12,
+        *[1] * 2,
+    ]
+    gradient, _ = learner.meta_gradient(few_shot())
+    assert all(tf.norm(g) > 0 for g in gradient[::3])
+
+
+def test_that_nothing_adapts_is_refused():
+    with pytest.raises(ValueError, match="No variable adapts.*norm_1/beta"):
+        small_learner(adapts=lambda v: False)
+
+
+# --- adapting to one task ---
+
+
+def test_adapt_returns_a_keras_model_that_predicts_like_the_inner_loop(float64):
+    learner, support = small_learner(), few_shot(num_tasks=1).support
+    query = normal(5, 1, 7, 8, 8, 1)
+    adapted = learner.adapt(support.x[0].numpy(), support.y[0].numpy())
+    weights = learner.adapt_weights(support, 2).weights[-1]
+    apply = functional(learner.model)
+    expected = apply(weights, query, statistics=apply.statistics(weights, support.x))
+    np.testing.assert_allclose(adapted.predict(query[0], verbose=0), expected[0], atol=1e-10)
+    assert not np.allclose(expected, apply(weights, query))  # with the query's own statistics
+
+
+def test_adapt_leaves_the_learner_alone():
+    learner, support = small_learner(), few_shot(num_tasks=1).support
+    before = learner.model.get_weights()
+    adapted = learner.adapt(support.x[0], support.y[0], steps=3, step_size=1.0)
+    for a, b in zip(learner.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.allclose(adapted.get_weights()[0], before[0])
+
+
+def test_adapt_by_no_steps_is_the_meta_learned_model():
+    learner, support = small_learner(), few_shot(num_tasks=1).support
+    adapted = learner.adapt(support.x[0], support.y[0], steps=0)
+    for a, b in zip(adapted.trainable_variables, learner.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_adapt_takes_python_lists():
+    model = dense_network(1, 1)
+    adapted = MetaLearner(model, losses.mean_squared_error).adapt([[0.0], [1.0]], [[0.0], [2.0]])
+    assert adapted.predict(np.zeros([3, 1]), verbose=0).shape == (3, 1)
+
+
+def test_adapt_refuses_targets_that_would_broadcast():
+    learner = MetaLearner(dense_network(1, 1), losses.mean_squared_error)
+    with pytest.raises(ValueError, match="differ in rank"):
+        learner.adapt(np.zeros([5, 1], "float32"), np.zeros([5], "float32"))
+
+
+def test_adapt_uses_learned_step_sizes_unless_told():
+    learner = linear_learner(learn_step_size=True)
+    x, y = random_batch(learner.model, 1, B, 0)
+    moved = learner.adapt_weights(Batch(x, y), 1).weights
+    for size in learner.step_sizes:
+        size.assign(2 * size)
+    twice = learner.adapt_weights(Batch(x, y), 1).weights
+    told = learner.adapt_weights(Batch(x, y), 1, step_size=ALPHA).weights
+    first, second = moved[1][0] - moved[0][0], twice[1][0] - twice[0][0]
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-5)
+    np.testing.assert_allclose(told[1][0], moved[1][0], rtol=1e-6)
+
+
+def test_several_inputs_can_be_meta_learned():
+    a, b = keras.Input([4]), keras.Input([2])
+    model = keras.Model([a, b], layers.Add()([layers.Dense(1)(a), layers.Dense(1)(b)]))
+    learner = MetaLearner(model, losses.mean_squared_error, meta_batch_size=2)
+    batch = Batch([normal(0, 2, 3, 4), normal(1, 2, 3, 2)], normal(2, 2, 3, 1))
+    gradient, _ = learner.meta_gradient(Task(batch, batch))
+    assert [g.shape for g in gradient] == [(4, 1), (1,), (2, 1), (1,)]
+
+
+# --- what is refused ---
+
+
+def without_second_derivative(**options):
+    """Bicubic up-sampling: TensorFlow has its derivative, and not that of its derivative."""
+    model = keras.Sequential(
+        [keras.Input([4, 4, 1]), layers.Conv2D(1, 1), layers.UpSampling2D(interpolation="bicubic")]
+    )
+    learner = MetaLearner(model, losses.mean_squared_error, meta_batch_size=2, **options)
+    return learner.meta_gradient(random_task(model))
+
+
+def test_an_operation_without_second_derivative_is_named():
+    with pytest.raises(ValueError, match="no second derivative.*ResizeBicubicGrad.*first_order"):
+        without_second_derivative()
+
+
+def test_an_operation_without_second_derivative_works_to_first_order():
+    gradient, _ = without_second_derivative(first_order=True)
+    assert all(tf.norm(g) > 0 for g in gradient)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step_size": 0.0}, "step_size must be positive, not 0.0"),
+        ({"step_size": float("nan")}, "step_size must be positive"),
+        ({"inner_steps": -1}, "inner_steps must be 0 or more, not -1"),
+        ({"meta_batch_size": 0}, "meta_batch_size must be 1 or more"),
+        ({"task_chunks": 0}, "task_chunks must be 1 or more"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"meta_batch_size": 4, "task_chunks": 3}, "4 tasks does not divide into 1 replicas x 3"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_learner(**options)
+
+
+# --- the metric ---
+
+
+def test_accuracy_is_the_metric_of_classification_and_the_loss_of_regression():
+    assert small_learner().metric_name == "accuracy"
+    assert linear_learner().metric_name == "loss"
+    assert small_learner(metric=losses.summed_cross_entropy).metric_name == "summed_cross_entropy"
+    _, metrics = small_learner().meta_gradient(few_shot())
+    assert 0 <= metrics.query_metric <= 1

@@ -1,0 +1,247 @@
+"""Exports, loaded where neither Keras nor maml_tf can be imported, against the learner itself."""
+
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import losses, networks, serving
+from maml_tf.export import export
+from maml_tf.meta_learner import MetaLearner
+from maml_tf.types import Batch
+
+WAYS, SHOTS, STEPS = 3, (1, 5), (0, 1, 3)
+GIVEN_STEP_SIZE = 0.07
+
+ELSEWHERE = """
+import sys
+sys.modules["keras"] = sys.modules["maml_tf"] = None  # importing either now fails
+import numpy as np, tensorflow as tf
+results = {}
+for name in ("conv", "regression", "learned"):
+    model, data = tf.saved_model.load(name), np.load(name + ".npz")
+    adapt, predict, both = (model.signatures[n] for n in ("adapt", "predict", "adapt_and_predict"))
+    query = tf.constant(data["query_x"])
+    for case in data["cases"]:
+        shots, steps, transductive, step_size = case
+        support = [tf.constant(data[f"{which}{int(shots)}"]) for which in "xy"]
+        how = {"steps": tf.constant(int(steps)), "step_size": tf.constant(step_size, tf.float32)}
+        t = tf.constant(bool(transductive))
+        named = dict(zip(("support_x", "support_y"), support), **how)
+        results[f"{name} {case} routes"] = [
+            model.predict(query, model.adapt(*support, **how), transductive=t),
+            model.adapt_and_predict(*support, query, **how, transductive=t),
+            predict(x=query, transductive=t, **adapt(**named))["predictions"],
+            both(query_x=query, transductive=t, **named)["predictions"],
+        ]
+    x, y = data["x5"].astype("float64"), data["y5"].tolist()  # as numpy and Python have them
+    results[name + " default"] = model.adapt_and_predict(x, y, query)
+    results[name + " default two"] = model.predict(query, model.adapt(x, y))
+    results[name + " initial"] = model.predict(query, model.initial_weights())
+    results[name + " traces"] = [
+        getattr(model, n).experimental_get_tracing_count() for n in ("adapt", "adapt_and_predict")
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(query)
+        total = tf.reduce_sum(model.adapt_and_predict(x, y, query) ** 2)
+    results[name + " gradient"] = tape.gradient(total, query)
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:  # as TensorFlow Serving: defaults
+        graph = tf.compat.v1.saved_model.load(session, ["serve"], name)
+        signature = graph.signature_def["adapt_and_predict"]
+        feed = {"support_x": x, "support_y": y, "query_x": data["query_x"]}
+        feed = {signature.inputs[n].name: value for n, value in feed.items()}
+        predictions = signature.outputs["predictions"].name
+        results[name + " session"] = session.run(predictions, feed)
+        results[name + " declared"] = sorted(signature.defaults)
+np.savez("results.npz", **results)
+"""
+
+
+def _scatter(variables, seed=0, scale=0.3):
+    """Gives every number of a variable a value of its own."""
+    rng = np.random.default_rng(seed)
+    for v in variables:
+        v.assign(v + scale * rng.normal(size=v.shape))
+
+
+def _conv_learner():
+    model = networks.conv_network((8, 8, 1), WAYS, filters=4)
+    _scatter(model.trainable_variables)
+    return MetaLearner(model, losses.summed_cross_entropy, step_size=0.1, inner_steps=2)
+
+
+def _regression_learner(learn_step_size=False):
+    model = networks.dense_network(1, 1, (8, 8))
+    _scatter(model.trainable_variables)
+    learner = MetaLearner(
+        *(model, losses.mean_squared_error), step_size=0.05, learn_step_size=learn_step_size
+    )
+    for seed, alpha in enumerate(learner.step_sizes):
+        alpha.assign(np.random.default_rng(seed).uniform(0, 0.1, alpha.shape))
+    return learner
+
+
+def _data(learner):
+    rng = np.random.default_rng(1)
+    shape = learner.model.input_shape[1:]
+    data = {"query_x": rng.normal(size=(7, *shape)).astype("float32")}
+    for shots in SHOTS:
+        x = rng.normal(size=(WAYS * shots, *shape)).astype("float32")
+        classes = np.repeat(np.arange(WAYS, dtype="int32"), shots)
+        targets = np.sin(x).astype("float32")
+        classifies = learner.loss is losses.summed_cross_entropy
+        data |= {f"x{shots}": x, f"y{shots}": classes if classifies else targets}
+    return data
+
+
+def _cases(name):
+    own = {"conv": 0.1, "regression": 0.05, "learned": np.nan}[name]
+    sizes = [own, GIVEN_STEP_SIZE] if name == "learned" else [own]
+    return [(k, s, t, a) for k in SHOTS for s in STEPS for t in (0, 1) for a in sizes]
+
+
+def _expected(learner, data, shots, steps, transductive, step_size=np.nan):
+    """The learner's own predictions."""
+    support = Batch(*(tf.constant(data[f"{which}{shots}"][None]) for which in "xy"))
+    given = None if np.isnan(step_size) else step_size
+    weights = learner.adapt_weights(support, steps, step_size=given).weights[-1]
+    seen = None if transductive else learner.apply.statistics(weights, support.x)
+    return learner.apply(weights, data["query_x"][None], statistics=seen)[0]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Three learners, their data, and what their exports gave in another process."""
+    folder = tmp_path_factory.mktemp("exports")
+    learners = {
+        "conv": _conv_learner(),
+        "regression": _regression_learner(),
+        "learned": _regression_learner(learn_step_size=True),
+    }
+    data = {name: _data(learner) for name, learner in learners.items()}
+    for name, learner in learners.items():
+        export(learner, folder / name)
+        np.savez(folder / f"{name}.npz", cases=np.array(_cases(name)), **data[name])
+    command = [sys.executable, "-c", ELSEWHERE]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    results = np.load(folder / "results.npz")
+    return types.SimpleNamespace(
+        folder=folder, learners=learners, data=data, results=results, stderr=run.stderr
+    )
+
+
+NAMES = ("conv", "regression", "learned")
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name in NAMES for case in _cases(name)]
+)
+def test_every_route_predicts_as_the_learner_does(exported, name, case):
+    expected = _expected(exported.learners[name], exported.data[name], *case)
+    routes = exported.results[f"{name} {np.array(case, float)} routes"]
+    assert len(routes) == 4
+    for route in routes:
+        np.testing.assert_allclose(route, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_cases_tell_settings_apart(exported):
+    """Else the comparison above would not notice an ignored input."""
+    conv, learned = (exported.results[f"{n} default"] for n in ("conv", "learned"))
+    for case in ((5, 1, 1), (5, 2, 0), (1, 2, 1)):
+        other = _expected(exported.learners["conv"], exported.data["conv"], *case)
+        assert np.abs(other - conv).max() > 1e-2
+    other = _expected(exported.learners["learned"], exported.data["learned"], 5, 1, 1, 0.05)
+    assert np.abs(other - learned).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_are_the_learners_and_the_papers(exported, name):
+    learner, results = exported.learners[name], exported.results
+    expected = _expected(learner, exported.data[name], 5, learner.inner_steps, True)
+    for route in ("default", "default two", "session"):
+        np.testing.assert_allclose(results[f"{name} {route}"], expected, atol=1e-5, rtol=1e-5)
+    assert list(results[f"{name} declared"]) == ["step_size", "steps", "transductive"]
+    initial = _expected(learner, exported.data[name], 5, 0, True)
+    np.testing.assert_allclose(results[f"{name} initial"], initial, atol=1e-5, rtol=1e-5)
+
+
+def test_any_number_of_shots_runs_one_trace(exported):
+    for name in NAMES:
+        assert list(exported.results[f"{name} traces"]) == [1, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_can_be_differentiated_and_load_without_warnings(exported, name):
+    learner, data = exported.learners[name], dict(exported.data[name])
+    data["query_x"] = query = tf.constant(data["query_x"])
+    with tf.GradientTape() as tape:
+        tape.watch(query)
+        total = tf.reduce_sum(_expected(learner, data, 5, learner.inner_steps, True) ** 2)
+    gradient = tape.gradient(total, query)
+    np.testing.assert_allclose(
+        exported.results[f"{name} gradient"], gradient, atol=1e-4 * np.abs(gradient).max()
+    )
+    assert "custom gradient" not in exported.stderr
+
+
+def test_bad_tasks_are_refused_by_the_loaded_model(exported):
+    model, data = tf.saved_model.load(str(exported.folder / "conv")), exported.data["conv"]
+    x, y = data["x5"], data["y5"]
+    for labels in (y + 1, y - 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"class indices 0 \.\.\. 2"):
+            model.adapt(x, labels)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="steps must be 0 or more"):
+        model.adapt(x, y, steps=-1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="call adapt first"):
+        model.predict(x, model.initial_weights(), transductive=False)
+    with pytest.raises(TypeError, match=r"8, 8, 1"):
+        model.adapt(x[:, :4], y)
+
+
+# --- models of other kinds ---
+
+
+class _Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def _subclassed():
+    model = _Subclassed()
+    model(tf.zeros([1, 3]))
+    return model
+
+
+def _partly_frozen():
+    frozen = keras.layers.Dense(4, trainable=False)
+    layers = [keras.Input((3,)), frozen, keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+    return keras.Sequential(layers)
+
+
+@pytest.mark.parametrize("make", [_subclassed, _partly_frozen])
+def test_other_models_and_losses_of_ones_own(make, tmp_path):
+    def loss(outputs, y):
+        return losses.cross_entropy(outputs, y)
+
+    learner = MetaLearner(make(), loss, step_size=0.5)
+    export(learner, tmp_path / "it", steps=4, step_size=0.25, target=tf.TensorSpec([None], "int64"))
+    x = tf.random.stateless_normal([6, 3], [0, 1])
+    y = tf.constant([0, 1, 0, 1, 0, 1], tf.int64)
+    weights = learner.adapt_weights(Batch(x[None], y[None]), 4, step_size=0.25).weights[-1]
+    loaded = tf.saved_model.load(str(tmp_path / "it"))
+    expected = learner.apply(weights, x[None])[0]
+    np.testing.assert_allclose(loaded.adapt_and_predict(x, y, x), expected, atol=1e-5)
+
+
+def test_names_are_unique_and_clear_of_other_inputs():
+    names = serving._names(["x", "a/b", "a_b", "_c/d-e", "transductive"])
+    assert names == ["x_2", "a_b", "a_b_2", "c_d_e", "transductive_2"]
