@@ -8,7 +8,7 @@ Shape letters: T tasks, S inner steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
@@ -128,11 +128,13 @@ def adapt_for(
     *,
     step_size: StepSize,
     adapts: Sequence[bool] | None = None,
-) -> Weights:
+    observe: Callable[[Weights], tf.Tensor] | None = None,
+) -> tuple[Weights, tf.Tensor | None]:
     """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
 
-    The same steps as `adapt`, in a `tf.while_loop`: for an exported model, whose caller chooses the
-    number of steps. XLA cannot differentiate such a loop, so meta-training unrolls instead.
+    The same steps as `adapt`, in a `tf.while_loop`, whose graph does not grow with S: for
+    evaluation, and for an exported model, whose caller chooses S. XLA cannot differentiate such a
+    loop, so meta-training unrolls instead.
 
     Args:
       loss_fn: `(weights, batch) -> [T]`.
@@ -141,21 +143,30 @@ def adapt_for(
       steps: S, an int32 scalar; none are taken for S <= 0.
       step_size: alpha, one for all or one a weight.
       adapts: which weights move; all by default.
+      observe: `weights -> [T] float`, called on the weights after 0, 1, ... S steps.
 
     Returns:
-      The weights after the last step, of unchanged static shapes.
+      The weights after the last step, of unchanged static shapes, and what was observed
+      `[S + 1, T]`, or None.
     """
     alphas = _one_a_weight(step_size, weights)
 
-    def body(step, current):
+    def note(step, current, seen):
+        return seen.write(step, observe(current)) if observe else seen
+
+    def body(step, current, seen):
+        seen = note(step, current, seen)
         stepped, _ = gradient_step(
             loss_fn, current, batch, step_size=alphas, adapts=adapts, first_order=True
         )
         pairs = zip(stepped, weights, strict=True)
-        return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs]
+        return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
 
-    _, weights = tf.while_loop(lambda step, _: step < steps, body, [tf.constant(0), list(weights)])
-    return weights
+    seen = tf.TensorArray(tf.float32, size=tf.maximum(steps, 0) + 1 if observe else 0)
+    step, weights, seen = tf.while_loop(
+        lambda step, *_: step < steps, body, [tf.constant(0), list(weights), seen]
+    )
+    return weights, note(step, weights, seen).stack() if observe else None
 
 
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:

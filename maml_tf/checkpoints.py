@@ -19,7 +19,8 @@ from maml_tf.meta_learner import MetaLearner
 
 _LOG = logging.getLogger(__name__)
 
-_BROKEN = (tf.errors.OpError, UnicodeDecodeError)
+# What TensorFlow raises for a truncated or damaged file, depending on where the damage is.
+_BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, AssertionError)
 
 
 class Checkpoints:

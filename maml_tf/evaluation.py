@@ -64,7 +64,9 @@ class Evaluator:
         self.inductive = batch_statistics == "inductive"
         # Not inlined: each piece of the tasks runs the one optimised copy of this function.
         self._curves = tf.function(
-            self._adaptation_curves, experimental_attributes={"_noinline": True}
+            self._adaptation_curves,
+            autograph=False,
+            experimental_attributes={"_noinline": True},
         )
         self._draw = tf.function(self._draw_and_measure, autograph=False)
 
@@ -92,13 +94,16 @@ class Evaluator:
     def _adaptation_curves(self, task: Task) -> tf.Tensor:
         """The metric of each task after each step, `[T, S + 1]`."""
         learner = self.learner
-        adaptation = learner.adapt_weights(task.support, self.steps, step_size=self.step_size)
-        curve = []
-        for weights in adaptation.weights:
+
+        def measure(weights):
             seen = learner.apply.statistics(weights, task.support.x) if self.inductive else None
             outputs = learner.apply(weights, task.query.x, statistics=seen)
-            curve.append(learner.metric(outputs, task.query.y))
-        return tf.cast(tf.stack(curve, axis=1), tf.float32)
+            return tf.cast(learner.metric(outputs, task.query.y), tf.float32)
+
+        curves = learner.adapt_and_observe(
+            task.support, self.steps, measure, step_size=self.step_size
+        )
+        return tf.transpose(curves)
 
 
 def evaluate(learner: MetaLearner, tasks: TaskSource, *, progress: bool = False, **options):

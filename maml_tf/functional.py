@@ -66,6 +66,7 @@ class Functional:
 
     def _run(self, weights, x, statistics) -> tuple[Any, Statistics]:
         variables = self.model.trainable_variables
+        x = tf.nest.map_structure(tf.convert_to_tensor, x)
         if len(weights) != len(variables):
             raise ValueError(
                 f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}."

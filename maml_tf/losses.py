@@ -21,6 +21,7 @@ def mean_squared_error(outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     Raises:
       ValueError: the ranks differ; `[T, B, 1]` against `[T, B]` would broadcast over pairs.
     """
+    y = tf.convert_to_tensor(y)
     if outputs.shape.rank != y.shape.rank:
         raise ValueError(
             f"Outputs {outputs.shape} and targets {y.shape} differ in rank; give the targets the "

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf import losses
-from maml_tf.adaptation import Adaptation, adapt, stack
+from maml_tf.adaptation import Adaptation, adapt, adapt_for, stack
 from maml_tf.compiled_loop import compile_loop
 from maml_tf.functional import functional
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
@@ -163,6 +163,36 @@ class MetaLearner:
             adapts=self.adapts,
             first_order=True,
         )
+
+    def adapt_and_observe(
+        self,
+        support: Batch,
+        steps: int,
+        observe: Callable[[Weights], tf.Tensor],
+        *,
+        step_size: float | tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Adapts theta to every task of `support`, and watches.
+
+        Args:
+          support: `x [T, B, ...]`, `y [T, B]`.
+          steps: S, any number.
+          observe: `weights -> [T] float32`.
+          step_size: alpha; the learner's own by default.
+
+        Returns:
+          `[S + 1, T]`: what `observe` gave after 0, 1, ... S steps.
+        """
+        _, seen = adapt_for(
+            self.task_loss,
+            stack(self.initial_weights(), _num_tasks(support), self.adapts),
+            support,
+            tf.constant(steps),
+            step_size=self.alphas(step_size),
+            adapts=self.adapts,
+            observe=observe,
+        )
+        return seen
 
     def adapt(self, x, y, *, steps: int | None = None, step_size: float | None = None):
         """Adapts a copy of the model to one task, and returns it: an ordinary Keras model.

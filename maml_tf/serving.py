@@ -63,7 +63,7 @@ class Servable(tf.Module):
         learner = self._learner
         _check_inputs(support_y, steps, self.interface.ways)
         support = Batch(support_x[None], support_y[None])
-        weights = adapt_for(
+        weights, _ = adapt_for(
             learner.task_loss,
             stack([tf.convert_to_tensor(v) for v in self.initial.values()], 1, learner.adapts),
             support,

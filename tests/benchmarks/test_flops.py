@@ -27,16 +27,21 @@ def _products(jaxpr):
     return total
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"first_order": True}, {"inner_steps": 3}, {"queries": 4}],
-)
-@pytest.mark.parametrize("name", settings.SETTINGS)
+CASES = [(name, {}) for name in settings.SETTINGS] + [
+    ("sinusoid", {"inner_steps": 3}),
+    ("omniglot_5way_1shot_dense", {"first_order": True, "queries": 4}),
+    ("miniimagenet_5way_1shot", {"first_order": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "changes"), CASES)
 def test_count_is_that_of_the_traced_products(name, changes):
     jax = pytest.importorskip("jax")
     pytest.importorskip("optax")
     peer = importlib.import_module("benchmarks.peers.jax_vmap")
     setting = dataclasses.replace(settings.SETTINGS[name], **changes)
+    if setting.inner_steps == 5:  # tracing is slow, and the third step is like the second
+        setting = dataclasses.replace(setting, inner_steps=2)
     weights, data = settings.initial_weights(setting), settings.random_task_batch(setting)
     traced = jax.make_jaxpr(jax.grad(lambda weights: peer.meta_loss(setting, weights, data)))
     assert _products(traced(weights).jaxpr) == settings.floating_point_operations(setting)

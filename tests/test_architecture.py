@@ -1,0 +1,68 @@
+"""Imports point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import maml_tf
+
+PACKAGE = Path(maml_tf.__file__).parent
+FLOORS = (
+    {"types", "_version"},
+    {"functional", "losses", "patches", "networks", "compiled_loop", "figures"},
+    {"layer_rules", "adaptation", "summaries", "config"},
+    {"meta_learner"},
+    {"checkpoints", "evaluation", "serving"},
+    {"training", "export"},
+    {"experiment"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
+FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+
+
+def own_modules(path):
+    """First names below `maml_tf` that a file imports."""
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("maml_tf.")}
+    return {n for n in names if (PACKAGE / f"{n}.py").exists() or (PACKAGE / n).is_dir()}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_a_module_imports_from_lower_floors_only(path):
+    assert path.stem in FLOOR, f"give {path.stem} a floor"
+    if path.stem == "__init__":
+        return
+    for module in own_modules(path) - {"tasks"}:
+        # Rules of layers register with `functional`, on whose floor they could not stand.
+        assert FLOOR[module] < FLOOR[path.stem], f"{path.stem} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "tasks").glob("*.py")), ids=lambda p: p.stem)
+def test_tasks_know_only_the_vocabulary(path):
+    assert own_modules(path) <= {"types", "tasks"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_only_the_command_line_reads_flags(path):
+    if "cli" not in path.relative_to(PACKAGE).parts:
+        assert not any(name.startswith("absl") for name in imports(path))
+        assert "cli" not in own_modules(path) or path.stem == "__main__"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_no_pickle_and_no_named_device(path):
+    text = path.read_text()
+    assert "import pickle" not in text and "allow_pickle=True" not in text
+    assert "tf.device(" not in text
