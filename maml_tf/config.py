@@ -257,7 +257,8 @@ class Config:
             return self.run_name
         identity, defaults = self.identity(), Config().identity()
         head = [self.experiment, self.method]
-        for name in ("datasource", "num_classes", "update_batch_size", "stop_grad", "method"):
+        told = ["datasource", "update_batch_size", "stop_grad", "method"]
+        for name in [*told, "num_classes"] if self.classification else told:
             del identity[name]
         for short, name in _SHORT_NAMES.items():
             head.append(f"{short}_{_text(identity.pop(name))}")

@@ -4,7 +4,7 @@
 tasks at once: `x [T, B, ...]` and each weight shared `[*shape]` or stacked `[T, *shape]`. Keras'
 own `stateless_call` refuses values whose shape differs from the variable's, so each layer type has
 a small rule (`layer_rules.py`) that says how it runs on stacked weights. A layer without a rule
-falls back to `stateless_call`, one task at a time under `tf.vectorized_map`: slower, as right.
+falls back to its own call, one task at a time under `tf.vectorized_map`: slower, as right.
 
 A rule for a layer of your own::
 

@@ -18,7 +18,9 @@ def test_mean_squared_error_averages_components_too():
 
 
 def test_mean_squared_error_takes_targets_of_another_type():
-    assert losses.mean_squared_error(tf.ones([1, 2], tf.float64), tf.zeros([1, 2])).dtype == "float64"
+    assert (
+        losses.mean_squared_error(tf.ones([1, 2], tf.float64), tf.zeros([1, 2])).dtype == "float64"
+    )
 
 
 def test_targets_without_the_last_axis_would_broadcast_and_are_refused():

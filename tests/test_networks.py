@@ -58,7 +58,10 @@ def test_batch_norm_has_an_offset_no_scale_and_the_originals_epsilon():
     assert (norm.center, norm.scale, norm.epsilon) == (True, False, 1e-3)
 
 
-@pytest.mark.parametrize("build", [lambda **k: dense_network(4, 2, **k), lambda **k: conv_network((8, 8, 1), 2, filters=4, **k)])
+@pytest.mark.parametrize(
+    "build",
+    [lambda **k: dense_network(4, 2, **k), lambda **k: conv_network((8, 8, 1), 2, filters=4, **k)],
+)
 def test_none_means_no_normalisation(build):
     assert not any("Normalization" in name for name in layer_types(build(norm="none")))
 

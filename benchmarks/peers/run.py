@@ -30,7 +30,7 @@ def _keep_memory() -> None:
     except (AttributeError, OSError, TypeError):
         return  # another C library
     mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TRIM_THRESHOLD, -1)  # without limit
     mallopt(_M_TOP_PAD, 2**26)
 
 

@@ -1,8 +1,8 @@
 """One MAML meta-step in PyTorch: `torch.func.vmap` over tasks of `torch.func.grad`, eager.
 
-Convolutions stay native: `vmap` turns a kernel of its own for every task into one grouped
-convolution. As a product of patches (`unfold`, or nine strided slices) and kernels the Omniglot
-step takes 10 to 20 % longer. The outer gradient is plain autograd, which has less to do in Python
+`vmap` turns a convolution with a kernel of its own for every task into a grouped one, which is
+the fastest form here: as a product of patches (`unfold`, or nine strided slices) and kernels every
+setting takes 3 to 20 % longer. The outer gradient is plain autograd, which has less to do in Python
 than a second `torch.func.grad`.
 """
 
@@ -20,25 +20,15 @@ from benchmarks import settings
 from benchmarks.settings import Setting
 
 Weights: TypeAlias = dict[str, torch.Tensor]
-Convolution: TypeAlias = str  # "native" or "unfold"
-
-# Settings where `unfold` and one product is the faster convolution.
-_UNFOLD: frozenset[str] = frozenset()
 
 
 def _convolve(
-    convolution: Convolution, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, stride: int
+    x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, stride: int
 ) -> torch.Tensor:
     """[B, C, H, W] by a kernel [3, 3, C, F] to [B, F, H', W'], padded as TensorFlow's "SAME"."""
     height, width = (settings.same_padding(size, stride) for size in x.shape[-2:])
     x = F.pad(x, (*width, *height))
-    if convolution == "native":
-        return F.conv2d(x, kernel.permute(3, 2, 0, 1), bias, stride)
-    rows, columns = ((size - settings.KERNEL_SIZE) // stride + 1 for size in x.shape[-2:])
-    patches = F.unfold(x, settings.KERNEL_SIZE, stride=stride)  # [B, C * 9, H' * W']
-    kernel = kernel.permute(2, 0, 1, 3).flatten(0, 2)
-    outputs = patches.transpose(1, 2).flatten(0, 1) @ kernel + bias
-    return outputs.reshape(x.shape[0], rows, columns, -1).permute(0, 3, 1, 2)
+    return F.conv2d(x, kernel.permute(3, 2, 0, 1), bias, stride)
 
 
 def _normalise(x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -50,15 +40,13 @@ def _normalise(x: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     return (x - mean) * torch.rsqrt(variance + settings.BATCH_NORM_EPSILON) + offset
 
 
-def apply(
-    setting: Setting, convolution: Convolution, weights: Weights, x: torch.Tensor
-) -> torch.Tensor:
+def apply(setting: Setting, weights: Weights, x: torch.Tensor) -> torch.Tensor:
     """Outputs [B, N] of one task's examples [B, ...], images as [B, C, H, W]."""
     depth = len(settings.layers(setting))
     for i in range(1, depth):
         if setting.convolutional:
             stride = 1 if setting.max_pool else 2
-            x = _convolve(convolution, x, weights[f"conv{i}"], weights[f"b{i}"], stride)
+            x = _convolve(x, weights[f"conv{i}"], weights[f"b{i}"], stride)
         else:
             x = x @ weights[f"w{i}"] + weights[f"b{i}"]
         if f"beta{i}" in weights:
@@ -73,32 +61,28 @@ def apply(
     return x @ weights[f"w{depth}"] + weights[f"b{depth}"]
 
 
-def _loss(
-    setting: Setting, convolution: Convolution, weights: Weights, x: torch.Tensor, y: torch.Tensor
-) -> torch.Tensor:
+def _loss(setting: Setting, weights: Weights, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """One task's mean squared error, or its summed cross-entropy divided by K."""
-    outputs = apply(setting, convolution, weights, x)
+    outputs = apply(setting, weights, x)
     if setting.regression:
         return F.mse_loss(outputs, y)
     return F.cross_entropy(outputs, y, reduction="sum") / setting.shots
 
 
-def _query_loss(
-    setting: Setting, convolution: Convolution, weights: Weights, task: Weights
-) -> torch.Tensor:
+def _query_loss(setting: Setting, weights: Weights, task: Weights) -> torch.Tensor:
     """One task's query loss after `inner_steps` gradient steps on its support set."""
     fixed = {name: value for name, value in weights.items() if name.startswith("beta")}
     fast = {name: value for name, value in weights.items() if name not in fixed}
 
     def support_loss(fast: Weights) -> torch.Tensor:
-        return _loss(setting, convolution, fixed | fast, task["support_x"], task["support_y"])
+        return _loss(setting, fixed | fast, task["support_x"], task["support_y"])
 
     for _ in range(setting.inner_steps):
         gradient = torch.func.grad(support_loss)(fast)
         if setting.first_order:
             gradient = {name: value.detach() for name, value in gradient.items()}
         fast = {name: value - setting.step_size * gradient[name] for name, value in fast.items()}
-    return _loss(setting, convolution, fixed | fast, task["query_x"], task["query_y"])
+    return _loss(setting, fixed | fast, task["query_x"], task["query_y"])
 
 
 class Step:
@@ -109,7 +93,6 @@ class Step:
         setting: Setting,
         weights: Mapping[str, np.ndarray],
         data: Mapping[str, np.ndarray],
-        convolution: Convolution,
     ):
         self.weights = {
             name: torch.tensor(value, requires_grad=True) for name, value in weights.items()
@@ -121,9 +104,7 @@ class Step:
                 self._data[f"{name}_x"] = images.contiguous()
             if not setting.regression:
                 self._data[f"{name}_y"] = self._data[f"{name}_y"].long()
-        self._losses = torch.func.vmap(
-            partial(_query_loss, setting, convolution), in_dims=(None, 0)
-        )
+        self._losses = torch.func.vmap(partial(_query_loss, setting), in_dims=(None, 0))
         self._optimizer = torch.optim.Adam(
             self.weights.values(), settings.META_STEP_SIZE, eps=settings.ADAM_EPSILON, fused=True
         )
@@ -148,11 +129,7 @@ class Step:
 
 
 def build(
-    setting: Setting,
-    weights: Mapping[str, np.ndarray] | None,
-    data: Mapping[str, np.ndarray],
-    convolution: Convolution | None = None,
+    setting: Setting, weights: Mapping[str, np.ndarray] | None, data: Mapping[str, np.ndarray]
 ) -> Step:
     """The meta-step of `setting` on `data`, from `weights` or from random ones."""
-    convolution = convolution or ("unfold" if setting.name in _UNFOLD else "native")
-    return Step(setting, weights or settings.initial_weights(setting), data, convolution)
+    return Step(setting, weights or settings.initial_weights(setting), data)

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from maml_tf.cli import runs
 from maml_tf.config import Config
@@ -17,9 +18,9 @@ from maml_tf.types import Estimate
 _LOG = logging.getLogger(__name__)
 
 
-def run(paths: list[str]) -> int:
+def run(given: dict[str, Any], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
-    directory, config = runs.locate(paths)
+    directory, config = runs.locate(given, words)
     runs.set_up_machine(config)
     split = "test" if config.test_set else "val"
     tasks = make_tasks(config, split)

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from maml_tf.config import Config, from_flags
+from maml_tf.config import Config
 
 _DEFINE: dict[type, Callable] = {
     bool: flags.DEFINE_bool,
@@ -29,29 +29,25 @@ _SECTIONS = {
 }
 
 
-def define() -> None:
-    """Defines one flag a field, once."""
-    for field in dataclasses.fields(Config):
-        if field.name not in flags.FLAGS:
-            _DEFINE[type(field.default)](field.name, field.default, field.metadata["help"])
-
-
-def read(saved: str = "") -> Config:
-    """Returns the settings: a run's own where given, under what the command line sets.
+def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Parses a command line, flagfiles included.
 
     Args:
-      saved: the text of a run's `flags.txt`, or nothing.
+      arguments: what stands after the program's name and its command.
+
+    Returns:
+      The settings that it sets, and the words that are no flags.
 
     Raises:
-      ValueError: a setting is impossible.
+      absl.flags.Error: an unknown flag, or a value that is none.
     """
-    base = from_flags(saved) if saved else Config()
-    given: dict[str, Any] = {
-        field.name: flags.FLAGS[field.name].value
-        for field in dataclasses.fields(Config)
-        if flags.FLAGS[field.name].present
-    }
-    return dataclasses.replace(base, **given)
+    values = flags.FlagValues()
+    for field in dataclasses.fields(Config):
+        define = _DEFINE[type(field.default)]
+        define(field.name, field.default, field.metadata["help"], flag_values=values)
+    words = values(["maml-tf", *arguments])[1:]
+    names = [field.name for field in dataclasses.fields(Config)]
+    return {name: values[name].value for name in names if values[name].present}, words
 
 
 def explain() -> str:

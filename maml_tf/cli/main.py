@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -43,14 +44,12 @@ def run(arguments: list[str]) -> int:
     if {"--help", "-h", "--helpfull", "help"} & set(arguments[:1] + arguments[-1:]):
         print(__doc__ + settings.explain())
         return 0
-    settings.define()
     _log_to_screen()
     named = bool(arguments) and arguments[0] in COMMANDS
     command = arguments[0] if named else ""
     try:
-        flags.FLAGS.unparse_flags()
-        rest = flags.FLAGS(["maml-tf", *arguments[named:]])[1:]
-        return _dispatch(command, rest)
+        given, words = settings.parse(arguments[named:])
+        return _dispatch(command, given, words)
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except (ValueError, OSError) as error:
@@ -59,22 +58,22 @@ def run(arguments: list[str]) -> int:
         return _fail("interrupted", status=130)
 
 
-def _dispatch(command: str, paths: list[str]) -> int:
+def _dispatch(command: str, given: dict[str, Any], words: list[str]) -> int:
     if not command:
-        if paths:
-            raise ValueError(f"Unknown command '{paths[0]}'; there are {', '.join(COMMANDS)}.")
-        command = "train" if flags.FLAGS.train else "evaluate"
-    return importlib.import_module(f"maml_tf.cli.{command}").run(paths)
+        command = "train" if given.get("train", True) else "evaluate"
+        if words:
+            raise ValueError(f"Unknown command '{words[0]}'; there are {', '.join(COMMANDS)}.")
+    if words and command in ("train", "prepare"):
+        raise ValueError(f"{command} takes flags only, not '{words[0]}'.")
+    return importlib.import_module(f"maml_tf.cli.{command}").run(given, words)
 
 
 def _log_to_screen() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("maml_tf")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
 
 
 def _fail(error: object, status: int = 1) -> int:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from maml_tf.cli import flags as settings
+from maml_tf.config import Config
 from maml_tf.experiment import make_tasks
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(paths: list[str]) -> int:
+def run(given: dict[str, Any], words: list[str]) -> int:
     """Reads a data set once, so that later runs start from its cache."""
-    del paths
-    config = settings.read()
+    del words  # There are none.
+    config = Config(**given)
     if config.datasource == "sinusoid":
         _LOG.info("The sinusoid needs no data.")
         return 0

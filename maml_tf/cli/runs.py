@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from maml_tf.checkpoints import Checkpoints
-from maml_tf.cli import flags as settings
 from maml_tf.config import Config, contradictions, from_flags
 from maml_tf.experiment import make_learner, on_cpu
 from maml_tf.meta_learner import MetaLearner
@@ -104,18 +105,19 @@ def find(paths: list[str]) -> list[Path]:
     return found
 
 
-def locate(paths: list[str]) -> tuple[Path, Config]:
+def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     """Returns the one trained run that a command is about, and the settings in force.
 
     Args:
-      paths: a run's directory, or nothing: then the flags say which.
+      given: settings of the command line; they go before a run's own.
+      paths: a run's directory, or nothing: then the settings say which.
 
     Raises:
       FileNotFoundError: there is no such run.
       ValueError: the path holds several.
     """
     if not paths:
-        config = settings.read()
+        config = Config(**given)
         directory = run_directory(config.trained())
         if not (directory / FLAGS_FILE).exists():
             raise FileNotFoundError(
@@ -127,7 +129,8 @@ def locate(paths: list[str]) -> tuple[Path, Config]:
     if len(runs) > 1:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
-    return runs[0], settings.read((runs[0] / FLAGS_FILE).read_text())
+    own = from_flags((runs[0] / FLAGS_FILE).read_text())
+    return runs[0], dataclasses.replace(own, **given)
 
 
 def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from typing import Any
 
-from maml_tf.cli import flags as settings
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, make_tasks
@@ -14,10 +14,10 @@ from maml_tf.training import TrainingResult, train
 _LOG = logging.getLogger(__name__)
 
 
-def run(paths: list[str]) -> int:
+def run(given: dict[str, Any], words: list[str]) -> int:
     """Meta-trains by the flags; a pre-training before it is a run of its own."""
-    del paths
-    config = settings.read()
+    del words  # There are none.
+    config = Config(**given)
     if not config.iterations:
         raise ValueError(
             "Nothing to train: --metatrain_iterations and --pretrain_iterations are 0."

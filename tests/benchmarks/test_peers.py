@@ -59,12 +59,6 @@ def test_peer_reproduces_the_original(peer, golden):
     _assert_close(actual, gradient)
 
 
-def test_unfold_equals_native_convolution():
-    module = _peer("torch_func")
-    setting, weights, data, _, gradient = _golden("omni5")
-    _assert_close(module.build(setting, weights, data, "unfold").meta_gradient()[1], gradient)
-
-
 SMALL = {  # one step of a convolutional network, because compiling takes long
     "omniglot_5way_1shot_first_order": {"filters": 8},
     "omniglot_5way_1shot_dense": {"inner_steps": 2},
