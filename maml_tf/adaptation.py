@@ -8,6 +8,7 @@ Shape letters: T tasks, S inner steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -111,9 +112,9 @@ def adapt(
             loss_fn, weights, batch, step_size=alphas, adapts=adapts, first_order=first_order
         )
 
+    run = _recomputed(step) if recompute else step
     path, losses = [list(weights)], []
     for batch in batches:
-        run = _recomputed(step) if recompute else step
         stepped, before = run(path[-1], alphas, batch)
         path.append(stepped)
         losses.append(before)
@@ -184,27 +185,36 @@ def _recomputed(step):
     """`step`, whose backward pass runs it again instead of keeping its intermediate tensors.
 
     `tf.recompute_grad` does not serve: it stops every tape while `step` runs, `step`'s own too.
+    Both passes are functions that are not inlined: traced once for all steps, and out of reach of
+    the graph optimiser, which would share work between them and so keep what is to be forgotten.
     """
+    own_function = functools.partial(
+        tf.function, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+    @own_function
+    def forward(weights, alphas, batch):
+        stepped, losses = step(weights, alphas, batch)
+        return [*stepped, losses]
+
+    @own_function
+    def backward(weights, alphas, batch, upstream):
+        sources = [*weights, *alphas]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            stepped, losses = step(weights, alphas, batch)
+        return tape.gradient(
+            [*stepped, losses],
+            sources,
+            upstream,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
 
     def run(weights, alphas, batch):
-        def flat_step(flat):
-            stepped, losses = step(flat[: len(weights)], flat[len(weights) :], batch)
-            return [*stepped, losses]
-
         @tf.custom_gradient
         def again(*flat):
-            def backward(*upstream):
-                # The dependency keeps the graph optimiser from sharing work with the first pass.
-                with tf.control_dependencies(upstream):
-                    held = [tf.identity(tensor) for tensor in flat]
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch(held)
-                    outputs = flat_step(held)
-                return tape.gradient(
-                    outputs, held, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
-                )
-
-            return flat_step(list(flat)), backward
+            arguments = list(flat[: len(weights)]), list(flat[len(weights) :]), batch
+            return forward(*arguments), lambda *upstream: backward(*arguments, list(upstream))
 
         *stepped, losses = again(*weights, *alphas)
         return stepped, losses
