@@ -193,6 +193,13 @@ def test_several_inputs():
     np.testing.assert_allclose(functional(model)(weights, x), expected, atol=1e-12)
 
 
+def test_inputs_may_be_numpy_arrays():
+    model = randomize(branches())
+    weights, x = own_weights(model, T), normal(9, T, B, 4)
+    apply = functional(model)
+    np.testing.assert_array_equal(apply(weights, x.numpy()), apply(weights, x))
+
+
 def test_some_weights_shared_and_others_stacked():
     model = randomize(branches())
     weights, x = own_weights(model, T), normal(9, T, B, 4)

@@ -403,6 +403,14 @@ def test_adapt_returns_a_keras_model_that_predicts_like_the_inner_loop(float64):
     assert not np.allclose(expected, apply(weights, query))  # with the query's own statistics
 
 
+def test_adapt_and_observe_sees_the_same_weights_as_adapt_weights():
+    learner, (support, query) = small_learner(learn_step_size=True), few_shot()
+    path = learner.adapt_weights(support, 3).weights
+    seen = learner.adapt_and_observe(support, 3, lambda w: learner.task_loss(w, query))
+    expected = [learner.task_loss(weights, query) for weights in path]
+    np.testing.assert_allclose(seen, expected, rtol=1e-4)
+
+
 def test_adapt_leaves_the_learner_alone():
     learner, support = small_learner(), few_shot(num_tasks=1).support
     before = learner.model.get_weights()
