@@ -164,7 +164,7 @@ def main() -> None:
             numbers = [f"{ms:.3g}", f"{1e3 * settings.SETTINGS[name].tasks / ms:.0f}"]
             numbers += [f"{gflops:.1f}", f"{rate:.1f}", f"{gflops / rate:.0%}"]
             numbers += [f"{max(row['peak_rss_mb'] for row in rows):.0f}"]
-            numbers += [f"{statistics.median(row['compile_seconds'] for row in rows):.1f}"]
+            numbers += [f"{statistics.median(row['compile_s'] for row in rows):.1f}"]
             label = name if who == "maml_tf" else f"  {who}"
             print(COLUMNS.format(label, *numbers), flush=True)
         best = min((medians[p] for p in options.peers if p in medians), default=None)

@@ -100,7 +100,8 @@ class Checkpoints:
             path = str(directory / f"ckpt-{iteration}")
             try:
                 self._refuse_another_network(path)
-                self._all.read(path).assert_existing_objects_matched()
+                status = self._all.read(path).assert_existing_objects_matched()
+                status.expect_partial()  # the save counter, which is the manager's own
                 return True
             except _BROKEN as error:
                 _LOG.warning(

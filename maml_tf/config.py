@@ -117,7 +117,7 @@ class Config:
     progress: bool = _detail(True, "Show a progress bar.")
     recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
     task_chunks: int = _detail(
-        -1, "Pieces of a meta-batch worked on in parallel; -1: up to 8 on a CPU, 1 on a GPU."
+        -1, "Pieces of a meta-batch worked on in parallel; -1: one a task on a CPU, 1 on a GPU."
     )
     jit_compile: str = _detail(
         "auto", "Compile with XLA; auto: dense networks only.", choices=("auto", "True", "False")

@@ -11,7 +11,7 @@ from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid, omniglot_episodes
 from maml_tf.types import TaskSource
 
-MOST_CHUNKS = 8
+MOST_CHUNKS = 32
 """Pieces of a meta-batch on a CPU: measured in benchmarks/README.md."""
 
 
