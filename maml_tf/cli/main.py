@@ -74,6 +74,7 @@ def _log_to_screen() -> None:
     log = logging.getLogger("maml_tf")
     log.handlers = [handler]
     log.setLevel(logging.INFO)
+    log.propagate = False  # absl, which TensorFlow brings, would say everything again
 
 
 def _fail(error: object, status: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import zipfile
 from pathlib import Path
@@ -23,8 +24,11 @@ needs_omniglot = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def leave_the_machine_alone(monkeypatch):
-    """Thread counts are global; tests share a process."""
+    """Thread counts and loggers are global; tests share a process."""
     monkeypatch.setattr(runs, "set_up_machine", lambda config: None)
+    yield
+    log = logging.getLogger("maml_tf")
+    log.handlers, log.propagate = [], True
 
 
 QUICK = ["--norm=None", "--update_batch_size=10", "--validation_tasks=24", "--progress=False"]
