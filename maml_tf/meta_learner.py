@@ -236,10 +236,16 @@ class MetaLearner:
           A gradient for each of `self.variables`, and `MetaMetrics`.
 
         Raises:
-          ValueError: an operation of the model has no second derivative.
+          ValueError: T is no multiple of `task_chunks`, or an operation of the model has no second
+            derivative.
         """
         weights, alphas = self.initial_weights(), self.alphas()
         num_tasks = tf.nest.flatten(task)[0].shape[0]
+        if num_tasks % self.task_chunks:
+            raise ValueError(
+                f"{num_tasks} tasks do not divide into task_chunks={self.task_chunks} pieces; give "
+                "a multiple, or fewer chunks."
+            )
         size = num_tasks // self.task_chunks
         try:
             pieces = [

@@ -510,3 +510,8 @@ def test_accuracy_is_the_metric_of_classification_and_the_loss_of_regression():
     assert small_learner(metric=losses.summed_cross_entropy).metric_name == "summed_cross_entropy"
     _, metrics = small_learner().meta_gradient(few_shot())
     assert 0 <= metrics.query_metric <= 1
+
+
+def test_tasks_that_do_not_divide_into_the_pieces_are_refused():
+    with pytest.raises(ValueError, match="3 tasks do not divide into task_chunks=4 pieces"):
+        small_learner(task_chunks=4).meta_gradient(few_shot(num_tasks=3))
