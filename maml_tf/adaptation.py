@@ -74,7 +74,7 @@ def gradient_step(
         gradient = next(gradients) if own else None
         if gradient is not None:
             gradient = tf.stop_gradient(gradient) if first_order else gradient
-            weight = weight - alpha * gradient
+            weight = weight + -alpha * gradient  # the sign on alpha: one pass fewer, at every order
         stepped.append(weight)
     return stepped, losses
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import tensorflow as tf
 
+from maml_tf.normalization import moments, standardize
 from maml_tf.types import Weights
 
 _LOG = logging.getLogger(__name__)
@@ -126,24 +127,25 @@ class Run:
         ones = [1] * (x.shape.rank - value.shape.rank)
         return tf.reshape(value, [-1, *ones, *value.shape[1:]])
 
-    def batch_moments(self, layer: keras.Layer, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns mean and variance `[T, 1, ..., C]` of `x [T, ..., C]`, and records them.
+    def standardize_batch(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
+        """Standardises `x [T, ..., C]` by each task's own moments, or by those given; records them.
 
-        `tf.nn.moments` would hold the mean constant inside the variance: right for one derivative,
-        wrong for two. Its meta-gradient gives a bias before the normalisation, which can change
-        nothing, a gradient (tests/test_goldens.py).
+        Not by `tf.nn.moments`, which would hold the mean constant inside the variance: right for
+        one derivative, wrong for two. Its meta-gradient gives a bias before the normalisation,
+        which can change nothing, a gradient (tests/test_goldens.py).
         """
         axes = list(range(1, x.shape.rank - 1))
         if self._given is not None:
             given = next(self._given)
             shape = [-1, *[1] * len(axes), x.shape[-1]]
             mean, variance = tf.reshape(given.mean, shape), tf.reshape(given.variance, shape)
+            y = (x - mean) * tf.math.rsqrt(variance + layer.epsilon)
         else:
-            mean = tf.reduce_mean(x, axes, keepdims=True)
-            variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
+            mean, variance = moments(x, axes)
+            y = standardize(x, axes, layer.epsilon)
         seen = BatchStatistics(layer, tf.squeeze(mean, axes), tf.squeeze(variance, axes))
         self.statistics.append(seen)
-        return mean, variance
+        return y
 
     def call(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
         """Runs one layer, or any Keras operation, on tensors with a task axis."""

@@ -9,14 +9,13 @@ Shape letters: T tasks, B examples a task, C channels in, F features out.
 
 from __future__ import annotations
 
-import math
-
 import keras
 import tensorflow as tf
 from keras import layers
 
-from maml_tf import patches
+from maml_tf.convolution import Geometry, convolve
 from maml_tf.functional import stacked
+from maml_tf.normalization import standardize
 
 
 def _fold(x: tf.Tensor) -> tf.Tensor:
@@ -114,18 +113,17 @@ def _dense(layer, x, run):
 @stacked.register(layers.Conv2D)
 @stacked.register(layers.Conv3D)
 def _convolution(layer, x, run):
-    """Patches times kernels, one batched matrix product; a shared kernel needs no patches."""
+    """One kernel a task (convolution.py), or Keras' own convolution with a shared one."""
     if _altered(layer) or layer.data_format != "channels_last":
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
     kernel = tf.cast(run.value(layer.kernel), x.dtype)
     if run.is_stacked(layer.kernel):
-        groups = [(x, kernel)]
-        if layer.groups > 1:
-            pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
-            groups = list(zip(*pieces, strict=True))
-        y = [_convolve_stacked(layer, part, own) for part, own in groups]
-        y = tf.concat(y, -1) if layer.groups > 1 else y[0]
+        geometry = Geometry(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+        # x and kernel in as many pieces as the layer has groups
+        pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
+        groups = [convolve(part, own, geometry) for part, own in zip(*pieces, strict=True)]
+        y = tf.concat(groups, -1) if layer.groups > 1 else groups[0]
     elif layer.padding == "causal":
         return NotImplemented
     else:
@@ -141,24 +139,12 @@ def _convolution(layer, x, run):
     return _finish(layer, y, run)
 
 
-def _convolve_stacked(layer, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    taps = _unfold(patches.extract(_fold(x), *geometry), x)
-    *_, features = kernel.shape
-    return _multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
-
-
 @stacked.register(layers.BatchNormalization)
 def _batch_normalization(layer, x, run):
     """Statistics of each task's own batch, or those given; never the layer's moving averages."""
     if layer.axis not in (-1, x.shape.rank - 2):
         return NotImplemented
-    mean, variance = run.batch_moments(layer, x)
-    scale = tf.math.rsqrt(variance + layer.epsilon)
-    if layer.scale:
-        scale *= run.aligned(layer.gamma, x)
-    y = (x - mean) * scale
-    return y + run.aligned(layer.beta, x) if layer.center else y
+    return _scale_and_shift(layer, run.standardize_batch(layer, x), run)
 
 
 @stacked.register(layers.LayerNormalization)
@@ -170,7 +156,7 @@ def _layer_normalization(layer, x, run):
     axes = sorted(1 + axis % rank for axis in axes)
     if axes != list(range(axes[0], x.shape.rank)):
         return NotImplemented
-    return _scale_and_shift(layer, _normalize(x, axes, layer.epsilon), run)
+    return _scale_and_shift(layer, standardize(x, axes, layer.epsilon), run)
 
 
 @stacked.register(layers.GroupNormalization)
@@ -180,15 +166,8 @@ def _group_normalization(layer, x, run):
     *head, c = _lengths(x)
     grouped = tf.reshape(x, [*head, layer.groups, c // layer.groups])
     axes = [*range(2, x.shape.rank - 1), x.shape.rank]
-    y = tf.reshape(_normalize(grouped, axes, layer.epsilon), [*head, c])
+    y = tf.reshape(standardize(grouped, axes, layer.epsilon), [*head, c])
     return _scale_and_shift(layer, y, run)
-
-
-def _normalize(x: tf.Tensor, axes: list[int], epsilon: float) -> tf.Tensor:
-    # Not tf.nn.moments: see Run.batch_moments.
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=True)
-    return (x - mean) * tf.math.rsqrt(variance + epsilon)
 
 
 def _scale_and_shift(layer, y, run):
