@@ -9,8 +9,8 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"types", "_version"},
-    {"functional", "losses", "patches", "networks", "compiled_loop", "figures"},
+    {"types", "_version", "normalization", "patches"},
+    {"functional", "losses", "convolution", "networks", "compiled_loop", "figures"},
     {"layer_rules", "adaptation", "summaries", "config"},
     {"meta_learner"},
     {"checkpoints", "evaluation", "serving"},
