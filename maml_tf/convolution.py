@@ -13,7 +13,6 @@ others at every order, and no further operation is ever needed:
   A(Y, K):  Y' = C(U, K),  K' = B(U, Y)      for U the cotangent of X
   B(X, Y):  X' = A(Y, U),  Y' = C(X, U)      for U the cotangent of K
 
-TensorFlow's own second derivatives of its convolutions cost a quarter more (benchmarks/README.md).
 To remove the native way, drop its branch in `convolve`: everything else stays right.
 
 Shape letters: T tasks, B examples a task, C channels in, F features out.
@@ -42,26 +41,23 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Convolves each task's examples with its own kernel.
 
     Args:
-      x: `[T, B, *spatial, C]`, spatial lengths static.
+      x: `[T * B, *spatial, C]`, task by task; spatial lengths static.
       kernel: `[T, *kernel_size, C, F]`.
       geometry: of the convolution.
 
     Returns:
-      `[T, B, *out, F]`.
+      `[T * B, *out, F]`.
 
     Raises:
       ValueError: a spatial length is not static.
     """
-    lengths = _lengths(x)
-    folded = tf.reshape(x, [-1, *lengths[2:]])
     if kernel.shape[0] == 1 and _is_native(geometry):
-        y = _one_task(folded, tf.reshape(kernel, kernel.shape[1:]), geometry)
-    else:
-        taps = patches.extract(folded, *geometry)
-        rows = tf.reshape(taps, [lengths[0], -1, taps.shape[-1]])
-        y = rows @ tf.reshape(kernel, [-1, taps.shape[-1], kernel.shape[-1]])
-        y = tf.reshape(y, [-1, *taps.shape[1:-1], kernel.shape[-1]])
-    return tf.reshape(y, [*lengths[:2], *y.shape[1:]])
+        return _one_task(x, tf.reshape(kernel, kernel.shape[1:]), geometry)
+    taps = patches.extract(x, *geometry)
+    tasks = tf.shape(kernel)[0] if kernel.shape[0] is None else kernel.shape[0]
+    rows = tf.reshape(taps, [tasks, -1, taps.shape[-1]])
+    y = rows @ tf.reshape(kernel, [tasks, taps.shape[-1], kernel.shape[-1]])
+    return tf.reshape(y, [-1, *taps.shape[1:-1], kernel.shape[-1]])
 
 
 def _is_native(geometry: Geometry) -> bool:
@@ -73,7 +69,7 @@ def _is_native(geometry: Geometry) -> bool:
 def _one_task(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """`x [B, H, W, C]`, `kernel [h, w, C, F]` -> `[B, H', W', F]`."""
     how = {"strides": [1, *geometry.strides, 1], "padding": geometry.padding.upper()}
-    x_shape = tf.stack(_lengths(x))
+    x_shape = tf.shape(x)
 
     @tf.custom_gradient
     def forward(x, kernel):  # C
@@ -97,8 +93,3 @@ def _one_task(x: tf.Tensor, kernel: tf.Tensor, geometry: Geometry) -> tf.Tensor:
         return tf.reshape(product, kernel.shape), lambda u: (to_input(y, u), forward(x, u))
 
     return forward(x, kernel)
-
-
-def _lengths(x: tf.Tensor) -> list:
-    """The shape of `x`, static wherever it is known."""
-    return [tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape)]

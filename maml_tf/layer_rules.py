@@ -120,10 +120,9 @@ def _convolution(layer, x, run):
     kernel = tf.cast(run.value(layer.kernel), x.dtype)
     if run.is_stacked(layer.kernel):
         geometry = Geometry(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-        # x and kernel in as many pieces as the layer has groups
-        pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
-        groups = [convolve(part, own, geometry) for part, own in zip(*pieces, strict=True)]
-        y = tf.concat(groups, -1) if layer.groups > 1 else groups[0]
+        by_group = (tf.split(whole, layer.groups, -1) for whole in (_fold(x), kernel))
+        y = [convolve(part, own, geometry) for part, own in zip(*by_group, strict=True)]
+        y = tf.concat(y, -1)
     elif layer.padding == "causal":
         return NotImplemented
     else:
@@ -135,8 +134,7 @@ def _convolution(layer, x, run):
             data_format=layer.data_format,
             dilation_rate=layer.dilation_rate,
         )
-        y = _unfold(y, x)
-    return _finish(layer, y, run)
+    return _finish(layer, _unfold(y, x), run)
 
 
 @stacked.register(layers.BatchNormalization)
