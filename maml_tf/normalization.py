@@ -38,7 +38,7 @@ def standardize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
         y, scale = _plain(x, axes, epsilon)
 
         def gradient(c):
-            return _second(c, g, *_plain(x, axes, epsilon), axes)
+            return _second(c, g, y, scale, axes)
 
         return scale * (g - _mean(g, axes) - y * _mean(g * y, axes)), gradient
 

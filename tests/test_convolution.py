@@ -1,5 +1,6 @@
 """One task's native convolution against the same as patches, to the third derivative."""
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -62,17 +63,13 @@ def test_native_equals_patches_to_the_third_derivative(float64, monkeypatch, nam
     "geometry",
     [
         Geometry((3, 3), (1, 1), (2, 2), "same"),
-        Geometry((3,), (1,), (1,), "causal"),
+        Geometry((3,), (1,), (1,), "same"),
         Geometry((2, 2, 2), (1, 1, 1), (1, 1, 1), "same"),
     ],
     ids=["dilated", "one axis", "three axes"],
 )
-def test_what_has_no_native_way_still_has_gradients(float64, geometry):
+def test_one_task_without_a_native_way(float64, geometry):
     rank = len(geometry.kernel_size)
     x, kernel = normal(0, 2, *[5] * rank, 2), normal(1, 1, *geometry.kernel_size, 2, 3)
-    with tf.GradientTape() as tape:
-        tape.watch([x, kernel])
-        y = convolve(x, kernel, geometry)
-    assert y.shape == [2, *[5] * rank, 3]
-    of_x, of_kernel = tape.gradient(y, [x, kernel])
-    assert of_x.shape == x.shape and of_kernel.shape == kernel.shape
+    want = keras.ops.conv(x, kernel[0], 1, "same", dilation_rate=geometry.dilation)
+    tf.debugging.assert_near(convolve(x, kernel, geometry), want)
