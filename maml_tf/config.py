@@ -117,10 +117,12 @@ class Config:
     progress: bool = _detail(True, "Show a progress bar.")
     recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
     task_chunks: int = _detail(
-        -1, "Pieces of a meta-batch worked on in parallel; -1: one a task on a CPU, 1 on a GPU."
+        -1,
+        "Pieces of a meta-batch worked on in parallel; -1: on a CPU as many as hold 16 images "
+        "each, else 1.",
     )
     jit_compile: str = _detail(
-        "auto", "Compile with XLA; auto: dense networks only.", choices=("auto", "True", "False")
+        "auto", "Compile with XLA; auto: the sinusoid only.", choices=("auto", "True", "False")
     )
     intra_op_threads: int = _detail(
         -1,

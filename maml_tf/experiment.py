@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -11,8 +13,9 @@ from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid, omniglot_episodes
 from maml_tf.types import TaskSource
 
-MOST_CHUNKS = 32
-"""Pieces of a meta-batch on a CPU: measured in benchmarks/README.md."""
+IMAGES_A_PIECE = 16
+"""On a CPU the meta-batch is cut into the most pieces that still hold this many images of a set: a
+piece fits a core's cache, and is not dispatched for next to nothing (benchmarks/README.md)."""
 
 
 def make_tasks(config: Config, split: str) -> TaskSource:
@@ -65,8 +68,10 @@ def make_network(config: Config) -> keras.Model:
 
 def make_learner(config: Config) -> MetaLearner:
     """Makes the learner for these settings; pre-training is meta-training without inner steps."""
-    convolutional = config.classification and config.conv
-    jit = not convolutional if config.jit_compile == "auto" else config.jit_compile == "True"
+    # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
+    jit = (
+        not config.classification if config.jit_compile == "auto" else config.jit_compile == "True"
+    )
     summed, mean = losses.summed_cross_entropy, losses.cross_entropy
     cross_entropy = summed if config.loss_reduction == "sum" else mean
     # The original divides the summed loss of the query set by K too.
@@ -96,7 +101,9 @@ def _task_chunks(config: Config, jit: bool) -> int:
     if jit or not on_cpu():
         return 1
     share = config.meta_batch_size // tf.distribute.get_strategy().num_replicas_in_sync
-    return max(n for n in range(1, MOST_CHUNKS + 1) if share % n == 0)
+    images = config.num_classes * max(config.update_batch_size, config.query_shots)
+    fits = range(math.ceil(IMAGES_A_PIECE / images), share + 1)
+    return share // min((n for n in fits if share % n == 0), default=share)
 
 
 def on_cpu() -> bool:

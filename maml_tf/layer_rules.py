@@ -9,11 +9,13 @@ Shape letters: T tasks, B examples a task, C channels in, F features out.
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 from keras import layers
 
-from maml_tf.convolution import Geometry, convolve
+from maml_tf import patches
 from maml_tf.functional import stacked
 from maml_tf.normalization import standardize
 
@@ -113,16 +115,21 @@ def _dense(layer, x, run):
 @stacked.register(layers.Conv2D)
 @stacked.register(layers.Conv3D)
 def _convolution(layer, x, run):
-    """One kernel a task (convolution.py), or Keras' own convolution with a shared one."""
+    """A native convolution where there is one kernel; patches times kernels where each task's."""
     if _altered(layer) or layer.data_format != "channels_last":
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
     kernel = tf.cast(run.value(layer.kernel), x.dtype)
-    if run.is_stacked(layer.kernel):
-        geometry = Geometry(layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-        by_group = (tf.split(whole, layer.groups, -1) for whole in (_fold(x), kernel))
-        y = [convolve(part, own, geometry) for part, own in zip(*by_group, strict=True)]
-        y = tf.concat(y, -1)
+    own_kernels = run.is_stacked(layer.kernel)
+    if own_kernels and kernel.shape[0] == 1 and _has_native_derivatives(layer):
+        kernel, own_kernels = tf.reshape(kernel, layer.kernel.shape), False
+    if own_kernels:
+        groups = [(x, kernel)]
+        if layer.groups > 1:
+            pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
+            groups = list(zip(*pieces, strict=True))
+        y = [_convolve_stacked(layer, part, own) for part, own in groups]
+        y = tf.concat(y, -1) if layer.groups > 1 else y[0]
     elif layer.padding == "causal":
         return NotImplemented
     else:
@@ -134,7 +141,21 @@ def _convolution(layer, x, run):
             data_format=layer.data_format,
             dilation_rate=layer.dilation_rate,
         )
-    return _finish(layer, _unfold(y, x), run)
+        y = _unfold(y, x)
+    return _finish(layer, y, run)
+
+
+def _has_native_derivatives(layer) -> bool:
+    """Whether TensorFlow differentiates its convolution to any order, on a CPU too."""
+    images = isinstance(layer, layers.Conv2D)
+    return images and layer.groups == 1 and all(d == 1 for d in layer.dilation_rate)
+
+
+def _convolve_stacked(layer, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
+    taps = _unfold(patches.extract(_fold(x), *geometry), x)
+    *_, features = kernel.shape
+    return _multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
 
 
 @stacked.register(layers.BatchNormalization)

@@ -10,7 +10,7 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches"},
-    {"functional", "losses", "convolution", "networks", "compiled_loop", "figures"},
+    {"functional", "losses", "networks", "compiled_loop", "figures"},
     {"layer_rules", "adaptation", "summaries", "config"},
     {"meta_learner"},
     {"checkpoints", "evaluation", "serving"},

@@ -269,3 +269,53 @@ def test_grouped_convolution_can_be_meta_learned():
     learner = MetaLearner(model, losses.mean_squared_error, meta_batch_size=2)
     gradient, _ = learner.meta_gradient(random_task(model))
     assert [g.shape for g in gradient] == [(2, 2, 2, 4), (4,)]
+
+
+ONE_TASK = [
+    {"strides": 2, "padding": "same"},
+    {"kernel_size": (2, 4), "padding": "same"},
+    {"strides": (1, 2), "padding": "valid"},
+    {"kernel_size": 2, "strides": 3, "padding": "same"},
+    {"dilation_rate": 2},
+    {"groups": 2},
+]
+
+
+def derivatives_to_the_third(function, x, kernel):
+    """Output and derivatives of `function`, each along the one before, nonlinear between."""
+    with tf.GradientTape() as third:
+        third.watch([x, kernel])
+        with tf.GradientTape() as second:
+            second.watch([x, kernel])
+            with tf.GradientTape() as first:
+                first.watch([x, kernel])
+                y = function(x, kernel)
+                value = tf.reduce_sum(tf.tanh(y))
+            once = first.gradient(value, [x, kernel])
+            value = tf.reduce_sum([tf.reduce_sum(g**2) for g in once])
+        twice = second.gradient(value, [x, kernel])
+        value = tf.reduce_sum([tf.reduce_sum(tf.sin(g)) for g in twice])
+    return [y, *once, *twice, *third.gradient(value, [x, kernel])]
+
+
+@pytest.mark.parametrize("options", ONE_TASK, ids=str)
+def test_one_task_alone_equals_the_same_task_in_a_stack_to_the_third_derivative(options):
+    """A kernel of one task is convolved natively, those of several as patches."""
+    layer = layers.Conv2D(4, **{"kernel_size": 3, "use_bias": False, **options})
+    layer.build((None, 7, 6, 2))
+
+    def convolve(tasks):
+        def function(x, kernel):
+            weights = {id(layer.kernel): tf.stack([kernel] * tasks)}
+            return stacked(layer, tf.stack([x] * tasks), Run(weights, None))[0]
+
+        return function
+
+    x, kernel = normal(0, B, 7, 6, 2), normal(1, *layer.kernel.shape)
+    native = options.keys() & {"dilation_rate", "groups"} == set()
+    with tf.Graph().as_default() as graph:
+        convolve(1)(tf.ones([B, 7, 6, 2]), tf.ones(layer.kernel.shape))
+        assert any(op.type == "Conv2D" for op in graph.get_operations()) is native
+    alone, together = (derivatives_to_the_third(convolve(n), x, kernel) for n in (1, 2))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)

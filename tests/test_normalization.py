@@ -2,9 +2,9 @@
 
 import pytest
 import tensorflow as tf
+from helpers import normal
 
 from maml_tf.normalization import _plain, standardize
-from tests.helpers import normal
 
 AXES = {"batch": [1, 2], "last": [3], "between": [2]}
 
