@@ -13,7 +13,7 @@ from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid, omniglot_episodes
 from maml_tf.types import TaskSource
 
-IMAGES_A_PIECE = 16
+IMAGES_A_PIECE = {"convolutional": 16, "dense": 64}
 """On a CPU the meta-batch is cut into the most pieces that still hold this many images of a set: a
 piece fits a core's cache, and is not dispatched for next to nothing (benchmarks/README.md)."""
 
@@ -102,7 +102,8 @@ def _task_chunks(config: Config, jit: bool) -> int:
         return 1
     share = config.meta_batch_size // tf.distribute.get_strategy().num_replicas_in_sync
     images = config.num_classes * max(config.update_batch_size, config.query_shots)
-    fits = range(math.ceil(IMAGES_A_PIECE / images), share + 1)
+    least = IMAGES_A_PIECE["convolutional" if config.conv else "dense"]
+    fits = range(math.ceil(least / images), share + 1)
     return share // min((n for n in fits if share % n == 0), default=share)
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import tensorflow as tf
 
+from maml_tf.fast_weights import FastWeight
 from maml_tf.normalization import moments, standardize
 from maml_tf.types import Weights
 
@@ -113,11 +114,17 @@ class Run:
 
     def value(self, variable: keras.Variable) -> tf.Tensor:
         """Returns what stands for `variable`: shared, stacked, or its own value if it is frozen."""
+        value = self.matrix(variable)
+        return value.stacked() if isinstance(value, FastWeight) else value
+
+    def matrix(self, variable: keras.Variable) -> tf.Tensor | FastWeight:
+        """Returns `value`, or what gives its products without making it: for `multiply` alone."""
         return self._weights.get(id(variable), variable.value)
 
     def is_stacked(self, variable: keras.Variable) -> bool:
         """Whether each task has its own value of `variable`."""
-        return self.value(variable).shape.rank == len(variable.shape) + 1
+        value = self.matrix(variable)
+        return isinstance(value, FastWeight) or value.shape.rank == len(variable.shape) + 1
 
     def aligned(self, variable: keras.Variable, x: tf.Tensor) -> tf.Tensor:
         """Returns `variable`'s value, shaped to broadcast against the last axes of `x [T, ...]`."""
@@ -210,7 +217,7 @@ def _one_task_at_a_time(operation, run: Run, args, kwargs):
         if not layer:
             return operation(*task_args, **task_kwargs)
         values = dict(zip(map(id, mapped), elements[1], strict=True))
-        weights = [(v, values.get(id(v), run.value(v))) for v in variables]
+        weights = [(v, values[id(v)] if id(v) in values else run.value(v)) for v in variables]
         frozen = [(v, v.value) for v in layer.non_trainable_variables]
         with keras.StatelessScope(weights + frozen) as scope:
             before = [scope.get_current_value(v) for v, _ in frozen]

@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras import layers
 
 from maml_tf import patches
+from maml_tf.fast_weights import multiply
 from maml_tf.functional import stacked
 from maml_tf.normalization import standardize
 
@@ -90,13 +91,6 @@ def _finish(layer, y, run):
     return layer.activation(y)
 
 
-def _multiply(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """`x [T, ..., C] @ kernel [T, C, F]`, or a shared `[C, F]`, as one matrix product."""
-    t, *middle, c = _lengths(x)
-    rows = tf.reshape(x, [t, -1, c] if kernel.shape.rank == 3 else [-1, c])
-    return tf.reshape(rows @ kernel, [t, *middle, kernel.shape[-1]])
-
-
 def _altered(layer) -> bool:
     """Whether low-rank adapters or quantisation stand in for the plain kernel."""
     return bool(getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None))
@@ -107,8 +101,7 @@ def _dense(layer, x, run):
     if _altered(layer):
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
-    kernel = tf.cast(run.value(layer.kernel), x.dtype)
-    return _finish(layer, _multiply(x, kernel), run)
+    return _finish(layer, multiply(x, run.matrix(layer.kernel)), run)
 
 
 @stacked.register(layers.Conv1D)
@@ -155,7 +148,7 @@ def _convolve_stacked(layer, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
     taps = _unfold(patches.extract(_fold(x), *geometry), x)
     *_, features = kernel.shape
-    return _multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
+    return multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
 
 
 @stacked.register(layers.BatchNormalization)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf import losses
-from maml_tf.adaptation import Adaptation, adapt, adapt_for, stack
+from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.compiled_loop import compile_loop
 from maml_tf.functional import functional
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
@@ -266,11 +266,12 @@ class MetaLearner:
         sources = list(weights)
         if self.step_sizes:
             sources += [a for a, own in zip(alphas, self.adapts, strict=True) if own]
+        begin = stack if self.recompute else fast
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             adaptation = adapt(
                 self.task_loss,
-                stack(weights, _num_tasks(task.support), self.adapts),
+                begin(weights, _num_tasks(task.support), self.adapts),
                 [task.support] * self.inner_steps,
                 step_size=alphas,
                 adapts=self.adapts,

@@ -9,7 +9,7 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"types", "_version", "normalization", "patches"},
+    {"types", "_version", "normalization", "patches", "fast_weights"},
     {"functional", "losses", "networks", "compiled_loop", "figures"},
     {"layer_rules", "adaptation", "summaries", "config"},
     {"meta_learner"},
