@@ -42,7 +42,7 @@ def fast(
 ) -> list[tf.Tensor | FastWeight]:
     """As `stack`, but a matrix stays shared and factored while that is less work: for `adapt`."""
     return [
-        FastWeight(weight, num_tasks) if own.shape.rank == weight.shape.rank + 1 == 3 else own
+        FastWeight(weight, num_tasks) if own is not weight and weight.shape.rank >= 2 else own
         for weight, own in zip(weights, stack(weights, num_tasks, adapts), strict=True)
     ]
 
@@ -78,7 +78,7 @@ def gradient_step(
     weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
     moving = [w for w, own in zip(weights, adapts, strict=True) if own]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([w.shared if isinstance(w, FastWeight) else w for w in moving])
+        tape.watch([w.matrix if isinstance(w, FastWeight) else w for w in moving])
         losses = loss_fn(weights, batch)
         total = tf.reduce_sum(losses)
     sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
@@ -86,8 +86,8 @@ def gradient_step(
     stepped = []
     for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
         gradient = next(gradients) if own else None
-        if isinstance(weight, FastWeight):
-            weight = weight.stepped(alpha, gradient, hold)
+        if isinstance(weight, FastWeight):  # one gradient a use
+            weight = weight.stepped(alpha, gradient or [], hold)
         elif gradient is not None:
             weight = weight + -alpha * hold(gradient)  # the sign on alpha: one pass fewer
         stepped.append(weight)

@@ -45,8 +45,9 @@ class FastWeight:
         left: tf.Tensor | None = None,
         right: tf.Tensor | None = None,
     ):
-        """Holds `shared [I, F]`, and the factors `left [T, R, I]` and `right [T, R, F]`, if any."""
+        """Holds `shared [..., F]`, and the factors `left [T, R, I]`, `right [T, R, F]`, if any."""
         self.shared = shared
+        self.matrix = tf.reshape(shared, [-1, shared.shape[-1]])  # [I, F]
         self.num_tasks = num_tasks
         self.left = left
         self.right = right
@@ -70,7 +71,7 @@ class FastWeight:
 
     def multiply(self, x: tf.Tensor) -> tf.Tensor:
         """`x [T, B, I]` times each task's matrix: `[T, B, F]`."""
-        y = multiply(x, self.shared)
+        y = multiply(x, self.matrix)
         if self.left is not None:
             left, right = (tf.cast(factor, x.dtype) for factor in (self.left, self.right))
             y += tf.matmul(x, left, transpose_b=True) @ right
@@ -102,22 +103,26 @@ class FastWeight:
             if self.left is not None:
                 left, right = [self.left, *left], [self.right, *right]
             return FastWeight(self.shared, self.num_tasks, tf.concat(left, 1), tf.concat(right, 1))
+        shape = [self.num_tasks, *self.shared.shape]
         gradient = tf.add_n(
-            [tf.cast(use.gradient(of_output), self.dtype) for use, of_output in used]
+            [tf.reshape(tf.cast(use.gradient(g), self.dtype), shape) for use, g in used]
         )
         return self._matrices() + -alpha * hold(gradient)
 
     def _pays(self, inputs: list[tf.Tensor | None]) -> bool:
-        rows = [
-            None if x is None else x.shape[1]
-            for x in [*inputs, *([] if self.left is None else [self.left])]
-        ]
-        wide, high = self.shared.shape
-        return None not in rows and sum(rows) * (wide + high) <= WORTHWHILE * wide * high
+        """Whether factors with these inputs hold few enough numbers; unknown sizes do not."""
+        held = [] if self.left is None else [self.left]
+        ranks = [x.shape[1] for x in [*held, *inputs] if x is not None]
+        if any(x is None for x in inputs) or None in ranks:
+            return False
+        wide, high = self.matrix.shape
+        return sum(ranks) * (wide + high) <= WORTHWHILE * wide * high
 
     def _matrices(self) -> tf.Tensor:
-        w = tf.broadcast_to(self.shared, [self.num_tasks, *self.shared.shape])
-        return w if self.left is None else w + tf.matmul(self.left, self.right, transpose_a=True)
+        w = tf.broadcast_to(self.matrix, [self.num_tasks, *self.matrix.shape])
+        if self.left is not None:
+            w += tf.matmul(self.left, self.right, transpose_a=True)
+        return tf.reshape(w, [self.num_tasks, *self.shared.shape])
 
     def _note(self, output: tf.Tensor, x: tf.Tensor | None) -> tf.Tensor:
         if self.uses is not None:
@@ -126,9 +131,16 @@ class FastWeight:
 
 
 def multiply(x: tf.Tensor, w: tf.Tensor | FastWeight) -> tf.Tensor:
-    """`x [T, ..., I]` times `w`, shared `[I, F]` or each task's own `[T, I, F]`: `[T, ..., F]`."""
+    """`x [T, ..., I]` times `w`, shared `[I, F]` or each task's own `[T, ..., F]`: `[T, ..., F]`.
+
+    A kernel `[T, height, width, C, F]` is taken as the matrix `[T, I, F]` that patches multiply.
+    """
     t, *middle, inputs = (tf.shape(x)[i] if n is None else n for i, n in enumerate(x.shape))
-    own = isinstance(w, FastWeight) or w.shape.rank == 3
-    rows = tf.reshape(x, [t, -1, inputs] if own else [-1, inputs])
-    y = w.multiply(rows) if isinstance(w, FastWeight) else rows @ tf.cast(w, x.dtype)
+    if isinstance(w, FastWeight):
+        y = w.multiply(tf.reshape(x, [t, -1, inputs]))
+    elif w.shape.rank == 2:
+        y = tf.reshape(x, [-1, inputs]) @ tf.cast(w, x.dtype)
+    else:
+        own = tf.reshape(tf.cast(w, x.dtype), [-1, inputs, w.shape[-1]])
+        y = tf.reshape(x, [t, -1, inputs]) @ own
     return tf.reshape(y, [t, *middle, y.shape[-1]])

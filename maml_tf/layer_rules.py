@@ -9,8 +9,6 @@ Shape letters: T tasks, B examples a task, C channels in, F features out.
 
 from __future__ import annotations
 
-import math
-
 import keras
 import tensorflow as tf
 from keras import layers
@@ -108,34 +106,24 @@ def _dense(layer, x, run):
 @stacked.register(layers.Conv2D)
 @stacked.register(layers.Conv3D)
 def _convolution(layer, x, run):
-    """A native convolution where there is one kernel; patches times kernels where each task's."""
+    """Natively with one kernel; by patches where each of several tasks has its own."""
     if _altered(layer) or layer.data_format != "channels_last":
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
-    kernel = tf.cast(run.value(layer.kernel), x.dtype)
-    own_kernels = run.is_stacked(layer.kernel)
-    if own_kernels and kernel.shape[0] == 1 and _has_native_derivatives(layer):
-        kernel, own_kernels = tf.reshape(kernel, layer.kernel.shape), False
-    if own_kernels:
-        groups = [(x, kernel)]
-        if layer.groups > 1:
-            pieces = (tf.split(whole, layer.groups, -1) for whole in (x, kernel))
-            groups = list(zip(*pieces, strict=True))
-        y = [_convolve_stacked(layer, part, own) for part, own in groups]
-        y = tf.concat(y, -1) if layer.groups > 1 else y[0]
-    elif layer.padding == "causal":
+    if run.is_stacked(layer.kernel) and not (x.shape[0] == 1 and _has_native_derivatives(layer)):
+        return _finish(layer, _convolve_patches(layer, x, run), run)
+    if layer.padding == "causal":
         return NotImplemented
-    else:
-        y = keras.ops.conv(
-            _fold(x),
-            kernel,
-            list(layer.strides),
-            layer.padding,
-            data_format=layer.data_format,
-            dilation_rate=layer.dilation_rate,
-        )
-        y = _unfold(y, x)
-    return _finish(layer, y, run)
+    kernel = tf.reshape(run.value(layer.kernel), layer.kernel.shape)
+    y = keras.ops.conv(
+        _fold(x),
+        tf.cast(kernel, x.dtype),
+        list(layer.strides),
+        layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+    return _finish(layer, _unfold(y, x), run)
 
 
 def _has_native_derivatives(layer) -> bool:
@@ -144,11 +132,17 @@ def _has_native_derivatives(layer) -> bool:
     return images and layer.groups == 1 and all(d == 1 for d in layer.dilation_rate)
 
 
-def _convolve_stacked(layer, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+def _convolve_patches(layer, x: tf.Tensor, run) -> tf.Tensor:
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
-    taps = _unfold(patches.extract(_fold(x), *geometry), x)
-    *_, features = kernel.shape
-    return multiply(taps, tf.reshape(kernel, [-1, math.prod(kernel.shape[1:-1]), features]))
+    if layer.groups == 1:
+        taps = _unfold(patches.extract(_fold(x), *geometry), x)
+        return multiply(taps, run.matrix(layer.kernel))
+    pieces = (tf.split(whole, layer.groups, -1) for whole in (x, run.value(layer.kernel)))
+    groups = [
+        multiply(_unfold(patches.extract(_fold(part), *geometry), x), kernel)
+        for part, kernel in zip(*pieces, strict=True)
+    ]
+    return tf.concat(groups, -1)
 
 
 @stacked.register(layers.BatchNormalization)
