@@ -1,0 +1,138 @@
+"""One measurement of this package's meta-step, in a process of its own; prints one line of JSON.
+
+    python -m benchmarks.worker omniglot_5way_1shot --tasks 64 --inner_steps 5
+
+Thread counts are global to a process, and peak memory is its whole life's: the other benchmarks
+start this one anew for each figure. Imports TensorFlow only when it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from benchmarks import settings
+
+
+def config_fields(setting: settings.Setting) -> dict:
+    """The fields of `maml_tf.config.Config` that describe a setting."""
+    return {
+        "datasource": setting.name.split("_")[0],
+        "norm": "None" if setting.regression else "batch_norm",
+        "num_classes": setting.ways,
+        "update_batch_size": setting.shots,
+        "queries": setting.queries,
+        "meta_batch_size": setting.tasks,
+        "num_updates": setting.inner_steps,
+        "update_lr": setting.step_size,
+        "num_filters": setting.filters,
+        "max_pool": setting.max_pool,
+        "conv": setting.convolutional or setting.regression,
+        "stop_grad": setting.first_order,
+        "clip": -1.0,
+    }
+
+
+def prepare(setting: settings.Setting, with_data: bool = False, **fields):
+    """Makes the learner of a setting, and its tasks: one meta-batch again and again, or drawn.
+
+    Args:
+      setting: what to run.
+      with_data: draw each meta-batch inside the step, images from an array of the real data set's
+        size, instead of repeating one.
+      fields: of `maml_tf.config.Config`, other than the setting's.
+
+    Returns:
+      `MetaLearner`, `TaskSource`.
+    """
+    import tensorflow as tf
+
+    from maml_tf.cli import runs
+    from maml_tf.config import Config
+    from maml_tf.experiment import make_learner
+    from maml_tf.tasks import Episodes, Sinusoid
+    from maml_tf.types import Batch, Task
+
+    config = Config(**{**config_fields(setting), **fields})
+    runs.set_up_machine(config)
+    learner = make_learner(config)
+    if with_data and setting.regression:
+        return learner, Sinusoid(shots=setting.shots, queries=setting.queries)
+    if with_data:
+        classes, examples = (1100, 20) if setting.channels == 1 else (64, 600)
+        shape = (classes, examples, setting.image_size, setting.image_size, setting.channels)
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        rotate = setting.channels == 1
+        sizes = (setting.ways, setting.shots, setting.queries)
+        return learner, Episodes(images, *sizes, rotations=rotate)
+    arrays = settings.random_task_batch(setting)
+    for part in ("support_x", "query_x"):  # dense networks: flat there, images here
+        shape = [*arrays[part].shape[:2], *learner.model.input_shape[1:]]
+        arrays[part] = arrays[part].reshape(shape)
+    task = Task(
+        *(Batch(*(tf.constant(arrays[f"{s}_{a}"]) for a in "xy")) for s in ("support", "query"))
+    )
+    return learner, lambda index, num_tasks: task
+
+
+def calls_of(setting: settings.Setting) -> int:
+    """Meta-steps a call: small ones by the hundred, for that is how training runs them."""
+    return 1 if setting.convolutional else 100
+
+
+def measure(learner, tasks, count: int, repeats: int) -> dict[str, float]:
+    """Median milliseconds of a meta-step, seconds to compile, and this process's peak MB."""
+    start = time.perf_counter()
+    learner.meta_steps(tasks, 0, 1)
+    compile_seconds = time.perf_counter() - start
+    learner.meta_steps(tasks, 1, 2 * count)
+    seconds = []
+    for i in range(repeats):
+        start = time.perf_counter()
+        learner.meta_steps(tasks, i * count, count).query_loss.numpy()
+        seconds.append((time.perf_counter() - start) / count)
+    return {
+        "median_ms": 1e3 * statistics.median(seconds),
+        "compile_s": compile_seconds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def child(command: list[str]) -> dict[str, float] | None:
+    """Runs a measurement in a process of its own; None, and its last words, if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        print(" ".join(command), "failed:", done.stderr.strip()[-300:], file=sys.stderr)
+        return None
+    return json.loads(lines[-1])
+
+
+def main() -> None:
+    """Prints one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("setting", choices=list(settings.SETTINGS))
+    parser.add_argument("--repeats", type=int, default=10, help="timed steps")
+    parser.add_argument("--with_data", action="store_true", help="draw meta-batches in the step")
+    parser.add_argument("--tasks", type=int, help="T, other than the setting's")
+    parser.add_argument("--inner_steps", type=int, help="S, other than the setting's")
+    parser.add_argument("--recompute", action="store_true")
+    options = parser.parse_args()
+    others = {name: getattr(options, name) for name in ("tasks", "inner_steps")}
+    setting = dataclasses.replace(
+        settings.SETTINGS[options.setting], **{k: v for k, v in others.items() if v}
+    )
+    learner, tasks = prepare(setting, options.with_data, recompute=options.recompute)
+    print(json.dumps(measure(learner, tasks, calls_of(setting), options.repeats)))
+
+
+if __name__ == "__main__":
+    main()
