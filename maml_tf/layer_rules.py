@@ -15,6 +15,7 @@ from keras import layers
 
 from maml_tf.convolution import Geometry, convolve
 from maml_tf.functional import stacked
+from maml_tf.networks import Context
 from maml_tf.normalization import standardize
 
 
@@ -135,6 +136,12 @@ def _convolution(layer, x, run):
             dilation_rate=layer.dilation_rate,
         )
     return _finish(layer, _unfold(y, x), run)
+
+
+@stacked.register(Context)
+def _context(layer, x, run):
+    beside = tf.broadcast_to(run.aligned(layer.vector, x), [*_lengths(x)[:-1], layer.size])
+    return tf.concat([x, beside], -1)
 
 
 @stacked.register(layers.BatchNormalization)
