@@ -1,8 +1,8 @@
 """Crash recovery: everything a resumed run needs, and the best weights so far.
 
 A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
-variables, the iteration and the best score. Random numbers need no state: they are functions of (seed, split,
-index).
+variables, the iteration and the best score. Random numbers need no state: they are functions of
+(seed, split, index).
 """
 
 from __future__ import annotations

@@ -344,8 +344,14 @@ class Config:
         """The settings of the pre-training that comes before this run, if one does."""
         if not (self.pretrain_iterations and self.metatrain_iterations):
             return None
-        changes = {"method": "auto", "stop_grad": False, "learn_step_size": False, "run_name": ""}
-        return dataclasses.replace(self, metatrain_iterations=0, **changes)
+        return dataclasses.replace(
+            self,
+            method="auto",
+            metatrain_iterations=0,
+            stop_grad=False,
+            learn_step_size=False,
+            run_name="",
+        )
 
     def identity(self) -> dict[str, Any]:
         """Every setting that changes what is learned."""

@@ -210,5 +210,6 @@ def _predict(learner: MetaLearner, weights, support_x, x, inductive: bool) -> tf
 def estimate(curves: np.ndarray) -> Estimate:
     """Summarises `[num_tasks, S + 1]` values: the interval is 1.96 std / sqrt(num_tasks)."""
     curves = np.asarray(curves, np.float64)
-    std = curves.std(axis=0)
+    with np.errstate(invalid="ignore"):  # of a curve that left the finite numbers
+        std = curves.std(axis=0)
     return Estimate(curves.mean(axis=0), std, 1.96 * std / math.sqrt(len(curves)), len(curves))
