@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_tf import experiment
+from maml_tf import evaluation, experiment
 from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
@@ -135,8 +135,15 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(experiment, "omniglot_episodes", few_omniglot_episodes)
+    monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={path}", "--logdir=logs", *FEW, "--meta_batch_size=2", "--num_filters=2"]
-    line += ["--validation_tasks=1", "--progress=False", "--jit_compile=False"]
+    line += [
+        "--validation_tasks=2",
+        "--num_test_tasks=2",
+        "--progress=False",
+        "--jit_compile=False",
+        "--task_chunks=1",
+    ]
     given, words = flags.parse(line)
     config = Config(**given)
     assert not words and path.stem.startswith(config.experiment)
