@@ -29,11 +29,11 @@ class MultitaskLearner(MetaLearner):
 
     Regressor t minimises
 
-        L_t(theta_t) + penalty * |theta_t - c|^2,    c = 0, or the present mean of all theta_t
+        L_t(theta_t) + penalty * |theta_t - c_t|^2,    c_t = 0, or the mean of theta_s over s < t
 
     and the mean of all theta_t is what is fine-tuned to a new task. The paper trains the regressors
-    one after another, "towards the mean of those trained so far"; here they advance together,
-    as one set of stacked weights, towards the mean of all as it moves.
+    one after another, each towards the mean of those before it. Here they advance together, as one
+    set of stacked weights, and c_t moves with them; where all stand still, it is the same equation.
 
     Each regressor starts from random weights of its own, as in the paper.
     """
@@ -52,8 +52,8 @@ class MultitaskLearner(MetaLearner):
         Args:
           model: the regressors' architecture; its weights are replaced by their average.
           loss: `(outputs [T, B, ...], y) -> [T]`.
-          penalty: factor of the squared distance from c.
-          pull: what c is: "zero" (weight decay) or "mean".
+          penalty: factor of the squared distance from c_t.
+          pull: what c_t is: "zero" (weight decay), or the running "mean"; nothing pulls the first.
           **options: those of `MetaLearner`; `meta_batch_size` is T.
 
         Raises:
@@ -86,8 +86,8 @@ class MultitaskLearner(MetaLearner):
     def regularizer(self, weights: Weights) -> tf.Tensor:
         """The penalty, summed over regressors, for weights `[T, *shape]`."""
         if self.pull == "mean":
-            # A regressor is drawn to where the mean is; it does not answer for moving it.
-            weights = [w - tf.stop_gradient(tf.reduce_mean(w, 0)) for w in weights]
+            # Those before are held constant, for in the paper they are done.
+            weights = [w - tf.stop_gradient(_mean_of_those_before(w)) for w in weights]
         return self.penalty * tf.add_n([tf.reduce_sum(tf.square(w)) for w in weights])
 
     def meta_gradient(self, task: Task) -> tuple[Weights, MetaMetrics]:
@@ -124,6 +124,16 @@ class MultitaskLearner(MetaLearner):
             self.model.trainable_variables, self.regressors, strict=True
         ):
             variable.assign(tf.reduce_mean(regressors.value, 0))
+
+
+def _mean_of_those_before(weight: tf.Tensor) -> tf.Tensor:
+    """For `[T, *shape]`: at t the mean over s < t; at 0, where there is none, the weight itself."""
+    copies = weight.shape[0]
+    shares = np.tril(np.ones((copies, copies)), -1) / np.maximum(np.arange(copies), 1)[:, None]
+    shares[0, 0] = 1.0
+    # A matrix product, because XLA makes a cumulative sum ten times as slow.
+    flat = tf.reshape(weight, [copies, -1])
+    return tf.reshape(tf.constant(shares, weight.dtype) @ flat, weight.shape)
 
 
 def _random_starts(model: keras.Model, copies: int) -> list[tuple[keras.Variable, np.ndarray]]:
