@@ -3,7 +3,8 @@
 from maml_tf import layer_rules, losses, networks, tasks  # layer_rules registers the rules
 from maml_tf._version import __version__
 from maml_tf.adaptation import Adaptation, adapt, gradient_step, stack
-from maml_tf.evaluation import evaluate
+from maml_tf.baselines import MultitaskLearner
+from maml_tf.evaluation import evaluate, tune_step_size
 from maml_tf.export import export
 from maml_tf.functional import functional, stacked
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
@@ -18,6 +19,7 @@ __all__ = [
     "LossFn",
     "MetaLearner",
     "MetaMetrics",
+    "MultitaskLearner",
     "Task",
     "TaskSource",
     "TrainingResult",
@@ -35,4 +37,5 @@ __all__ = [
     "stacked",
     "tasks",
     "train",
+    "tune_step_size",
 ]

@@ -159,11 +159,11 @@ def adapt_for(
       steps: S, an int32 scalar; none are taken for S <= 0.
       step_size: alpha, one for all or one a weight.
       adapts: which weights move; all by default.
-      observe: `weights -> [T] float`, called on the weights after 0, 1, ... S steps.
+      observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
 
     Returns:
       The weights after the last step, of unchanged static shapes, and what was observed
-      `[S + 1, T]`, or None.
+      `[S + 1, T, ...]`, or None.
     """
     alphas = _one_a_weight(step_size, weights)
 

@@ -1,8 +1,8 @@
 """Crash recovery: everything a resumed run needs, and the best weights so far.
 
-A checkpoint holds the model's variables, meta-learned step sizes, the optimizer's variables, the
-iteration and the best score. Random numbers need no state: they are functions of (seed, split,
-index).
+A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
+variables, the iteration and the best score. Random numbers need no state: they are functions of
+(seed, split, index).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Checkpoints:
         self.directory = Path(directory)
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
-        self._weights = _named([*learner.model.variables, *learner.step_sizes])
+        self._weights = _named(learner.state)
         self._all = tf.train.Checkpoint(
             weights=_Group(self._weights),
             optimizer=_Group(_named(learner.optimizer.variables)),

@@ -15,6 +15,15 @@ from maml_tf.networks import NORMS
 
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
 
+PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 1e-4}
+"""The multi-task baselines, and how strongly each pulls its weights (docs/design.md)."""
+
+NO_INNER_STEPS = ("pretrained", "oracle", "random", *PENALTIES)
+"""Methods that are trained without inner steps, if at all."""
+
+METHODS = ("maml", "fomaml", "context", *NO_INNER_STEPS)
+"""How the weights are learned; baselines.py describes those that are not MAML."""
+
 
 def _flag(default: Any, help: str, *, choices: tuple = (), names_run: bool = True) -> Any:  # noqa: A002
     metadata = {"help": help, "choices": choices, "names_run": names_run}
@@ -57,18 +66,31 @@ class Config:
         choices=("sum", "mean"),
     )
     # The outer loop.
-    metatrain_iterations: int = _detail(15000, "Meta-training iterations.")
+    method: str = _detail(
+        "auto",
+        "How the initial weights are learned. auto: by the original's flags: pretrained or oracle "
+        "for pretrain_iterations alone, fomaml for stop_grad, else maml.",
+        choices=("auto", *METHODS),
+    )
+    metatrain_iterations: int = _detail(15000, "Training iterations, whatever the method.")
     pretrain_iterations: int = _detail(
         0,
         "Pre-training iterations: the loss before adaptation, over "
         "all tasks. With metatrain_iterations=0: the baseline.",
     )
-    meta_batch_size: int = _flag(25, "T, tasks a meta-step.")
+    meta_batch_size: int = _flag(
+        25, "T, tasks a meta-step; multitask: regressors (the paper's 500)."
+    )
     meta_lr: float = _flag(0.001, "Step size of the meta-optimizer, Adam.")
     clip: float = _flag(
         -1.0,
         "Clip each element of the meta-gradient to +-this; -1: 10 for "
         "MiniImagenet, else no clipping.",
+    )
+    l2: float = _flag(
+        -1.0,
+        "multitask_l2, multitask_mean: lambda, the penalty's factor; -1: the largest that costs a "
+        "regressor little.",
     )
     seed: int = _flag(0, "Everything random is a function of it.")
     # The network.
@@ -90,14 +112,26 @@ class Config:
     test_iter: int = _detail(-1, "Evaluate the checkpoint of this iteration; -1: the newest.")
     test_set: bool = _detail(False, "Evaluate on the test split; False: the validation split.")
     train_update_batch_size: int = _detail(
-        -1, "K that the run was trained with, if it is another; only locates the run."
+        -1, "K of the training, where the evaluation's is another; -1: the same."
     )
     train_update_lr: float = _detail(
-        -1.0, "alpha that the run was trained with, if another; only locates the run."
+        -1.0, "alpha of the training, where the evaluation's is another; -1: the same."
     )
     # Evaluation.
     test_steps: int = _detail(10, "Gradient steps of an evaluation.")
     num_test_tasks: int = _detail(600, "Tasks of an evaluation.")
+    inputs: str = _detail(
+        "all",
+        "half: a sinusoid's support points all have x > 0; query points are everywhere.",
+        choices=("all", "half"),
+    )
+    tune_step_size: str = _detail(
+        "auto",
+        "Choose the evaluation's alpha on as many validation tasks, by the metric after the last "
+        "step. auto: for methods trained without inner steps, unless update_lr is another than "
+        "the training's.",
+        choices=("auto", "True", "False"),
+    )
     batch_statistics: str = _detail(
         "transductive",
         "Batch normalisation of query examples: by the query set (transductive, "
@@ -177,11 +211,10 @@ class Config:
                 raise ValueError(f"--{name} must be positive; got {getattr(self, name)}.")
         if self.clip != -1 and not self.clip > 0:
             raise ValueError(f"--clip must be positive, or -1 for the default; got {self.clip}.")
-        if self.baseline == "oracle" and self.datasource != "sinusoid":
-            raise ValueError(
-                "--baseline=oracle shows a sinusoid's amplitude and phase; "
-                f"--datasource={self.datasource} has none. Drop --baseline."
-            )
+        if self.l2 != -1 and not self.l2 >= 0:
+            raise ValueError(f"--l2 must be 0 or more, or -1 for the default; got {self.l2}.")
+        self._settle_method()
+        self._check_method()
         if not self.conv and self.datasource == "miniimagenet":
             raise ValueError(
                 "--conv=False is for Omniglot; MiniImagenet's network is convolutional."
@@ -192,6 +225,60 @@ class Config:
         if value < least and not (derived and value == -1):
             or_derived = ", or -1 for the default" if derived else ""
             raise ValueError(f"--{name} must be {least} or more{or_derived}; got {value}.")
+
+    # --- the method: the one place that decides it ---
+
+    def _settle_method(self) -> None:
+        """Makes `method`, and the original's flags that say the same, agree."""
+        said, told = self._method_by_the_original()
+        if self.method == "auto":
+            object.__setattr__(self, "method", said)
+        elif told and self.method != said:
+            raise ValueError(
+                f"--method={self.method} contradicts {told}, which is {said}; drop one of them."
+            )
+        object.__setattr__(self, "stop_grad", self.method == "fomaml")
+        if self.method == "oracle":
+            object.__setattr__(self, "baseline", "oracle")
+
+    def _method_by_the_original(self) -> tuple[str, str]:
+        """What the original program's flags say, and those that say it."""
+        if self.pretrain_iterations and not self.metatrain_iterations:
+            said = "oracle" if self.baseline == "oracle" else "pretrained"
+            return said, "--pretrain_iterations with --metatrain_iterations=0"
+        return ("fomaml", "--stop_grad") if self.stop_grad else ("maml", "")
+
+    def _check_method(self) -> None:
+        method, multitask = f"--method={self.method}", self.method in PENALTIES
+        meta_trained = self.method in ("maml", "fomaml")
+        sinusoid = self.datasource == "sinusoid"
+        if self.baseline == "oracle" and not sinusoid:
+            raise ValueError(
+                "The oracle sees a sinusoid's amplitude and phase; "
+                f"--datasource={self.datasource} has none. Drop --baseline and --method=oracle."
+            )
+        if self.baseline == "oracle" and not meta_trained and self.method != "oracle":
+            raise ValueError(f"{method} contradicts --baseline=oracle; drop one of them.")
+        if self.pretrain_iterations and self.metatrain_iterations and not meta_trained:
+            raise ValueError(
+                f"{method} is one training, of --metatrain_iterations; drop --pretrain_iterations."
+            )
+        if multitask and not sinusoid:
+            raise ValueError(
+                f"{method} averages regressors of sinusoids; use it with --datasource=sinusoid."
+            )
+        if multitask and self.distribute != "none":
+            raise ValueError(f"{method} trains on one device; drop --distribute.")
+        if self.l2 != -1 and not PENALTIES.get(self.method):
+            raise ValueError(f"{method} has no penalty; drop --l2.")
+        if self.method == "context" and self.adapt != "all":
+            raise ValueError(f"{method} adapts the context vector alone; drop --adapt.")
+        if self.learn_step_size and self.method in NO_INNER_STEPS:
+            raise ValueError(f"{method} learns no step sizes; drop --learn_step_size.")
+        if self.learn_step_size and self.tune_step_size == "True":
+            raise ValueError("--tune_step_size would replace what --learn_step_size learned.")
+        if self.inputs == "half" and not sinusoid:
+            raise ValueError("--inputs=half is for sinusoids; drop it.")
 
     # --- derived settings ---
 
@@ -215,16 +302,29 @@ class Config:
         return self.clip
 
     @property
-    def method(self) -> str:
-        """How the weights are learned: pretrained, maml or fomaml (first-order)."""
-        if self.pretrain_iterations and not self.metatrain_iterations:
-            return "pretrained"
-        return "fomaml" if self.stop_grad else "maml"
-
-    @property
     def iterations(self) -> int:
         """Iterations of this run; a pre-training before a meta-training is a run of its own."""
+        if self.method == "random":
+            return 0
         return self.metatrain_iterations or self.pretrain_iterations
+
+    @property
+    def inner_steps(self) -> int:
+        """S, gradient steps while training."""
+        return 0 if self.method in NO_INNER_STEPS else self.num_updates
+
+    @property
+    def penalty(self) -> float:
+        """Factor of the multi-task baseline's penalty."""
+        return PENALTIES[self.method] if self.l2 == -1 else self.l2
+
+    @property
+    def tunes_step_size(self) -> bool:
+        """Whether an evaluation chooses its own alpha."""
+        if self.tune_step_size != "auto":
+            return self.tune_step_size == "True"
+        same = self.update_lr == self.trained().update_lr
+        return self.method in NO_INNER_STEPS and same
 
     @property
     def experiment(self) -> str:
@@ -234,13 +334,26 @@ class Config:
         return f"{self.datasource}_{self.num_classes}way_{self.update_batch_size}shot"
 
     def trained(self) -> Config:
-        """The settings that the run under evaluation was trained with."""
-        changes: dict[str, Any] = {}
+        """The settings of the training that these evaluate."""
+        changes: dict[str, Any] = {"train_update_batch_size": -1, "train_update_lr": -1.0}
         if self.train_update_batch_size != -1:
             changes["update_batch_size"] = self.train_update_batch_size
         if self.train_update_lr != -1:
             changes["update_lr"] = self.train_update_lr
         return dataclasses.replace(self, **changes)
+
+    def pretraining(self) -> Config | None:
+        """The settings of the pre-training that comes before this run, if one does."""
+        if not (self.pretrain_iterations and self.metatrain_iterations):
+            return None
+        return dataclasses.replace(
+            self,
+            method="auto",
+            metatrain_iterations=0,
+            stop_grad=False,
+            learn_step_size=False,
+            run_name="",
+        )
 
     def identity(self) -> dict[str, Any]:
         """Every setting that changes what is learned."""
@@ -260,6 +373,7 @@ class Config:
         identity, defaults = self.identity(), Config().identity()
         head = [self.experiment, self.method]
         told = ["datasource", "update_batch_size", "stop_grad", "method"]
+        told += ["baseline"] if self.method == "oracle" else []
         for name in [*told, "num_classes"] if self.classification else told:
             del identity[name]
         for short, name in _SHORT_NAMES.items():

@@ -5,19 +5,27 @@ Shape letters: T tasks of one draw, S gradient steps.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.types import Estimate, Task, TaskSource
+from maml_tf.types import Batch, Estimate, Task, TaskSource
+
+_LOG = logging.getLogger(__name__)
 
 DRAW = 24
 """Tasks drawn at a time. Fixed, so that which tasks are met depends on nothing but the seed."""
 
 BATCH_STATISTICS = ("transductive", "inductive")
+
+STEP_SIZES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""What `tune_step_size` tries."""
 
 
 class Evaluator:
@@ -33,7 +41,7 @@ class Evaluator:
         *,
         num_tasks: int = 600,
         steps: int = 10,
-        step_size: float | None = None,
+        step_size: float | tf.Variable | None = None,
         batch_statistics: str = "transductive",
     ):
         """Sets the evaluation up.
@@ -43,7 +51,7 @@ class Evaluator:
           tasks: held-out tasks; its meta-batches 0, 1, ... are met.
           num_tasks: how many tasks.
           steps: gradient steps, S.
-          step_size: alpha; the learner's own by default.
+          step_size: alpha; the learner's own by default. A variable may change between calls.
           batch_statistics: "transductive": batch normalisation sees the whole query set (the
             paper's figures). "inductive": it uses the statistics of the support set, so that each
             query example is predicted alone.
@@ -96,8 +104,7 @@ class Evaluator:
         learner = self.learner
 
         def measure(weights):
-            seen = learner.apply.statistics(weights, task.support.x) if self.inductive else None
-            outputs = learner.apply(weights, task.query.x, statistics=seen)
+            outputs = _predict(learner, weights, task.support.x, task.query.x, self.inductive)
             return tf.cast(learner.metric(outputs, task.query.y), tf.float32)
 
         curves = learner.adapt_and_observe(
@@ -115,8 +122,94 @@ def evaluate(learner: MetaLearner, tasks: TaskSource, *, progress: bool = False,
     return Evaluator(learner, tasks, **options)(progress=progress)
 
 
+class Tuning(NamedTuple):
+    """How an inner step size was chosen."""
+
+    step_size: float  # the best
+    step_sizes: tuple[float, ...]  # all that were tried
+    scores: tuple[float, ...]  # the metric after the last step with each
+
+
+def tune_step_size(
+    learner: MetaLearner,
+    tasks: TaskSource,
+    *,
+    step_sizes: Sequence[float] = STEP_SIZES,
+    progress: bool = False,
+    **options,
+) -> Tuning:
+    """Chooses alpha: the best mean of the metric after the last step, on validation tasks.
+
+    Args:
+      learner: whose weights are fine-tuned.
+      tasks: validation tasks, all met with every step size.
+      step_sizes: the candidates.
+      progress: show a progress bar.
+      **options: those of `Evaluator`, but `step_size`.
+
+    Returns:
+      `Tuning`. A step size that diverges loses to any that does not; of equals the smallest wins.
+
+    Raises:
+      ValueError: there are no candidates, or all diverge.
+    """
+    alpha = tf.Variable(0.0, trainable=False)
+    evaluator = Evaluator(learner, tasks, step_size=alpha, **options)
+    scores = []
+    for step_size in tqdm(step_sizes, desc="tune", unit="step size", disable=not progress):
+        alpha.assign(step_size)
+        scores.append(float(evaluator().mean[-1]))
+    sign = 1.0 if learner.metric_name == "loss" else -1.0
+    ranked = sorted((sign * m, a) for m, a in zip(scores, step_sizes, strict=True) if m == m)
+    if not ranked or math.isinf(ranked[0][0]):
+        raise ValueError(
+            f"No step size of {', '.join(f'{a:g}' for a in step_sizes)} gives a finite metric; "
+            "give smaller ones."
+        )
+    best = ranked[0][1]
+    if best in (min(step_sizes), max(step_sizes)) and len(step_sizes) > 1:
+        _LOG.warning("The best step size, %g, is the first or last of those tried.", best)
+    return Tuning(best, tuple(step_sizes), tuple(scores))
+
+
+def predictions_while_adapting(
+    learner: MetaLearner,
+    support: Batch,
+    x: tf.Tensor,
+    steps: int,
+    *,
+    step_size: float | None = None,
+    batch_statistics: str = "transductive",
+) -> np.ndarray:
+    """What the learner predicts for `x` while it adapts to the tasks of `support`.
+
+    Args:
+      learner: whose weights are adapted; they stay as they are.
+      support: `x [T, B, ...]`, `y [T, B, ...]`.
+      x: `[T, Q, ...]`.
+      steps: S.
+      step_size: alpha; the learner's own by default.
+      batch_statistics: see `Evaluator`.
+
+    Returns:
+      `[S + 1, T, Q, ...]`, after 0, 1, ... S steps.
+    """
+    inductive = batch_statistics == "inductive"
+
+    def observe(weights):
+        return tf.cast(_predict(learner, weights, support.x, x, inductive), tf.float32)
+
+    return learner.adapt_and_observe(support, steps, observe, step_size=step_size).numpy()
+
+
+def _predict(learner: MetaLearner, weights, support_x, x, inductive: bool) -> tf.Tensor:
+    seen = learner.apply.statistics(weights, support_x) if inductive else None
+    return learner.apply(weights, x, statistics=seen)
+
+
 def estimate(curves: np.ndarray) -> Estimate:
     """Summarises `[num_tasks, S + 1]` values: the interval is 1.96 std / sqrt(num_tasks)."""
     curves = np.asarray(curves, np.float64)
-    std = curves.std(axis=0)
+    with np.errstate(invalid="ignore"):  # of a curve that left the finite numbers
+        std = curves.std(axis=0)
     return Estimate(curves.mean(axis=0), std, 1.96 * std / math.sqrt(len(curves)), len(curves))

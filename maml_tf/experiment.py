@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from maml_tf import losses, networks
-from maml_tf.config import Config
+from maml_tf.baselines import MultitaskLearner
+from maml_tf.config import PENALTIES, Config
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid, omniglot_episodes
 from maml_tf.types import TaskSource
@@ -27,8 +28,16 @@ def make_tasks(config: Config, split: str) -> TaskSource:
     """
     shots, queries = config.update_batch_size, config.query_shots
     if config.datasource == "sinusoid":
-        oracle = config.baseline == "oracle"
-        return Sinusoid(shots=shots, queries=queries, seed=config.seed, split=split, oracle=oracle)
+        training = split == "train"
+        return Sinusoid(
+            shots=shots,
+            queries=queries,
+            seed=config.seed,
+            split=split,
+            oracle=config.baseline == "oracle",
+            half=config.inputs == "half" and not training,
+            fixed=config.method in PENALTIES and training,
+        )
     if config.datasource == "omniglot":
         return omniglot_episodes(
             config.data_dir or None,
@@ -48,13 +57,21 @@ def make_tasks(config: Config, split: str) -> TaskSource:
 def make_network(config: Config) -> keras.Model:
     """Makes the paper's network for these settings, initialised by their seed."""
     norm = "none" if config.norm == "None" else config.norm
+    context = config.method == "context"
     if config.datasource == "sinusoid":
         inputs = 3 if config.baseline == "oracle" else 1
-        return networks.dense_network(inputs, 1, (40, 40), norm=norm, seed=config.seed)
+        return networks.dense_network(
+            inputs, 1, (40, 40), norm=norm, context=context, seed=config.seed
+        )
     shape = (28, 28, 1) if config.datasource == "omniglot" else (84, 84, 3)
     if not config.conv:
         return networks.dense_network(
-            shape, config.num_classes, (256, 128, 64, 64), norm=norm, seed=config.seed
+            shape,
+            config.num_classes,
+            (256, 128, 64, 64),
+            norm=norm,
+            context=context,
+            seed=config.seed,
         )
     return networks.conv_network(
         shape,
@@ -62,12 +79,14 @@ def make_network(config: Config) -> keras.Model:
         filters=config.num_filters,
         max_pool=config.max_pool,
         norm=norm,
+        context=context,
         seed=config.seed,
     )
 
 
 def make_learner(config: Config) -> MetaLearner:
     """Makes the learner for these settings; pre-training is meta-training without inner steps."""
+    network = make_network(config)
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     jit = (
         not config.classification if config.jit_compile == "auto" else config.jit_compile == "True"
@@ -76,22 +95,33 @@ def make_learner(config: Config) -> MetaLearner:
     cross_entropy = summed if config.loss_reduction == "sum" else mean
     # The original divides the summed loss of the query set by K too.
     query_weight = config.query_shots / config.update_batch_size
-    head_only = config.adapt == "head"
+    adapting = "context" if config.method == "context" else config.adapt
+    common = {
+        "step_size": config.update_lr,
+        "meta_batch_size": config.meta_batch_size,
+        "optimizer": keras.optimizers.Adam(config.meta_lr),
+        "adapts": None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
+        "clip": config.clip_value,
+        "task_chunks": _task_chunks(config, jit),
+        "jit_compile": jit,
+    }
+    if config.method in PENALTIES:
+        return MultitaskLearner(
+            network,
+            losses.mean_squared_error,
+            penalty=config.penalty,
+            pull="mean" if config.method == "multitask_mean" else "zero",
+            **common,
+        )
     return MetaLearner(
-        make_network(config),
+        network,
         cross_entropy if config.classification else losses.mean_squared_error,
-        step_size=config.update_lr,
-        inner_steps=0 if config.method == "pretrained" else config.num_updates,
-        meta_batch_size=config.meta_batch_size,
-        optimizer=keras.optimizers.Adam(config.meta_lr),
+        inner_steps=config.inner_steps,
         first_order=config.stop_grad,
         learn_step_size=config.learn_step_size,
-        adapts=(lambda variable: "head/" in variable.path) if head_only else None,
         recompute=config.recompute,
-        clip=config.clip_value,
         query_weight=query_weight if cross_entropy is summed and config.classification else 1.0,
-        task_chunks=_task_chunks(config, jit),
-        jit_compile=jit,
+        **common,
     )
 
 

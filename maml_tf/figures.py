@@ -99,6 +99,7 @@ def draw_run(directory: Path) -> list[Path]:
       ValueError: a result file cannot be read.
     """
     paths = sorted((directory / "results").glob("*.json"))
+    paths = [path for path in paths if not path.name.startswith("samples_")]
     if not paths:
         raise FileNotFoundError(
             f"No result files in {directory / 'results'}; run `maml-tf evaluate` first."

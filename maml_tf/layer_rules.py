@@ -16,6 +16,7 @@ from keras import layers
 from maml_tf import patches
 from maml_tf.fast_weights import multiply
 from maml_tf.functional import stacked
+from maml_tf.networks import Context
 from maml_tf.normalization import standardize
 
 
@@ -143,6 +144,12 @@ def _convolve_patches(layer, x: tf.Tensor, run) -> tf.Tensor:
         for part, kernel in zip(*pieces, strict=True)
     ]
     return tf.concat(groups, -1)
+
+
+@stacked.register(Context)
+def _context(layer, x, run):
+    beside = tf.broadcast_to(run.aligned(layer.vector, x), [*_lengths(x)[:-1], layer.size])
+    return tf.concat([x, beside], -1)
 
 
 @stacked.register(layers.BatchNormalization)

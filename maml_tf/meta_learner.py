@@ -104,7 +104,7 @@ class MetaLearner:
         self.apply = functional(model)
         self.adapts = _adapting(model, adapts)
         self.step_sizes = self._make_step_sizes() if learn_step_size else []
-        self.variables = [*model.trainable_variables, *self.step_sizes]
+        self.variables = self._learned_variables()
         self.optimizer.build(self.variables)
         replicas = self.strategy.num_replicas_in_sync
         if meta_batch_size % (replicas * task_chunks):
@@ -120,6 +120,15 @@ class MetaLearner:
             experimental_attributes={"_noinline": True},
         )
         self._loops: dict[int, tuple[TaskSource, Callable]] = {}
+
+    def _learned_variables(self) -> list[keras.Variable]:
+        """What the optimizer moves."""
+        return [*self.model.trainable_variables, *self.step_sizes]
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
+        return [*self.model.variables, *self.step_sizes]
 
     # --- the inner loop, on this learner's model ---
 
@@ -177,11 +186,11 @@ class MetaLearner:
         Args:
           support: `x [T, B, ...]`, `y [T, B]`.
           steps: S, any number.
-          observe: `weights -> [T] float32`.
+          observe: `weights -> [T, ...] float32`.
           step_size: alpha; the learner's own by default.
 
         Returns:
-          `[S + 1, T]`: what `observe` gave after 0, 1, ... S steps.
+          `[S + 1, T, ...]`: what `observe` gave after 0, 1, ... S steps.
         """
         _, seen = adapt_for(
             self.task_loss,

@@ -7,9 +7,49 @@ no scale, epsilon 1e-3. Every model is a function of `seed` alone.
 from __future__ import annotations
 
 import keras
-from keras import initializers, layers
+from keras import initializers, layers, ops
 
 NORMS = ("batch_norm", "layer_norm", "none")
+
+
+CONTEXT_NUMBERS = 5
+"""Of the context vector beside an input vector (Finn et al. 2017, appendix)."""
+
+CONTEXT_CHANNELS = 3
+"""Of the context beside an image."""
+
+
+@keras.saving.register_keras_serializable("maml_tf")
+class Context(layers.Layer):
+    """Puts learned numbers beside every input: the context vector (Rei 2015).
+
+    `[B, C] -> [B, C + size]`, the same numbers `[size]` for each example; an image
+    `[B, H, W, C] -> [B, H, W, C + size]`, with numbers `[H, W, size]` of each place's own. They
+    start at zero.
+    """
+
+    def __init__(self, size: int, **options):
+        """Takes how many numbers, and Keras' own options of a layer."""
+        super().__init__(**options)
+        self.size = size
+
+    def build(self, input_shape):
+        """Makes the numbers."""
+        shape = (*input_shape[1:-1], self.size)
+        self.vector = self.add_weight(name="vector", shape=shape, initializer="zeros")
+
+    def call(self, x):
+        """Concatenates."""
+        shape = (*ops.shape(x)[:-1], self.size)
+        return ops.concatenate([x, ops.broadcast_to(ops.cast(self.vector, x.dtype), shape)], -1)
+
+    def compute_output_shape(self, input_shape):
+        """The last axis grows."""
+        return (*input_shape[:-1], input_shape[-1] + self.size)
+
+    def get_config(self):
+        """What makes another like it."""
+        return {**super().get_config(), "size": self.size}
 
 
 def dense_network(
@@ -18,6 +58,7 @@ def dense_network(
     hidden: tuple[int, ...] = (40, 40),
     *,
     norm: str = "none",
+    context: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Dense layers with ReLU: the sinusoid regressor, and Omniglot without convolution.
@@ -27,6 +68,7 @@ def dense_network(
       outputs: width of the result: 1 for regression, N logits for classification.
       hidden: widths; (40, 40) for the sinusoid, (256, 128, 64, 64) for Omniglot.
       norm: after each hidden product: "batch_norm", "layer_norm" or "none".
+      context: put a `Context` of five numbers beside the input.
       seed: of the initial weights: truncated normal of standard deviation 0.01, biases 0.
 
     Returns:
@@ -36,6 +78,8 @@ def dense_network(
     model = keras.Sequential([keras.Input(shape)], name="dense_network")
     if len(shape) > 1:
         model.add(layers.Flatten())
+    if context:
+        model.add(Context(CONTEXT_NUMBERS, name="context"))
     for index, width in enumerate(hidden):
         model.add(_dense(width, seed, index, name=f"dense_{index + 1}"))
         _normalize_and_activate(model, norm, index)
@@ -50,6 +94,7 @@ def conv_network(
     filters: int = 64,
     max_pool: bool = False,
     norm: str = "batch_norm",
+    context: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Four 3x3 convolutions, then a linear head (Vinyals et al. 2016; paper section 5.2).
@@ -61,6 +106,7 @@ def conv_network(
       max_pool: False: stride 2 and a mean over space before the head (Omniglot). True: stride 1,
         2x2 max-pooling after each block, a flattened head (MiniImagenet).
       norm: "batch_norm", "layer_norm" or "none".
+      context: put a `Context` of three channels beside the image.
       seed: of the initial weights: Glorot uniform kernels, biases 0; the head after a mean is
         normal with standard deviation 1.
 
@@ -68,6 +114,8 @@ def conv_network(
       A model `[B, height, width, channels] -> [B, ways]` of logits.
     """
     model = keras.Sequential([keras.Input(image_shape)], name="conv_network")
+    if context:
+        model.add(Context(CONTEXT_CHANNELS, name="context"))
     for index in range(4):
         model.add(
             layers.Conv2D(

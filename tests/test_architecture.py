@@ -13,9 +13,9 @@ FLOORS = (
     {"functional", "losses", "networks", "compiled_loop", "figures"},
     {"layer_rules", "adaptation", "summaries", "config"},
     {"meta_learner"},
-    {"checkpoints", "evaluation", "serving"},
+    {"baselines", "checkpoints", "evaluation", "serving"},
     {"training", "export"},
-    {"experiment"},
+    {"experiment", "results"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from maml_tf.config import Config, contradictions, from_flags
+from maml_tf.config import METHODS, NO_INNER_STEPS, Config, contradictions, from_flags
 
+PRETRAINED = {"pretrain_iterations": 5, "metatrain_iterations": 0}
 OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size": 32}
 
 
@@ -21,6 +22,22 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({"clip": 0.0}, "--clip must be positive, or -1"),
         ({"norm": "batchnorm"}, "--norm must be one of batch_norm, layer_norm, None"),
         ({**OMNIGLOT, "baseline": "oracle"}, "Drop --baseline"),
+        ({**OMNIGLOT, "method": "oracle"}, "Drop --baseline"),
+        ({**OMNIGLOT, "inputs": "half"}, "--inputs=half is for sinusoids"),
+        ({**OMNIGLOT, "method": "multitask"}, "use it with --datasource=sinusoid"),
+        ({"method": "mamal"}, "--method must be one of auto, maml, fomaml"),
+        ({"method": "context", "stop_grad": True}, "contradicts --stop_grad, which is fomaml"),
+        ({"method": "maml", "stop_grad": True}, "contradicts --stop_grad, which is fomaml"),
+        ({"method": "maml", **PRETRAINED}, "--method=maml contradicts --pretrain_iterations"),
+        ({"method": "oracle", **PRETRAINED}, "which is pretrained; drop one"),
+        ({"method": "pretrained", "baseline": "oracle"}, "contradicts --baseline=oracle"),
+        ({"method": "pretrained", "pretrain_iterations": 5}, "drop --pretrain_iterations"),
+        ({"method": "random", "learn_step_size": True}, "drop --learn_step_size"),
+        ({"learn_step_size": True, "tune_step_size": "True"}, "--learn_step_size learned"),
+        ({"method": "context", "adapt": "head"}, "drop --adapt"),
+        ({"method": "multitask_l2", "distribute": "mirrored"}, "drop --distribute"),
+        ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
+        ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be 0 or more, or -1"),
         ({"datasource": "miniimagenet", "conv": False}, "--conv=False is for Omniglot"),
     ],
 )
@@ -60,8 +77,80 @@ IDENTITY = [field for field in dataclasses.fields(Config) if field.metadata["nam
 @pytest.mark.parametrize("name, value", [(f.name, other_value(f)) for f in IDENTITY])
 def test_what_changes_what_is_learned_changes_the_directory(name, value):
     """Also a guard: a new field that names a run must show in the name."""
-    assert Config(**{name: value}).directory_name() != Config().directory_name()
-    assert contradictions(Config(), Config(**{name: value}))
+    method = {"method": "multitask_l2"} if name == "l2" else {}
+    plain, changed = Config(**method), Config(**method, **{name: value})
+    assert changed.directory_name() != plain.directory_name()
+    assert contradictions(plain, changed)
+
+
+def test_no_two_methods_share_a_directory():
+    names = {Config(method=method).directory_name() for method in METHODS}
+    assert len(names) == len(METHODS)
+    assert all(name.startswith("sinusoid_5shot.") for name in names)
+
+
+@pytest.mark.parametrize(
+    "flags, method",
+    [
+        ({}, "maml"),
+        ({"stop_grad": True}, "fomaml"),
+        (PRETRAINED, "pretrained"),
+        ({**PRETRAINED, "stop_grad": True}, "pretrained"),
+        ({**PRETRAINED, "baseline": "oracle"}, "oracle"),
+        ({"baseline": "oracle"}, "maml"),
+        ({"pretrain_iterations": 5}, "maml"),
+    ],
+)
+def test_the_originals_flags_say_the_method(flags, method):
+    config = Config(**flags)
+    assert config.method == method
+    assert config.inner_steps == (0 if method in ("pretrained", "oracle") else 1)
+    assert from_flags(config.to_flags()) == config
+
+
+@pytest.mark.parametrize(
+    "explicit, original",
+    [
+        ({"method": "fomaml"}, {"stop_grad": True}),
+        ({"method": "pretrained", "metatrain_iterations": 5}, PRETRAINED),
+        ({"method": "oracle", "metatrain_iterations": 5}, {**PRETRAINED, "baseline": "oracle"}),
+    ],
+)
+def test_both_spellings_are_one_run(explicit, original):
+    explicit, original = Config(**explicit), Config(**original)
+    assert explicit.directory_name() == original.directory_name()
+    assert not contradictions(explicit, original)
+    if "fomaml" not in explicit.method:
+        assert explicit.iterations == original.iterations == 5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_read_back_from_its_flags(method):
+    config = Config(method=method)
+    assert from_flags(config.to_flags()) == config
+
+
+def test_a_pretraining_before_a_meta_training_has_its_own_settings():
+    config = Config(pretrain_iterations=5, stop_grad=True, learn_step_size=True, run_name="x")
+    before = config.pretraining()
+    assert (before.method, before.iterations, before.run_name) == ("pretrained", 5, "")
+    assert Config().pretraining() is None and before.pretraining() is None
+
+
+def test_which_evaluations_tune_the_step_size():
+    assert not Config().tunes_step_size and not Config(method="context").tunes_step_size
+    assert Config(tune_step_size="True").tunes_step_size
+    for method in NO_INNER_STEPS:
+        assert Config(method=method).tunes_step_size
+        assert Config(method=method, train_update_lr=0.01).tunes_step_size
+        assert not Config(method=method, update_lr=0.5, train_update_lr=0.01).tunes_step_size
+        assert not Config(method=method, tune_step_size="False").tunes_step_size
+
+
+def test_the_penalty():
+    assert Config(method="multitask").penalty == 0.0
+    assert Config(method="multitask_l2").penalty > 0
+    assert Config(method="multitask_mean", l2=0.3).penalty == 0.3
 
 
 def test_pretraining_is_another_run_than_meta_training():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Batch, MetaLearner, Task, evaluate, losses, networks
-from maml_tf.evaluation import DRAW, Evaluator, estimate
+from maml_tf import Batch, MetaLearner, Task, evaluate, losses, networks, tune_step_size
+from maml_tf.evaluation import DRAW, Evaluator, estimate, predictions_while_adapting
 from maml_tf.tasks import Sinusoid
 
 
@@ -100,6 +100,44 @@ def test_inductive_prediction_of_an_example_does_not_depend_on_the_others():
     assert evaluate(learner, whole, **options).mean[1] == pytest.approx(expected, rel=1e-4)
     transductive = evaluate(learner, alone, num_tasks=24, steps=1).mean[1]
     assert transductive != pytest.approx(expected, rel=1e-3)
+
+
+def test_the_tuned_step_size_is_the_best_of_all_that_were_tried_by_hand():
+    learner, sizes = make_learner(), (0.3, 0.003, 1e20, 0.03)
+    for variable in learner.model.trainable_variables:
+        variable.assign(variable + 0.3)
+    options = {"num_tasks": 30, "steps": 3}
+    by_hand = {a: evaluate(learner, TASKS, step_size=a, **options).mean[-1] for a in sizes}
+    tuning = tune_step_size(learner, TASKS, step_sizes=sizes, **options)
+    np.testing.assert_allclose(tuning.scores, list(by_hand.values()), rtol=1e-5)
+    finite = {a: score for a, score in by_hand.items() if np.isfinite(score)}
+    assert len(finite) == 3  # 1e20 diverges, and does not win
+    assert tuning.step_size == min(finite, key=finite.get) and tuning.step_sizes == sizes
+
+
+def test_the_tuned_step_size_of_an_accuracy_is_that_of_the_highest():
+    learner = make_learner(metric=lambda outputs, y: -losses.mean_squared_error(outputs, y))
+    sizes, options = (0.003, 0.3, 0.03), {"num_tasks": 24, "steps": 3}
+    scores = [evaluate(learner, TASKS, step_size=a, **options).mean[-1] for a in sizes]
+    tuning = tune_step_size(learner, TASKS, step_sizes=sizes, **options)
+    assert tuning.step_size == sizes[int(np.argmax(scores))]
+
+
+@pytest.mark.parametrize("step_sizes", [(), (1e25,)])
+def test_no_step_size_to_choose(step_sizes):
+    with pytest.raises(ValueError, match="gives a finite metric; give smaller ones"):
+        tune_step_size(make_learner(), TASKS, step_sizes=step_sizes, num_tasks=24, steps=3)
+
+
+@pytest.mark.parametrize("statistics", ["transductive", "inductive"])
+def test_predictions_while_adapting_are_those_that_the_evaluation_measures(statistics):
+    learner, task = make_learner(), TASKS(tf.constant(0, tf.int64), DRAW)
+    options = {"batch_statistics": statistics}
+    predicted = predictions_while_adapting(learner, task.support, task.query.x, 3, **options)
+    assert predicted.shape == (4, DRAW, 5, 1)
+    errors = ((predicted - task.query.y.numpy()) ** 2).mean((1, 2, 3))
+    measured = evaluate(learner, TASKS, num_tasks=DRAW, steps=3, **options).mean
+    np.testing.assert_allclose(errors, measured, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
 from maml_tf.functional import Run
+from maml_tf.networks import Context
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -73,6 +74,8 @@ WITH_WEIGHTS = [
     Case(lambda: layers.Dense(3), [2, 4, 5]),
     *convolutions(),
     *normalisations(),
+    Case(lambda: Context(2), [5]),
+    Case(lambda: Context(2), [3, 4, 1]),
 ]
 
 VECTOR, LINE, IMAGE, VOLUME = [5], [6, 2], [6, 7, 2], [4, 5, 6, 2]

@@ -1,4 +1,4 @@
-"""`maml-tf evaluate`: a table on screen, a JSON file, and the original's CSV file."""
+"""`maml-tf evaluate`: a table on screen, JSON files, and the original's CSV file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
+from maml_tf import results
 from maml_tf.cli import runs
 from maml_tf.config import Config
-from maml_tf.evaluation import evaluate
+from maml_tf.evaluation import Tuning, evaluate, tune_step_size
 from maml_tf.experiment import make_tasks
+from maml_tf.meta_learner import MetaLearner
+from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 
 _LOG = logging.getLogger(__name__)
@@ -22,23 +26,58 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
     directory, config = runs.locate(given, words)
     runs.set_up_machine(config)
-    split = "test" if config.test_set else "val"
-    tasks = make_tasks(config, split)
+    tasks = make_tasks(config, results.split(config))
     learner, iteration = runs.restore(directory, config)
+    began = time.perf_counter()
+    tuning = _tune(learner, config) if config.tunes_step_size else None
     estimate = evaluate(
         learner,
         tasks,
-        num_tasks=config.num_test_tasks,
-        steps=config.test_steps,
-        batch_statistics=config.batch_statistics,
-        step_size=None if config.learn_step_size else config.update_lr,
+        step_size=results.step_size(config, tuning),
         progress=config.progress,
+        **_protocol(config),
     )
-    metric = learner.metric_name
-    print(f"\n{config.experiment}, {config.method}, iteration {iteration}, {split} split:")
-    print(table(estimate, metric))
-    _write(directory, config, split, metric, iteration, estimate)
+    seconds = time.perf_counter() - began
+    _say(config, learner, iteration, tuning, estimate)
+    curve = results.curve(
+        config,
+        estimate,
+        metric=learner.metric_name,
+        iteration=iteration,
+        seconds=seconds,
+        tuning=tuning,
+    )
+    _write(directory, results.curve_name(config), curve)
+    if isinstance(tasks, Sinusoid):
+        samples = results.samples(config, learner, tasks, iteration=iteration, tuning=tuning)
+        _write(directory, results.samples_name(config), samples)
+    if config.test_set and config.batch_statistics == "transductive" and config.inputs == "all":
+        runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
     return 0
+
+
+def _protocol(config: Config) -> dict[str, Any]:
+    return {
+        "num_tasks": config.num_test_tasks,
+        "steps": config.test_steps,
+        "batch_statistics": config.batch_statistics,
+    }
+
+
+def _tune(learner: MetaLearner, config: Config) -> Tuning:
+    validation = make_tasks(config, "val")
+    return tune_step_size(learner, validation, progress=config.progress, **_protocol(config))
+
+
+def _say(config: Config, learner: MetaLearner, iteration: int, tuning, estimate: Estimate) -> None:
+    trained, alpha = config.trained(), results.step_size(config, tuning)
+    told = [f"{trained.experiment}, {trained.method}", f"iteration {iteration}"]
+    told += [f"{results.split(config)} split", f"K = {config.update_batch_size}"]
+    told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
+    told[-1] += " (the best on validation tasks)" if tuning else ""
+    told += ["support points in one half"] if config.inputs == "half" else []
+    print(f"\n{', '.join(told)}:")
+    print(table(estimate, learner.metric_name))
 
 
 def table(estimate: Estimate, metric: str) -> str:
@@ -51,33 +90,10 @@ def table(estimate: Estimate, metric: str) -> str:
     return "\n".join([*lines, f"({estimate.num_tasks} tasks)"])
 
 
-def _write(directory: Path, config: Config, split, metric, iteration, estimate: Estimate) -> None:
-    trained = config.trained()
-    result = {
-        "experiment": f"{trained.experiment}, {trained.method}",
-        "metric": metric,
-        "split": split,
-        "seed": config.seed,
-        "num_tasks": estimate.num_tasks,
-        "ways": config.num_classes if config.classification else None,
-        "shots": config.update_batch_size,
-        "queries": config.query_shots,
-        "batch_statistics": config.batch_statistics,
-        "steps": list(range(len(estimate.mean))),
-        "mean": list(estimate.mean),
-        "ci95": list(estimate.ci95),
-        "std": list(estimate.std),
-        "iteration": iteration,
-        "flags": config.to_flags().split(),
-    }
+def _write(directory: Path, name: str, result: dict[str, Any]) -> None:
     (directory / "results").mkdir(exist_ok=True)
-    name = f"{split}_{config.update_batch_size}shot_stepsize{config.update_lr:g}"
-    name += "" if config.batch_statistics == "transductive" else f"_{config.batch_statistics}"
-    path = directory / "results" / f"{name}.json"
+    path = directory / "results" / name
     runs.write_atomically(path, json.dumps(result, indent=1) + "\n")
-    original = f"test_ubs{config.update_batch_size}_stepsize{config.update_lr:g}.csv"
-    if split == "test" and config.batch_statistics == "transductive":
-        runs.write_atomically(directory / original, _original_csv(estimate))
     _LOG.info("Wrote %s", path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -21,12 +22,21 @@ _DEFINE: dict[type, Callable] = {
 _SECTIONS = {
     "datasource": "Tasks",
     "update_lr": "Inner loop",
-    "metatrain_iterations": "Outer loop",
+    "method": "Outer loop",
     "norm": "Network",
     "logdir": "Run and checkpoint",
     "test_steps": "Evaluation and export",
     "data_dir": "Data and machine",
 }
+
+
+class _Values(flags.FlagValues):
+    """Flags, where a flagfile's own flagfiles lie beside it."""
+
+    def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+        if parsed_file_stack:
+            filename = str(Path(parsed_file_stack[-1]).parent / filename)
+        return super()._get_flag_file_lines(filename, parsed_file_stack)
 
 
 def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -41,7 +51,7 @@ def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     Raises:
       absl.flags.Error: an unknown flag, or a value that is none.
     """
-    values = flags.FlagValues()
+    values = _Values()
     for field in dataclasses.fields(Config):
         define = _DEFINE[type(field.default)]
         define(field.name, field.default, field.metadata["help"], flag_values=values)

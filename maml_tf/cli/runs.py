@@ -119,7 +119,8 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     if not paths:
         config = Config(**given)
         directory = run_directory(config.trained())
-        if not (directory / FLAGS_FILE).exists():
+        untrained = config.method == "random"  # so that there is no run before its evaluation
+        if not (untrained or (directory / FLAGS_FILE).exists()):
             raise FileNotFoundError(
                 f"No trained run in {directory}; train it with the same flags first, or name a "
                 "run's directory."
@@ -130,17 +131,29 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
     own = from_flags((runs[0] / FLAGS_FILE).read_text())
-    return runs[0], dataclasses.replace(own, **given)
+    if given.get("method", own.method) not in (own.method, "auto"):
+        raise ValueError(f"{runs[0]} was made by --method={own.method}; drop --method.")
+    trained_with = {
+        "train_update_batch_size": own.update_batch_size,
+        "train_update_lr": own.update_lr,
+    }
+    return runs[0], dataclasses.replace(own, **{**given, **trained_with, "method": own.method})
 
 
 def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
     """Makes the learner of a run, with its trained weights; also returns their iteration.
+
+    The random baseline has none: its run is made here, and its weights are fresh.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
       ValueError: it cannot be read, or belongs to another network.
     """
     learner = make_learner(config)
+    if config.method == "random":
+        if not (directory / FLAGS_FILE).exists():
+            open_directory(config.trained())
+        return learner, 0
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
     checkpoints = Checkpoints(directory / "checkpoints", learner)

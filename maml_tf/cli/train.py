@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Any
 
@@ -17,7 +16,10 @@ _LOG = logging.getLogger(__name__)
 def run(given: dict[str, Any], words: list[str]) -> int:
     """Meta-trains by the flags; a pre-training before it is a run of its own."""
     del words  # There are none.
-    config = Config(**given)
+    config = Config(**given).trained()
+    if config.method == "random":
+        _LOG.info("Nothing to train: --method=random evaluates the fresh initialisation.")
+        return 0
     if not config.iterations:
         raise ValueError(
             "Nothing to train: --metatrain_iterations and --pretrain_iterations are 0."
@@ -25,8 +27,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     runs.set_up_machine(config)
     with runs.strategy(config).scope():
         initial = None
-        if config.pretrain_iterations and config.metatrain_iterations:
-            before = dataclasses.replace(config, metatrain_iterations=0, run_name="")
+        if before := config.pretraining():
             result, learner = _train(before)
             if result.interrupted:
                 return 130

@@ -42,6 +42,8 @@ class Sinusoid:
         seed: int = 0,
         split: str = "train",
         oracle: bool = False,
+        half: bool = False,
+        fixed: bool = False,
     ):
         """Describes the tasks; draws nothing yet.
 
@@ -51,6 +53,8 @@ class Sinusoid:
             seed: the run's seed.
             split: "train", "val" or "test": independent streams of tasks.
             oracle: tell the model the task: x becomes [x, amplitude, phase].
+            half: support points lie in the positive half of the range; query points everywhere.
+            fixed: the curves are those of meta-batch 0 in every meta-batch; points are fresh.
 
         Raises:
             ValueError: if a count is not positive or the split is unknown.
@@ -64,6 +68,8 @@ class Sinusoid:
         self.seed = seed
         self.split = seeds.check_split(split)
         self.oracle = oracle
+        self.half = half
+        self.fixed = fixed
 
     def __call__(self, index: tf.Tensor | int, num_tasks: int) -> Task:
         """Draws meta-batch `index`.
@@ -76,16 +82,21 @@ class Sinusoid:
             Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
             x is [T, K, 3] and [T, Q, 3].
         """
-        amplitude, phase = (p[:, None, None] for p in self.parameters(index, num_tasks))
         seed = seeds.stream(self.seed, self.split, "sinusoid inputs", index)
         x = seeds.uniform(seed, (num_tasks, self.shots + self.queries, 1), *INPUT_RANGE)
+        support, query = x[:, : self.shots], x[:, self.shots :]
+        if self.half:
+            support = tf.abs(support)  # U[-5, 5] becomes U[0, 5]
+        curves = self.parameters(index, num_tasks)
+        return Task(support=self.examples(curves, support), query=self.examples(curves, query))
+
+    def examples(self, curves: SineParameters, x: tf.Tensor) -> Batch:
+        """Points x [T, B, 1] of curves: what the model sees, [T, B, 1 or 3], and y [T, B, 1]."""
+        amplitude, phase = (p[:, None, None] for p in curves)
         y = amplitude * tf.sin(x - phase)
         if self.oracle:
             x = tf.concat([x, *(tf.broadcast_to(p, x.shape) for p in (amplitude, phase))], axis=-1)
-        return Task(
-            support=Batch(x[:, : self.shots], y[:, : self.shots]),
-            query=Batch(x[:, self.shots :], y[:, self.shots :]),
-        )
+        return Batch(x, y)
 
     def parameters(self, index: tf.Tensor | int, num_tasks: int) -> SineParameters:
         """The true curves of meta-batch `index`, to draw them or to tell an oracle.
@@ -97,6 +108,7 @@ class Sinusoid:
         Returns:
             Amplitude [T] and phase [T], float32.
         """
+        index = 0 if self.fixed else index
         amplitude_seed = seeds.stream(self.seed, self.split, "sinusoid amplitude", index)
         phase_seed = seeds.stream(self.seed, self.split, "sinusoid phase", index)
         return SineParameters(

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maml_tf.cli import runs
+from maml_tf import evaluation, experiment
+from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
+from maml_tf.tasks import Episodes
 
 ROOT = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("MAML_TF_DATA", ROOT.parent / "shared" / "data"))
@@ -53,8 +55,11 @@ def test_train_evaluate_figures_export_and_resume(tmp_path, capsys):
     assert run(["evaluate", "--test_set", "--num_test_tasks=48", *flags]) == 0
     table = capsys.readouterr().out
     assert "± 95 %" in table and "(48 tasks)" in table and "iteration 20" in table
-    (path,) = (directory / "results").glob("*.json")
-    result = json.loads(path.read_text())
+    assert {p.name for p in (directory / "results").iterdir()} == {
+        "test_10shot_stepsize0.01.json",
+        "samples_10shot.json",
+    }
+    result = json.loads((directory / "results" / "test_10shot_stepsize0.01.json").read_text())
     assert result["split"] == "test" and result["shots"] == 10 and result["metric"] == "loss"
     assert len(result["mean"]) == len(result["ci95"]) == len(result["std"]) == 11
     rows = list(csv.reader((directory / "test_ubs10_stepsize0.01.csv").open()))
@@ -75,7 +80,7 @@ def test_pretraining_and_the_oracle_as_the_original_spelled_them(tmp_path):
     assert run([*flags, "--baseline=oracle"]) == 0
     assert run(sinusoid(tmp_path, "--pretrain_iterations=5", "--metatrain_iterations=5")) == 0
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 3 and sum(".pretrained." in name for name in names) == 2
+    assert [name.split(".")[1] for name in names] == ["maml", "oracle", "pretrained"]
     assert run([*flags, "--train=False", "--num_test_tasks=24"]) == 0
 
 
@@ -117,12 +122,131 @@ def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
     assert "data/miniimagenet/README.md" in message
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flags").glob("*.flags")), ids=lambda p: p.stem)
-def test_every_flagfile_is_read(path):
-    from maml_tf.cli import flags
+def few_omniglot_episodes(data_dir, split, *, ways, shots, queries, seed, download):
+    images = np.random.default_rng(0).integers(0, 255, (ways, 20, 28, 28, 1), np.uint8)
+    return Episodes(images, ways, shots, queries, seed=seed, split=split, rotations=True)
 
-    given, words = flags.parse([f"--flagfile={path}"])
-    assert not words and Config(**given).experiment.startswith(path.stem.removesuffix("_dense"))
+
+FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
+def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
+    """From any working directory: two iterations on small data, and one step of evaluation."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "omniglot_episodes", few_omniglot_episodes)
+    monkeypatch.setattr(evaluation, "DRAW", 2)
+    line = [f"--flagfile={path}", "--logdir=logs", *FEW, "--meta_batch_size=2", "--num_filters=2"]
+    line += [
+        "--validation_tasks=2",
+        "--num_test_tasks=2",
+        "--progress=False",
+        "--jit_compile=False",
+        "--task_chunks=1",
+    ]
+    given, words = flags.parse(line)
+    config = Config(**given)
+    assert not words and path.stem.startswith(config.experiment)
+    if config.datasource == "miniimagenet":
+        pytest.skip("its pictures cannot be made up")
+    assert run(["train", *line]) == 0
+    assert run(["evaluate", "--test_set", *line]) == 0
+    told = f"{config.trained().experiment}, {config.method}, iteration {config.iterations}, test"
+    assert told in capsys.readouterr().out
+    (directory,) = Path("logs").iterdir()
+    (curve,) = (directory / "results").glob("test_*.json")
+    result = json.loads(curve.read_text())
+    assert result["shots"] == config.update_batch_size and result["method"] == config.method
+    assert result["train_shots"] == config.trained().update_batch_size
+    assert np.isfinite(result["mean"]).all()
+
+
+def results_of(directory):
+    return {p.name: json.loads(p.read_text()) for p in (directory / "results").iterdir()}
+
+
+def test_the_result_files_hold_what_a_reader_needs(tmp_path):
+    assert run(sinusoid(tmp_path)) == 0
+    (directory,) = tmp_path.iterdir()
+    line = [str(directory), "--test_set", "--num_test_tasks=24", "--inputs=half"]
+    assert run(["evaluate", *line, "--update_batch_size=5", "--update_lr=0.02"]) == 0
+    results = results_of(directory)
+    assert set(results) == {"test_5shot_stepsize0.02_half.json", "samples_5shot_half.json"}
+    expected = {
+        "version": 1,
+        "datasource": "sinusoid",
+        "experiment": "sinusoid_10shot",
+        "method": "maml",
+        "split": "test",
+        "seed": 0,
+        "shots": 5,
+        "train_shots": 10,
+        "inputs": "half",
+        "step_size": 0.02,
+        "iteration": 20,
+    }
+    curve = results["test_5shot_stepsize0.02_half.json"]
+    assert curve["kind"] == "curve" and curve["conv"] is False and curve["tuning"] is None
+    assert curve["steps"] == list(range(11)) and curve["queries"] == 5 and curve["seconds"] > 0
+    samples = results["samples_5shot_half.json"]
+    assert samples["kind"] == "samples" and samples["steps"] == [0, 1, 10]
+    for result in (curve, samples):
+        assert {key: result[key] for key in expected} == expected
+    assert len(samples["tasks"]) == 4
+    for task in samples["tasks"]:
+        x, y = np.array(task["x"]), np.array(task["y"])
+        assert x.shape == (100,) and (x[0], x[-1]) == (-5, 5)
+        np.testing.assert_allclose(y, task["amplitude"] * np.sin(x - task["phase"]), atol=1e-5)
+        assert len(task["support_x"]) == len(task["support_y"]) == 5 and min(task["support_x"]) >= 0
+        assert np.shape(task["predictions"]) == (3, 100)
+    first = np.array([task["predictions"] for task in samples["tasks"]])[:, 0]
+    np.testing.assert_array_equal(first, np.tile(first[0], [4, 1]))  # not adapted yet
+    assert run(["figures", str(directory)]) == 0
+
+
+def test_the_random_baseline_is_evaluated_without_training(tmp_path, capsys):
+    line = sinusoid(tmp_path, "--method=random", "--num_test_tasks=24", "--test_steps=2")
+    assert run(["train", *line]) == 0
+    assert "Nothing to train: --method=random" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert run(["evaluate", *line]) == 0
+    assert "sinusoid_10shot, random, iteration 0, val split" in capsys.readouterr().out
+    (directory,) = tmp_path.iterdir()
+    assert ".random." in directory.name and (directory / "flags.txt").exists()
+    (first,) = (r for r in results_of(directory).values() if r["kind"] == "curve")
+    # Weights of standard deviation 0.01 predict about 0, so that what is left is the mean of y^2.
+    tasks = experiment.make_tasks(Config(update_batch_size=10), "val")(0, 24)
+    assert first["mean"][0] == pytest.approx(np.mean(tasks.query.y.numpy() ** 2), rel=0.01)
+    assert run(["evaluate", str(directory), "--progress=False"]) == 0
+    assert run(["export", str(directory)]) == 0
+
+
+def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp_path, capsys):
+    line = sinusoid(tmp_path, "--method=pretrained", "--num_test_tasks=24", "--test_steps=2")
+    assert run(line) == 0
+    assert run(["evaluate", "--test_set", *line]) == 0
+    assert "(the best on validation tasks)" in capsys.readouterr().out
+    (directory,) = tmp_path.iterdir()
+    result = results_of(directory)["test_10shot_stepsizetuned.json"]
+    best = int(np.argmin(result["tuning"]["scores"]))
+    assert result["step_size"] == result["tuning"]["step_sizes"][best]
+    fixed = [f"--update_lr={result['step_size']}", "--progress=False", "--num_test_tasks=24"]
+    # The scores are those of the validation split, and the curve that of the test split.
+    assert run(["evaluate", str(directory), "--tune_step_size=False", *fixed]) == 0
+    name = f"10shot_stepsize{result['step_size']:g}.json"
+    validated = results_of(directory)[f"val_{name}"]["mean"][-1]
+    assert validated == pytest.approx(result["tuning"]["scores"][best], rel=1e-4)
+    assert run(["evaluate", str(directory), "--test_set", "--tune_step_size=False", *fixed]) == 0
+    np.testing.assert_allclose(results_of(directory)[f"test_{name}"]["mean"], result["mean"], 1e-4)
+
+
+def test_a_flagfile_names_another_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "common.flags").write_text("--seed=3\n--num_updates=2\n")
+    (tmp_path / "a" / "own.flags").write_text("--flagfile=common.flags\n--num_updates=7\n")
+    monkeypatch.chdir(tmp_path)
+    given, _ = flags.parse(["--flagfile=a/own.flags", "--meta_lr=0.5"])
+    assert given == {"seed": 3, "num_updates": 7, "meta_lr": 0.5}
 
 
 def test_help_explains_every_flag(capsys):
@@ -148,6 +272,8 @@ def test_help_explains_every_flag(capsys):
         (["trian"], "Unknown command 'trian'; there are train, evaluate"),
         (["train", "logs/x"], "train takes flags only"),
         (["--metatrain_iterations=0"], "Nothing to train"),
+        (["--method=context", "--stop_grad"], "--method=context contradicts --stop_grad"),
+        (["--method=multitask", "--datasource=omniglot"], "averages regressors of sinusoids"),
         (["--datasource=omniglot", "--data_dir=nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "No run in nowhere"),
         (["figures", "nowhere"], "No run in nowhere"),
@@ -174,6 +300,12 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys):
     assert "now 0.5" not in (tmp_path / "mine" / "flags.txt").read_text()
     assert run([*flags, "--update_lr=0.5", "--resume=False"]) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "mine.old1"}
+
+
+def test_a_runs_method_is_its_own(tmp_path, capsys):
+    assert run(sinusoid(tmp_path, "--run_name=mine")) == 0
+    message = error_of(["evaluate", str(tmp_path / "mine"), "--method=pretrained"], capsys)
+    assert "was made by --method=maml; drop --method" in message
 
 
 def test_another_network_in_the_same_directory(tmp_path, capsys):

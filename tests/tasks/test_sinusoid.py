@@ -42,6 +42,28 @@ def test_oracle_sees_the_parameters_of_the_same_tasks():
         np.testing.assert_array_equal(y, plain_y)
 
 
+def test_half_shows_the_same_tasks_from_the_positive_half_and_asks_everywhere():
+    half, plain = Sinusoid(shots=500, half=True)(4, 3), Sinusoid(shots=500)(4, 3)
+    x = half.support.x.numpy()
+    assert x.min() >= 0 and x.max() <= 5
+    counts, _ = np.histogram(x, bins=5, range=(0, 5))  # 300 each, standard deviation 15
+    assert abs(counts - 300).max() < 75
+    np.testing.assert_array_equal(half.query.x, plain.query.x)
+    np.testing.assert_array_equal(half.query.y, plain.query.y)
+    assert half.query.x.numpy().min() < -4
+    amplitude, phase = Sinusoid(shots=500).parameters(4, 3)
+    expected = amplitude[:, None, None] * np.sin(x - phase[:, None, None])
+    np.testing.assert_allclose(half.support.y, expected, atol=1e-6)
+
+
+def test_fixed_tasks_have_the_curves_of_the_first_meta_batch_and_fresh_points():
+    tasks = Sinusoid(shots=5, fixed=True)
+    for first, later in zip(tasks.parameters(0, 3), tasks.parameters(7, 3), strict=True):
+        np.testing.assert_array_equal(first, later)
+    assert not np.isin(tasks(0, 3).support.x, tasks(7, 3).support.x).any()
+    np.testing.assert_array_equal(tasks(7, 3).support.x, Sinusoid(shots=5)(7, 3).support.x)
+
+
 def test_draws_are_uniform_and_independent():
     tasks = Sinusoid(shots=1)
     amplitude, phase = (p.numpy() for p in tasks.parameters(0, 10_000))

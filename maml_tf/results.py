@@ -1,0 +1,174 @@
+"""What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON, and their names.
+
+Two kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with what
+the model predicted for them, for a picture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from maml_tf.config import Config
+from maml_tf.evaluation import Tuning, predictions_while_adapting
+from maml_tf.meta_learner import MetaLearner
+from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
+from maml_tf.types import Estimate
+
+VERSION = 1
+"""Of the files' form."""
+
+SAMPLES = 4
+"""Sinusoids of a samples file: the first of their split."""
+
+SAMPLE_STEPS = (0, 1, 10)
+GRID_POINTS = 100
+
+
+def curve_name(config: Config) -> str:
+    """A curve's file name; it does not depend on what was measured, so a repetition replaces it."""
+    name = f"{split(config)}_{config.update_batch_size}shot_stepsize{_step_size_name(config)}"
+    name += "_half" if config.inputs == "half" else ""
+    return name + ("_inductive" if config.batch_statistics == "inductive" else "") + ".json"
+
+
+def samples_name(config: Config) -> str:
+    """A samples file's name."""
+    half = "_half" if config.inputs == "half" else ""
+    return f"samples_{config.update_batch_size}shot{half}.json"
+
+
+def original_name(config: Config) -> str:
+    """The name that the original program gave its CSV file."""
+    return f"test_ubs{config.update_batch_size}_stepsize{_step_size_name(config)}.csv"
+
+
+def split(config: Config) -> str:
+    """The split that is evaluated."""
+    return "test" if config.test_set else "val"
+
+
+def step_size(config: Config, tuning: Tuning | None) -> float | None:
+    """Alpha in force; None: the meta-learned ones."""
+    if tuning:
+        return tuning.step_size
+    return None if config.learn_step_size else config.update_lr
+
+
+def curve(
+    config: Config,
+    estimate: Estimate,
+    *,
+    metric: str,
+    iteration: int,
+    seconds: float,
+    tuning: Tuning | None = None,
+) -> dict[str, Any]:
+    """Describes an evaluation.
+
+    Args:
+      config: the settings of the evaluation.
+      estimate: what was measured.
+      metric: its name.
+      iteration: of the weights.
+      seconds: wall time, tuning included.
+      tuning: how alpha was chosen, if it was.
+
+    Returns:
+      The file's contents.
+    """
+    return {
+        **_common("curve", config, iteration, tuning),
+        "metric": metric,
+        "num_tasks": estimate.num_tasks,
+        "ways": config.num_classes if config.classification else None,
+        "queries": config.query_shots,
+        "conv": config.classification and config.conv,
+        "batch_statistics": config.batch_statistics,
+        "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": _finite(tuning.scores)},
+        "steps": list(range(len(estimate.mean))),
+        "mean": list(estimate.mean),
+        "ci95": list(estimate.ci95),
+        "std": list(estimate.std),
+        "seconds": round(seconds, 3),
+        "flags": config.to_flags().split(),
+    }
+
+
+def samples(
+    config: Config,
+    learner: MetaLearner,
+    tasks: Sinusoid,
+    *,
+    iteration: int,
+    tuning: Tuning | None = None,
+) -> dict[str, Any]:
+    """Adapts to a few sinusoids and describes what the model then predicts.
+
+    Args:
+      config: the settings of the evaluation.
+      learner: the model under evaluation.
+      tasks: where the sinusoids come from.
+      iteration: of the weights.
+      tuning: how alpha was chosen, if it was.
+
+    Returns:
+      The file's contents.
+    """
+    curves, support = tasks.parameters(0, SAMPLES), tasks(0, SAMPLES).support
+    x = np.linspace(*INPUT_RANGE, GRID_POINTS, dtype=np.float32)
+    grid = tasks.examples(curves, tf.tile(x[None, :, None], [SAMPLES, 1, 1]))
+    predicted = predictions_while_adapting(
+        learner,
+        support,
+        grid.x,
+        max(SAMPLE_STEPS),
+        step_size=step_size(config, tuning),
+        batch_statistics=config.batch_statistics,
+    )
+    return {
+        **_common("samples", config, iteration, tuning),
+        "steps": list(SAMPLE_STEPS),
+        "tasks": [
+            {
+                "amplitude": float(curves.amplitude[t]),
+                "phase": float(curves.phase[t]),
+                "support_x": support.x[t, :, 0].numpy().tolist(),
+                "support_y": support.y[t, :, 0].numpy().tolist(),
+                "x": x.tolist(),
+                "y": grid.y[t, :, 0].numpy().tolist(),
+                "predictions": [predicted[step, t, :, 0].tolist() for step in SAMPLE_STEPS],
+            }
+            for t in range(SAMPLES)
+        ],
+        "flags": config.to_flags().split(),
+    }
+
+
+def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) -> dict[str, Any]:
+    trained = config.trained()
+    return {
+        "version": VERSION,
+        "kind": kind,
+        "datasource": config.datasource,
+        "experiment": trained.experiment,
+        "method": trained.method,
+        "split": split(config),
+        "seed": config.seed,
+        "shots": config.update_batch_size,
+        "train_shots": trained.update_batch_size,
+        "inputs": config.inputs,
+        "step_size": step_size(config, tuning),
+        "iteration": iteration,
+    }
+
+
+def _step_size_name(config: Config) -> str:
+    return "tuned" if config.tunes_step_size else f"{config.update_lr:g}"
+
+
+def _finite(scores: tuple[float, ...]) -> list[float | None]:
+    """JSON has no NaN and no infinity."""
+    return [score if np.isfinite(score) else None for score in scores]
