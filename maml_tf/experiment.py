@@ -8,7 +8,7 @@ import tensorflow as tf
 from maml_tf import losses, networks
 from maml_tf.config import Config
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.tasks import Sinusoid, omniglot_episodes
+from maml_tf.tasks import Sinusoid, miniimagenet_episodes, omniglot_episodes
 from maml_tf.types import TaskSource
 
 MOST_CHUNKS = 32
@@ -26,19 +26,15 @@ def make_tasks(config: Config, split: str) -> TaskSource:
     if config.datasource == "sinusoid":
         oracle = config.baseline == "oracle"
         return Sinusoid(shots=shots, queries=queries, seed=config.seed, split=split, oracle=oracle)
-    if config.datasource == "omniglot":
-        return omniglot_episodes(
-            config.data_dir or None,
-            split,
-            ways=config.num_classes,
-            shots=shots,
-            queries=queries,
-            seed=config.seed,
-            download=config.download,
-        )
-    raise FileNotFoundError(
-        "No MiniImagenet images: its pictures may not be redistributed, and this version cannot "
-        "prepare them yet; data/miniimagenet/README.md says how to obtain them."
+    omniglot = config.datasource == "omniglot"
+    return (omniglot_episodes if omniglot else miniimagenet_episodes)(
+        config.data_dir or None,
+        split,
+        ways=config.num_classes,
+        shots=shots,
+        queries=queries,
+        seed=config.seed,
+        download=config.download,
     )
 
 
