@@ -14,7 +14,6 @@ import tensorflow as tf
 from maml_tf.tasks import seeds
 from maml_tf.types import Batch, Task
 
-
 _ALIGNMENT = 64
 """Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
 
@@ -227,5 +226,6 @@ def check_counts(
     if shots + queries > counts[smallest]:
         raise ValueError(
             f"{shots} support and {queries} query examples need {shots + queries} examples a "
-            f"class; class {names[smallest] if names else smallest} of the {split!r} split has {counts[smallest]}."
+            f"class; class {names[smallest] if names else smallest} of the {split!r} split has "
+            f"{counts[smallest]}."
         )

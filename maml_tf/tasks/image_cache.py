@@ -147,16 +147,12 @@ def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndar
             except Exception as error:  # A damaged file can raise anything; rebuilding is right.
                 _LOG.warning("%s cannot be read (%s); decoding its source again.", path, error)
     array = build()
-    for path in paths:
-        try:
-            _store(path, array)
-        except OSError as error:
-            _LOG.info("Not kept as %s: %s", path, error)
-            continue
-        del array  # The map takes its place, so that two copies are never there.
-        return _load(path)
-    _LOG.warning("No folder to keep the decoded images in (%s).", ", ".join(map(str, folders)))
-    return array
+    kept = next((path for path in paths if _can_store(path, array)), None)
+    if kept is None:
+        _LOG.warning("No folder to keep the decoded images in (%s).", ", ".join(map(str, folders)))
+        return array
+    del array  # The map takes its place: the two are never there together.
+    return _load(kept)
 
 
 def user_cache() -> Path:
@@ -174,6 +170,16 @@ def _load(path: Path) -> np.ndarray:
     if zlib.crc32(contents[:-_CRC_BYTES]) != int.from_bytes(contents[-_CRC_BYTES:], "little"):
         raise ValueError(f"{path} has a wrong checksum")
     return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def _can_store(path: Path, array: np.ndarray) -> bool:
+    """Whether `_store` succeeded."""
+    try:
+        _store(path, array)
+    except OSError as error:
+        _LOG.info("Not kept as %s: %s", path, error)
+        return False
+    return True
 
 
 def _store(path: Path, array: np.ndarray) -> None:

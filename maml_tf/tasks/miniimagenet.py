@@ -272,7 +272,9 @@ def _numbered(name: str, label: str, by_number: Callable[[str], list[Path]]) -> 
 
 def _files_by_number(folder: Path, label: str) -> list[Path]:
     """A class's files `<wnid>_<number>.JPEG`, in order of the numbers."""
-    matches = {file: re.fullmatch(r".*_(\d+)\.\w+", file.name) for file in (folder / label).glob("*")}
+    matches = {
+        file: re.fullmatch(r".*_(\d+)\.\w+", file.name) for file in (folder / label).glob("*")
+    }
     numbers = {file: int(match[1]) for file, match in matches.items() if match}
     return sorted(numbers, key=lambda file: numbers[file])
 
@@ -406,19 +408,20 @@ def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 def _tensorflow_datasets(root: Path, split: str) -> _Source:
     """What `tfds build` made of data/miniimagenet/mini_imagenet, in its own folder or in `root`."""
     tfds = image_cache.tensorflow_datasets(_HOW)
-    folders = [str(root / "tfds"), None]  # None: the library's own choice.
-    for folder in folders:
+    for folder in (str(root / "tfds"), None):  # None: the library's own.
         try:
             builder = tfds.builder("mini_imagenet", data_dir=folder)
-            break
         except tfds.core.DatasetNotFoundError:
             continue
+        if builder.is_prepared():
+            break
     else:
         raise FileNotFoundError(
             f"TensorFlow Datasets has no mini_imagenet in {root / 'tfds'} or its own folder; build "
             f"it, or {_HOW}."
         )
-    undecoded = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    named = "validation" if split == "val" else split
+    undecoded = builder.as_dataset(split=named, decoders={"image": tfds.decode.SkipDecoding()})
     label_names = builder.info.features["label"].names
     files = sorted(
         (label_names[example["label"]], example["file_name"].decode())
@@ -428,7 +431,7 @@ def _tensorflow_datasets(root: Path, split: str) -> _Source:
     def read() -> np.ndarray:
         images = np.empty((len(files), *IMAGE_SHAPE), np.uint8)
         place = {file: index for index, file in enumerate(files)}
-        examples = tfds.as_numpy(builder.as_dataset(split=split))
+        examples = tfds.as_numpy(builder.as_dataset(split=named))
         for example in tqdm(examples, total=len(files), desc="Decoding MiniImagenet", disable=None):
             file = label_names[example["label"]], example["file_name"].decode()
             images[place[file]] = example["image"]
