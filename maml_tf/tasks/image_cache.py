@@ -167,7 +167,7 @@ def _is_junk(name: str) -> bool:
 def _load(path: Path) -> np.ndarray:
     """Maps what `_store` wrote, or raises."""
     contents = np.memmap(path, np.uint8, mode="r")
-    if zlib.crc32(contents[:-_CRC_BYTES]) != int.from_bytes(contents[-_CRC_BYTES:], "little"):
+    if zlib.crc32(contents[:-_CRC_BYTES].data) != int.from_bytes(contents[-_CRC_BYTES:], "little"):
         raise ValueError(f"{path} has a wrong checksum")
     return np.load(path, mmap_mode="c", allow_pickle=False)
 
@@ -198,7 +198,7 @@ def _store(path: Path, array: np.ndarray) -> None:
             np.lib.format.write_array_header_1_0(header, described)
             file.write(header.getvalue())
             array.tofile(file)
-            checksum = zlib.crc32(array, zlib.crc32(header.getvalue()))
+            checksum = zlib.crc32(array.data, zlib.crc32(header.getvalue()))
             file.write(checksum.to_bytes(_CRC_BYTES, "little"))
         os.replace(temporary, path)
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import generated_images
 from maml_tf.cli import runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
@@ -113,8 +114,30 @@ MINIIMAGENET = (
 
 
 def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
-    message = error_of([*MINIIMAGENET, f"--logdir={tmp_path}"], capsys)
+    line = [*MINIIMAGENET, f"--logdir={tmp_path}", f"--data_dir={tmp_path}"]
+    message = error_of(line, capsys)
     assert "data/miniimagenet/README.md" in message
+
+
+SMALL = ["--num_filters=4", "--num_updates=1", "--validate_every=1", "--progress=False"]
+
+
+@pytest.mark.parametrize(
+    "layout, order",
+    [(layout, []) for layout in generated_images.LAYOUTS] + [("npy", ["--stop_grad"])],
+)
+def test_miniimagenet(layout, order, tmp_path, capsys):
+    generated_images.write(tmp_path / "miniimagenet", layout, (5, 5, 5), examples=16)
+    data = ["--datasource=miniimagenet", f"--data_dir={tmp_path}", "--update_batch_size=1"]
+    assert run(["prepare", *data]) == 0
+    assert "miniimagenet is ready" in capsys.readouterr().err
+    flags = [*MINIIMAGENET, *data, f"--logdir={tmp_path / 'logs'}", *FEW, *SMALL, *order]
+    assert run(flags) == 0
+    assert run([*flags, "--train=False", "--test_set"]) == 0
+    assert "iteration 2, test split" in capsys.readouterr().out
+    (path,) = (tmp_path / "logs").glob("*/results/*.json")
+    result = json.loads(path.read_text())
+    assert result["queries"] == 15 and result["metric"] == "accuracy"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "flags").glob("*.flags")), ids=lambda p: p.stem)
