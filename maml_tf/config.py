@@ -142,7 +142,10 @@ class Config:
     to: str = _detail("", "Directory of the SavedModel; empty: <run>/export.")
     # Running.
     data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
-    download: bool = _detail(False, "Fetch a missing data set through TensorFlow Datasets.")
+    download: bool = _detail(
+        False,
+        "Fetch a missing data set through TensorFlow Datasets (MiniImagenet: read what it built).",
+    )
     run_name: str = _detail("", "Name of the run's directory; empty: made from the settings.")
     log_every: int = _detail(100, "Iterations averaged into a point of TensorBoard.")
     validate_every: int = _detail(-1, "Iterations between validations; -1: 500 (sinusoid: 5000).")

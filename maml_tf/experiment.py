@@ -11,7 +11,7 @@ from maml_tf import losses, networks
 from maml_tf.baselines import MultitaskLearner
 from maml_tf.config import PENALTIES, Config
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.tasks import Sinusoid, omniglot_episodes
+from maml_tf.tasks import Sinusoid, miniimagenet_episodes, omniglot_episodes
 from maml_tf.types import TaskSource
 
 IMAGES_A_PIECE = {"convolutional": 16, "dense": 64}
@@ -38,19 +38,15 @@ def make_tasks(config: Config, split: str) -> TaskSource:
             half=config.inputs == "half" and not training,
             fixed=config.method in PENALTIES and training,
         )
-    if config.datasource == "omniglot":
-        return omniglot_episodes(
-            config.data_dir or None,
-            split,
-            ways=config.num_classes,
-            shots=shots,
-            queries=queries,
-            seed=config.seed,
-            download=config.download,
-        )
-    raise FileNotFoundError(
-        "No MiniImagenet images: its pictures may not be redistributed, and this version cannot "
-        "prepare them yet; data/miniimagenet/README.md says how to obtain them."
+    omniglot = config.datasource == "omniglot"
+    return (omniglot_episodes if omniglot else miniimagenet_episodes)(
+        config.data_dir or None,
+        split,
+        ways=config.num_classes,
+        shots=shots,
+        queries=queries,
+        seed=config.seed,
+        download=config.download,
     )
 
 

@@ -14,6 +14,9 @@ import tensorflow as tf
 from maml_tf.tasks import seeds
 from maml_tf.types import Batch, Task
 
+_ALIGNMENT = 64
+"""Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
+
 
 class Episodes:
     """Classification tasks over random classes: a `TaskSource`.
@@ -24,7 +27,8 @@ class Episodes:
     et al. 2016, https://arxiv.org/abs/1605.06065).
 
     The examples are one tensor on the device, four times as large with `rotations`; a meta-batch is
-    a gather.
+    a gather. On a CPU an array that is mapped privately (`np.load(file, mmap_mode="c")`) is not
+    copied: the tensor is the map, which must not be written to afterwards.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Episodes:
         *,
         seed: int = 0,
         split: str = "train",
+        counts: Sequence[int] | None = None,
         rotations: bool = False,
     ):
         """Checks the examples and puts them on the device.
@@ -50,6 +55,8 @@ class Episodes:
             seed: the run's seed.
             split: "train", "val" or "test": independent streams of tasks. It does not choose the
                 classes: `images` holds those of this split.
+            counts: examples of each class, where `images` is one array [sum of counts, ...] of
+                all of them, class after class.
             rotations: turn each class of each task; needs square images.
 
         Raises:
@@ -58,8 +65,8 @@ class Episodes:
         """
         queries = shots if queries is None else queries
         seeds.check_split(split)
-        examples, counts = _flatten(images)
-        _check_counts(counts, ways, shots, queries, split)
+        examples, sizes = _flatten(images, counts)
+        check_counts(sizes, ways, shots, queries, split)
         examples = _with_rotations(examples) if rotations else examples[None]
         self.ways = ways
         self.shots = shots
@@ -67,14 +74,14 @@ class Episodes:
         self.seed = seed
         self.split = split
         self.rotations = rotations
-        self.num_classes = len(counts)
+        self.num_classes = len(sizes)
         # Made once, eagerly: a traced function captures the tensors instead of copying them into
         # its graph. 64-bit integers, because 32-bit ones live in host memory beside a GPU.
-        self._examples = tf.constant(examples.reshape(-1, *examples.shape[2:]))
-        self._counts = tf.constant(counts)  # [C]
-        self._offsets = tf.constant(np.cumsum(counts) - counts)  # [C], first row of each class
-        self._max_count = int(counts.max())
-        self._num_examples = int(counts.sum())
+        self._examples = _to_device(examples.reshape(-1, *examples.shape[2:]))
+        self._counts = tf.constant(sizes)  # [C]
+        self._offsets = tf.constant(np.cumsum(sizes) - sizes)  # [C], first row of each class
+        self._max_count = int(sizes.max())
+        self._num_examples = int(sizes.sum())
 
     def __call__(self, index: tf.Tensor | int, num_tasks: int) -> Task:
         """Draws meta-batch `index`.
@@ -125,8 +132,28 @@ class Episodes:
         )
 
 
-def _flatten(images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _to_device(array: np.ndarray) -> tf.Tensor:
+    """The array as a tensor where operations run.
+
+    `tf.constant` makes two copies of an array that is not aligned as TensorFlow wants, and keeps
+    one. A private map of a file is shared instead of copied, where the device is the CPU.
+    """
+    private = isinstance(array, np.memmap) and array.mode == "c" and array.flags.c_contiguous
+    if not private or array.ctypes.data % _ALIGNMENT:
+        return tf.constant(array)
+    return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+
+
+def _flatten(
+    images: np.ndarray | Sequence[np.ndarray], counts: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Checks examples; returns them as [sum of counts, ...] and the counts [C] as int64."""
+    if counts is not None:
+        flat = np.atleast_1d(images)
+        _check_example(flat)
+        if sum(counts) != len(flat):
+            raise ValueError(f"counts add up to {sum(counts)}, but there are {len(flat)} examples.")
+        return _check_values(flat), np.asarray(counts, np.int64)
     array = None if isinstance(images, (list, tuple)) else np.atleast_1d(images)
     classes = [np.asarray(examples) for examples in (images if array is None else array)]
     if len({(examples.shape[1:], examples.dtype) for examples in classes}) != 1:
@@ -134,15 +161,21 @@ def _flatten(images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.
             "there are no classes, or they differ in the shape or type of an example; give arrays "
             "[examples, ...] that differ in nothing but their length."
         )
-    shape, counts = classes[0].shape[1:], [len(c) if c.ndim else 0 for c in classes]
-    if classes[0].ndim not in (2, 4):
-        raise ValueError(
-            f"an example has shape {list(shape)}; give images [classes, examples, height, width, "
-            "channels] or features [classes, examples, size]."
-        )
+    _check_example(classes[0])
+    sizes = np.asarray([len(examples) for examples in classes], np.int64)
     # An array needs no copy; a list of arrays does.
-    flat = np.concatenate(classes) if array is None else array.reshape(sum(counts), *shape)
-    return _check_values(flat), np.asarray(counts, np.int64)
+    if array is None:
+        return _check_values(np.concatenate(classes)), sizes
+    return _check_values(array.reshape(sizes.sum(), *array.shape[2:])), sizes
+
+
+def _check_example(examples: np.ndarray) -> None:
+    """Refuses examples [E, ...] that are neither images nor vectors."""
+    if examples.ndim not in (2, 4):
+        raise ValueError(
+            f"an example has shape {list(examples.shape[1:])}; give images [classes, examples, "
+            "height, width, channels] or features [classes, examples, size]."
+        )
 
 
 def _check_values(flat: np.ndarray) -> np.ndarray:
@@ -169,8 +202,19 @@ def _with_rotations(images: np.ndarray) -> np.ndarray:
     return np.stack([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
 
 
-def _check_counts(counts: np.ndarray, ways: int, shots: int, queries: int, split: str) -> None:
-    """Refuses tasks that these classes cannot fill."""
+def check_counts(
+    counts: np.ndarray,
+    ways: int,
+    shots: int,
+    queries: int,
+    split: str,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuses tasks that classes of these sizes [C] cannot fill; numbers classes without names.
+
+    Raises:
+        ValueError: a count is not positive, or there are too few classes or examples.
+    """
     for name, count in (("ways", ways), ("shots", shots), ("queries", queries)):
         if count < 1:
             raise ValueError(f"{name} is {count}; an episode needs at least 1.")
@@ -178,9 +222,10 @@ def _check_counts(counts: np.ndarray, ways: int, shots: int, queries: int, split
         raise ValueError(
             f"{ways}-way episodes need {ways} classes; the {split!r} split has {len(counts)}."
         )
-    smallest = int(counts.argmin())
+    smallest = int(np.argmin(counts))
     if shots + queries > counts[smallest]:
         raise ValueError(
             f"{shots} support and {queries} query examples need {shots + queries} examples a "
-            f"class; class {smallest} of the {split!r} split has {counts[smallest]}."
+            f"class; class {names[smallest] if names else smallest} of the {split!r} split has "
+            f"{counts[smallest]}."
         )

@@ -1,13 +1,15 @@
 """Reads image files from a folder or a zip, and keeps what was decoded from them.
 
-Decoding tens of thousands of small files takes many seconds, reading one array back a fraction of
-one. A cache file is named after a fingerprint of its source, so that a changed source is decoded
-again, and is a `.npz`, whose CRC-32 is checked on reading. Nothing is ever unpickled.
+Decoding tens of thousands of small files takes many seconds, mapping one array into memory a
+fraction of one. A cache file is named after a fingerprint of its source, so that a changed source
+is decoded again, and is a `.npy` with the CRC-32 of everything before it as its last four bytes
+(which Numpy does not read). Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import uuid
@@ -15,11 +17,14 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 _LOG = logging.getLogger(__name__)
+_CRC_BYTES = 4
 _JUNK = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
@@ -49,6 +54,17 @@ class ImageFiles(NamedTuple):
                 yield name, contents
 
 
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of the data sets: `data_dir`, else $MAML_TF_DATA, else "data"."""
+    return Path(data_dir or os.environ.get("MAML_TF_DATA") or "data")
+
+
+def stamp(file: Path) -> str:
+    """What tells a changed file without reading it."""
+    status = file.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
 def list_files(path: Path) -> ImageFiles:
     """Lists the files below a folder or in a zip, without hidden and system files.
 
@@ -60,8 +76,7 @@ def list_files(path: Path) -> ImageFiles:
         for file in path.rglob("*"):
             name = file.relative_to(path).as_posix()
             if not _is_junk(name) and file.is_file():
-                status = file.stat()
-                stamps[name] = f"{status.st_size} {status.st_mtime_ns}"
+                stamps[name] = stamp(file)
     else:
         try:
             with zipfile.ZipFile(path) as archive:
@@ -81,6 +96,35 @@ def fingerprint(sources: Sequence[ImageFiles], version: int) -> str:
     return digest.hexdigest()[:16]
 
 
+def open_image(contents: bytes, place: str) -> Image.Image:
+    """Decodes an image file.
+
+    Raises:
+        ValueError: if it is none, or damaged; says so of `place`.
+    """
+    try:
+        with Image.open(io.BytesIO(contents)) as image:
+            image.load()
+    except Exception as error:  # Pillow raises SyntaxError, too, for a broken PNG.
+        raise ValueError(f"{place} is not an image; get the data again.") from error
+    return image
+
+
+def tensorflow_datasets(how: str) -> ModuleType:
+    """The library, an optional one.
+
+    Raises:
+        ValueError: if it is not installed; says how to get it, or `how` to do without.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise ValueError(
+            f"downloading needs TensorFlow Datasets: pip install 'maml-tf[tfds]'; or {how}."
+        ) from error
+    return tensorflow_datasets
+
+
 def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndarray]) -> np.ndarray:
     """Returns the array kept under `name`, or builds it and keeps it.
 
@@ -93,9 +137,9 @@ def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndar
         build: makes the array.
 
     Returns:
-        The array.
+        The array, mapped into memory (mode "c") where it could be kept.
     """
-    paths = [folder / f"{name}.npz" for folder in folders]
+    paths = [folder / f"{name}.npy" for folder in folders]
     for path in paths:
         if path.is_file():
             try:
@@ -103,14 +147,12 @@ def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndar
             except Exception as error:  # A damaged file can raise anything; rebuilding is right.
                 _LOG.warning("%s cannot be read (%s); decoding its source again.", path, error)
     array = build()
-    for path in paths:
-        try:
-            _store(path, array)
-            return array
-        except OSError as error:
-            _LOG.info("Not kept as %s: %s", path, error)
-    _LOG.warning("No folder to keep the decoded images in (%s).", ", ".join(map(str, folders)))
-    return array
+    kept = next((path for path in paths if _can_store(path, array)), None)
+    if kept is None:
+        _LOG.warning("No folder to keep the decoded images in (%s).", ", ".join(map(str, folders)))
+        return array
+    del array  # The map takes its place: the two are never there together.
+    return _load(kept)
 
 
 def user_cache() -> Path:
@@ -123,16 +165,26 @@ def _is_junk(name: str) -> bool:
 
 
 def _load(path: Path) -> np.ndarray:
-    """Reads what `_store` wrote, or raises."""
-    with np.load(path, allow_pickle=False) as arrays:
-        # Numpy reads as far as the array's header says; a damaged header must not end it early.
-        if arrays.zip.testzip() is not None:
-            raise ValueError("wrong checksum")
-        return arrays["array"]
+    """Maps what `_store` wrote, or raises."""
+    contents = np.memmap(path, np.uint8, mode="r")
+    if zlib.crc32(contents[:-_CRC_BYTES].data) != int.from_bytes(contents[-_CRC_BYTES:], "little"):
+        raise ValueError(f"{path} has a wrong checksum")
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def _can_store(path: Path, array: np.ndarray) -> bool:
+    """Whether `_store` succeeded."""
+    try:
+        _store(path, array)
+    except OSError as error:
+        _LOG.info("Not kept as %s: %s", path, error)
+        return False
+    return True
 
 
 def _store(path: Path, array: np.ndarray) -> None:
     """Writes atomically, or raises OSError."""
+    array = np.ascontiguousarray(array)
     existing = next(folder for folder in path.parents if folder.is_dir())
     if not existing.stat().st_mode & 0o222:
         # The superuser could write; whoever made the folder read-only meant it.
@@ -141,7 +193,13 @@ def _store(path: Path, array: np.ndarray) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "xb") as file:
-            np.savez(file, array=array)
+            header = io.BytesIO()
+            described = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(header, described)
+            file.write(header.getvalue())
+            array.tofile(file)
+            checksum = zlib.crc32(array.data, zlib.crc32(header.getvalue()))
+            file.write(checksum.to_bytes(_CRC_BYTES, "little"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

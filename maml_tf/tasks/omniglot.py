@@ -9,7 +9,6 @@ Shape letter: C characters.
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -123,7 +122,7 @@ def omniglot_images(
         ValueError: if a file is damaged, is no drawing, or a character has not 20 drawings; or if
             `download` finds no TensorFlow Datasets.
     """
-    root = Path(data_dir or os.environ.get("MAML_TF_DATA") or "data") / "omniglot"
+    root = image_cache.data_folder(data_dir) / "omniglot"
     folders = [root / "cache", image_cache.user_cache() / "omniglot"]
     sources = _find_sources(root, may_lack=download)
     if sources:
@@ -178,11 +177,7 @@ def _character(source: image_cache.ImageFiles, name: str) -> tuple[str, str]:
 
 def _decode_drawing(contents: bytes, place: str) -> np.ndarray:
     """One drawing [28, 28, 1] from a PNG file."""
-    try:
-        with Image.open(io.BytesIO(contents)) as drawing:
-            drawing.load()
-    except Exception as error:  # Pillow raises SyntaxError, too, for a broken PNG.
-        raise ValueError(f"{place} is not an image; get the data again.") from error
+    drawing = image_cache.open_image(contents, place)
     if drawing.size != (SOURCE_SIZE, SOURCE_SIZE):
         raise ValueError(
             f"{place} has {drawing.width} x {drawing.height} pixels, not {SOURCE_SIZE} x "
@@ -215,12 +210,7 @@ def _stack(drawings: Mapping[tuple[str, str], list[np.ndarray]]) -> np.ndarray:
 
 def _tensorflow_datasets(folder: Path) -> tuple[str, Callable[[], np.ndarray]]:
     """Cache key and decoder of the copy that TensorFlow Datasets downloads into `folder`."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise ValueError(
-            f"downloading needs TensorFlow Datasets: pip install 'maml-tf[tfds]'; or {_HOW}."
-        ) from error
+    tfds = image_cache.tensorflow_datasets(_HOW)
     examples, info = tfds.load("omniglot", split="train+test", data_dir=str(folder), with_info=True)
 
     def build() -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import generated_images
 from maml_tf import evaluation, experiment
 from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
@@ -118,13 +119,38 @@ MINIIMAGENET = (
 
 
 def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
-    message = error_of([*MINIIMAGENET, f"--logdir={tmp_path}"], capsys)
+    line = [*MINIIMAGENET, f"--logdir={tmp_path}", f"--data_dir={tmp_path}"]
+    message = error_of(line, capsys)
     assert "data/miniimagenet/README.md" in message
 
 
-def few_omniglot_episodes(data_dir, split, *, ways, shots, queries, seed, download):
-    images = np.random.default_rng(0).integers(0, 255, (ways, 20, 28, 28, 1), np.uint8)
-    return Episodes(images, ways, shots, queries, seed=seed, split=split, rotations=True)
+SMALL = ["--num_filters=4", "--num_updates=1", "--validate_every=1", "--progress=False"]
+
+
+@pytest.mark.parametrize(
+    "layout, order",
+    [(layout, []) for layout in generated_images.LAYOUTS] + [("npy", ["--stop_grad"])],
+)
+def test_miniimagenet(layout, order, tmp_path, capsys):
+    generated_images.write(tmp_path / "miniimagenet", layout, (5, 5, 5), examples=16)
+    data = ["--datasource=miniimagenet", f"--data_dir={tmp_path}", "--update_batch_size=1"]
+    assert run(["prepare", *data]) == 0
+    assert "miniimagenet is ready" in capsys.readouterr().err
+    flags = [*MINIIMAGENET, *data, f"--logdir={tmp_path / 'logs'}", *FEW, *SMALL, *order]
+    assert run(flags) == 0
+    assert run([*flags, "--train=False", "--test_set"]) == 0
+    assert "iteration 2, test split" in capsys.readouterr().out
+    (path,) = (tmp_path / "logs").glob("*/results/*.json")
+    result = json.loads(path.read_text())
+    assert result["queries"] == 15 and result["metric"] == "accuracy"
+
+
+def few_episodes(*image_shape):
+    def episodes(data_dir, split, *, ways, shots, queries, seed, download):
+        images = np.random.default_rng(0).integers(0, 255, (ways, 20, *image_shape), np.uint8)
+        return Episodes(images, ways, shots, queries, seed=seed, split=split)
+
+    return episodes
 
 
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
@@ -134,7 +160,8 @@ FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "omniglot_episodes", few_omniglot_episodes)
+    monkeypatch.setattr(experiment, "omniglot_episodes", few_episodes(28, 28, 1))
+    monkeypatch.setattr(experiment, "miniimagenet_episodes", few_episodes(84, 84, 3))
     monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={path}", "--logdir=logs", *FEW, "--meta_batch_size=2", "--num_filters=2"]
     line += [
@@ -147,8 +174,6 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
     given, words = flags.parse(line)
     config = Config(**given)
     assert not words and path.stem.startswith(config.experiment)
-    if config.datasource == "miniimagenet":
-        pytest.skip("its pictures cannot be made up")
     assert run(["train", *line]) == 0
     assert run(["evaluate", "--test_set", *line]) == 0
     told = f"{config.trained().experiment}, {config.method}, iteration {config.iterations}, test"

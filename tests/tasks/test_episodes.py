@@ -220,3 +220,46 @@ SPOILT = np.full((5, 4, 3), np.nan)
 def test_errors(images, wrong, message):
     with pytest.raises(ValueError, match=message):
         Episodes(images, **{"ways": 3, "shots": 1, "queries": 1, "split": "val"} | wrong)
+
+
+def test_one_array_with_counts_is_one_array_a_class():
+    classes = coordinates(2, 5, 3)
+    expected = arrays(Episodes(classes, ways=3, shots=1)(3, 9))
+    flat = Episodes(np.concatenate(classes), ways=3, shots=1, counts=[2, 5, 3])
+    for a, b in zip(arrays(flat(3, 9)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="counts add up to 9, but there are 10 examples"):
+        Episodes(np.concatenate(classes), ways=3, shots=1, counts=[2, 5, 2])
+
+
+def mapped(path, mode):
+    images = pictures(8, 6)
+    np.save(path, images)
+    return images, np.load(path, mmap_mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["c", "r", "r+"])
+def test_a_mapped_array_is_like_any_other(mode, tmp_path):
+    images, array = mapped(tmp_path / "x.npy", mode)
+    expected = arrays(tf.function(Episodes(images, ways=3, shots=2))(0, 4))
+    tasks = Episodes(array, ways=3, shots=2)
+    del array  # The source keeps what it needs.
+    for a, b in zip(arrays(tf.function(tasks)(0, 4)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("mode", ["c", "r+"])
+def test_only_a_private_map_is_shared_with_the_tensor(mode, tmp_path):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("an accelerator has memory of its own")
+    images, array = mapped(tmp_path / "x.npy", mode)
+    tasks = Episodes(array, ways=3, shots=2)
+    array[:] = 255  # Not to be done; here it shows whose memory the tensor has.
+    assert (tasks(0, 4).query.x.numpy() == 1).all() == (mode == "c")
+
+
+def test_a_part_of_a_map_that_is_not_aligned(tmp_path):
+    images, array = mapped(tmp_path / "x.npy", "c")  # 150 bytes an example, 900 a class
+    expected = arrays(Episodes(images[1:], ways=3, shots=2)(0, 4))
+    for a, b in zip(arrays(Episodes(array[1:], ways=3, shots=2)(0, 4)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,1 @@
+"""MiniImagenet, in the layout of TensorFlow Datasets."""
