@@ -10,10 +10,10 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches"},
-    {"functional", "losses", "convolution", "networks", "compiled_loop", "figures"},
-    {"layer_rules", "adaptation", "summaries", "config"},
-    {"meta_learner"},
-    {"checkpoints", "evaluation", "serving"},
+    {"functional", "losses", "convolution", "networks", "compiled_loop", "results"},
+    {"layer_rules", "adaptation", "config", "paper"},
+    {"meta_learner", "figures", "tables"},
+    {"checkpoints", "evaluation", "serving", "summaries"},
     {"training", "export"},
     {"experiment"},
     {"cli"},
