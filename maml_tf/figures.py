@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from maml_tf import paper
@@ -84,6 +85,7 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
         line = _Line(COLOURS[index % len(COLOURS)], "-", "o")
         _draw_curve(axes, curve, line, label, scale=100.0 if metric == "accuracy" else 1.0)
     _finish_curves(axes, title)
+    axes.legend(frameon=False)
     axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
     axes.title.set_fontsize(10)
     return figure
@@ -99,16 +101,18 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     Returns:
       A figure, a page wide if there are three panels.
     """
-    size = (max(_WIDTH / 3 * len(panels), 3.2), 2.4)
-    figure = Figure(figsize=size, layout="constrained", dpi=200)
+    width = max(_WIDTH / 3 * len(panels), 3.6)
+    figure = Figure(figsize=(width, 2.6), layout="constrained", dpi=200)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    handles = {}
     for axes, (title, methods) in zip(grid, panels.items(), strict=True):
         for method, curves in methods.items():
-            label = f"{paper.METHODS[method]}, {step_size_text(curves[0])}"
-            _draw_curve(axes, pool(curves), _METHODS[method], label)
+            label = _with_step_sizes(method, panels.values())
+            handles[label] = _draw_curve(axes, pool(curves), _METHODS[method], label)
         _finish_curves(axes, title)
         axes.set_ylim(bottom=0)
     grid[0].set_ylabel("mean squared error")
+    _legend_below(figure, handles, columns=3)
     return figure
 
 
@@ -137,16 +141,16 @@ def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("y")
     handles, labels = drawn[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    _legend_below(figure, dict(zip(labels, handles, strict=True)), columns=len(labels))
     return figure
 
 
 def _draw_curve(
     axes: Axes, curve: Estimate, line: _Line, label: str, *, scale: float = 1.0
-) -> None:
+) -> Line2D:
     steps = np.arange(len(curve.mean))
     mean, ci95 = scale * np.asarray(curve.mean), scale * np.asarray(curve.ci95)
-    axes.plot(
+    (drawn,) = axes.plot(
         steps,
         mean,
         line.dashes,
@@ -157,14 +161,32 @@ def _draw_curve(
         label=label,
     )
     axes.fill_between(steps, mean - ci95, mean + ci95, color=line.colour, alpha=0.2, linewidth=0)
+    return drawn
 
 
 def _finish_curves(axes: Axes, title: str) -> None:
     axes.set_xlabel("gradient steps")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
     axes.set_title(title)
+
+
+def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]]) -> str:
+    """Names a method with its alpha; with one for each panel where they differ."""
+    given = [step_size_text(panel[method][0]) for panel in panels if method in panel]
+    different = list(dict.fromkeys(given))
+    shown = given if len(different) > 1 else different
+    return ", ".join([paper.METHODS[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
+
+
+def _legend_below(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
 
 
 def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
@@ -176,7 +198,9 @@ def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
         task.support_x,
         task.support_y,
         _USED.marker,
-        markersize=4,
+        markersize=5.5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
         color=_USED.colour,
         label="used for grad",
     )

@@ -194,6 +194,8 @@ def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
 
 def pool(curves: Sequence[Curve]) -> Estimate:
     """Takes the tasks of several seeds together, as one evaluation over all of them."""
+    if len(curves) == 1:
+        return curves[0].estimate
     length = min(len(curve.steps) for curve in curves)
     counts = np.array([curve.estimate.num_tasks for curve in curves], float)
     share = (counts / counts.sum())[:, None]
