@@ -20,7 +20,16 @@ from matplotlib.ticker import MaxNLocator
 
 from maml_tf import paper
 from maml_tf.paper import Piece
-from maml_tf.results import Curve, Result, Samples, SampleTask, Wanted, choose, pool, step_size_text
+from maml_tf.result_files import (
+    Curve,
+    Result,
+    Samples,
+    SampleTask,
+    Wanted,
+    choose,
+    pool,
+    step_size_text,
+)
 from maml_tf.types import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

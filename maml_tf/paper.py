@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from maml_tf.results import Wanted
+from maml_tf.result_files import Wanted
 
 METHODS = {
     "maml": "MAML",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from maml_tf import paper
 from maml_tf.paper import Piece, Row
-from maml_tf.results import Curve, Result, choose, pool
+from maml_tf.result_files import Curve, Result, choose, pool
 
 MISSING = "—"
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import Batch, Task, adapt, results, stack
+from maml_tf import Batch, Task, adapt, result_files, stack
 
 RESULTS = Path(__file__).parent / "data" / "results"
 
@@ -93,7 +93,7 @@ def assert_is_the_derivative(gradient, objective, weights, names, rtol=1e-5, ato
 
 def paper_results(place=RESULTS):
     """Reads all result files in a place; those of tests/data/results, if no other."""
-    return [result for path in results.find([place]) for result in results.read(path)]
+    return [result for path in result_files.find([place]) for result in result_files.read(path)]
 
 
 def result_content(experiment, name):

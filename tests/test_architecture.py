@@ -10,7 +10,7 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches"},
-    {"functional", "losses", "convolution", "networks", "compiled_loop", "results"},
+    {"functional", "losses", "convolution", "networks", "compiled_loop", "result_files"},
     {"layer_rules", "adaptation", "config", "paper"},
     {"meta_learner", "figures", "tables"},
     {"checkpoints", "evaluation", "serving", "summaries"},

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maml_tf import figures, paper, results, tables
+from maml_tf import figures, paper, result_files, tables
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.paper import Piece
-from maml_tf.results import Result
+from maml_tf.result_files import Result
 from maml_tf.summaries import FIGURES_SUFFIX, Summaries
 
 _LOG = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     Every file is read, and every picture made, before the first one is written.
     """
     places = words or [str(runs.locate(given, [])[0])]
-    read = [result for path in results.find(places) for result in results.read(path)]
+    read = [result for path in result_files.find(places) for result in result_files.read(path)]
     drawn = {directory: figures.draw_run(own) for directory, own in _by_run(read)}
     pieces = [make(read) for make in (*figures.ALL, *tables.ALL)]
     target = Path(Config(**given).to or Path(places[0]) / "figures")

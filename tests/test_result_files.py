@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, results
-from maml_tf.results import Curve, Samples, Wanted
+from maml_tf import paper, result_files
+from maml_tf.result_files import Curve, Samples, Wanted
 
 OMNIGLOT = Wanted("maml", "omniglot", 1, 1, step=3, ways=5, conv=True)
 
 
 def read_one(path, *arguments, **changes):
     write_result(path, *arguments, **changes)
-    (result,) = results.read(path)
+    (result,) = result_files.read(path)
     return result
 
 
@@ -58,7 +58,7 @@ def test_a_file_of_another_version_is_named_with_the_mend(tmp_path, arguments, c
 def test_a_torn_file_is_named(tmp_path, text):
     (tmp_path / "torn.json").write_text(text)
     with pytest.raises(ValueError, match="torn.json is not a result file"):
-        results.read(tmp_path / "torn.json")
+        result_files.read(tmp_path / "torn.json")
 
 
 def test_files_are_found_at_any_depth_but_not_in_runs_set_aside(tmp_path):
@@ -66,10 +66,10 @@ def test_files_are_found_at_any_depth_but_not_in_runs_set_aside(tmp_path):
     write_result(tmp_path / "logs" / "deep" / "run" / "results" / "b.json")
     write_result(tmp_path / "logs" / "run.old1" / "results" / "c.json")
     (tmp_path / "logs" / "run" / "other.json").write_text("{}")
-    found = results.find([tmp_path / "logs", tmp_path / "logs" / "run"])
+    found = result_files.find([tmp_path / "logs", tmp_path / "logs" / "run"])
     assert sorted(path.name for path in found) == ["a.json", "b.json"]
     with pytest.raises(FileNotFoundError, match="maml-tf evaluate"):
-        results.find([tmp_path / "logs", tmp_path / "nowhere"])
+        result_files.find([tmp_path / "logs", tmp_path / "nowhere"])
 
 
 def test_a_release_holds_several_results_in_one_file(tmp_path):
@@ -99,15 +99,15 @@ def test_a_release_holds_several_results_in_one_file(tmp_path):
     ],
 )
 def test_what_another_protocol_measured_does_not_fit(tmp_path, change):
-    assert results.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
-    assert not results.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
+    assert result_files.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
+    assert not result_files.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
 
 
 def test_the_longest_trained_counts_one_a_seed(tmp_path):
     short = read_one(tmp_path / "short.json", iteration=5000)
     first = read_one(tmp_path / "first.json", seed=0)
     second = read_one(tmp_path / "second.json", seed=1)
-    chosen = results.choose([second, short, first], OMNIGLOT)
+    chosen = result_files.choose([second, short, first], OMNIGLOT)
     assert [curve.path.name for curve in chosen] == ["first.json", "second.json"]
 
 
@@ -115,17 +115,17 @@ def test_alpha_as_trained_goes_before_another(tmp_path):
     own = read_one(tmp_path / "own.json")
     flags = ["--update_lr=0.1", "--train_update_lr=0.4"]
     other = read_one(tmp_path / "other.json", step_size=0.1, flags=flags, mean=[0.5] * 11)
-    assert results.choose([other, own], OMNIGLOT) == [own]
-    assert results.choose([other], OMNIGLOT) == [other]
+    assert result_files.choose([other, own], OMNIGLOT) == [own]
+    assert result_files.choose([other], OMNIGLOT) == [other]
 
 
 def test_two_files_for_one_place_are_an_error_that_names_them(tmp_path):
     one = read_one(tmp_path / "one.json")
     copy = read_one(tmp_path / "copy.json")  # such as a release's: it says the same
-    assert results.choose([one, copy], OMNIGLOT) == [one]
+    assert result_files.choose([one, copy], OMNIGLOT) == [one]
     two = read_one(tmp_path / "two.json", mean=[0.5] * 11)
     with pytest.raises(ValueError, match="one.json and .*two.json would fill the same place"):
-        results.choose([one, two], OMNIGLOT)
+        result_files.choose([one, two], OMNIGLOT)
 
 
 def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
@@ -139,7 +139,7 @@ def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
         numbers = {name: number.tolist() for name, number in numbers.items()}
         path = tmp_path / f"{seed}.json"
         curves.append(read_one(path, num_tasks=len(v), steps=[0, 1], seed=seed, **numbers))
-    pooled, together = results.pool(curves), np.concatenate(values)
+    pooled, together = result_files.pool(curves), np.concatenate(values)
     np.testing.assert_allclose(pooled.mean, together.mean(0))
     np.testing.assert_allclose(pooled.std, together.std(0))
     np.testing.assert_allclose(pooled.ci95, 1.96 * together.std(0) / 200**0.5)

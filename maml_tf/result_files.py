@@ -47,10 +47,10 @@ class Result:
 
     @property
     def as_trained(self) -> bool:
-        """Whether alpha was left as trained, or chosen by the evaluation itself."""
+        """Whether nobody asked for another alpha than the training's; it may be tuned."""
         given = dict(flag.removeprefix("--").partition("=")[::2] for flag in self.flags)
         trained = float(given.get("train_update_lr", -1))
-        return trained in (-1, self.step_size)
+        return trained in (-1, float(given.get("update_lr", trained)))
 
 
 @dataclass(frozen=True, kw_only=True)
