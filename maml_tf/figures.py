@@ -19,17 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from maml_tf import paper
-from maml_tf.paper import Piece
-from maml_tf.result_files import (
-    Curve,
-    Result,
-    Samples,
-    SampleTask,
-    Wanted,
-    choose,
-    pool,
-    step_size_text,
-)
+from maml_tf.result_files import Curve, Result, Samples, SampleTask, pool, step_size_text
 from maml_tf.types import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -38,7 +28,7 @@ _LABELS = {"accuracy": "accuracy on query data (%)", "loss": "mean squared error
 _WIDTH = 7.0  # inches: a page of two columns
 _SETTINGS: dict[Any, Any] = {
     "font.size": 8,
-    "axes.titlesize": 8,
+    "axes.titlesize": 7.5,
     "legend.fontsize": 8,
     "pdf.fonttype": 42,
 }
@@ -50,13 +40,15 @@ class _Line(NamedTuple):
     marker: str = ""
 
 
-_METHODS = {
+METHODS = {
     "maml": _Line("#0072B2", "-", "o"),
     "fomaml": _Line("#56B4E9", "--", "s"),
     "pretrained": _Line("#D55E00", "-", "^"),
     "random": _Line("#CC79A7", "--", "v"),
     "oracle": _Line("#000000", ":", "D"),
 }
+"""How each method of a learning curve is drawn, in the order of the legend."""
+
 _TRUTH = _Line("#000000")
 _AFTER = (  # fewest steps first
     _Line("#E69F00", ":"),
@@ -117,7 +109,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     for axes, (title, methods) in zip(grid, panels.items(), strict=True):
         for method, curves in methods.items():
             label = _with_step_sizes(method, panels.values())
-            handles[label] = _draw_curve(axes, pool(curves), _METHODS[method], label)
+            handles[label] = _draw_curve(axes, pool(curves), METHODS[method], label)
         _finish_curves(axes, title)
         axes.set_ylim(bottom=0)
     grid[0].set_ylabel("mean squared error")
@@ -213,100 +205,6 @@ def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
         color=_USED.colour,
         label="used for grad",
     )
-
-
-# --- the paper's figures ---
-
-
-def figure_2(results: Iterable[Result]) -> Piece:
-    """One sine wave before and after adaptation: MAML, then pretrained; K = 5 and 10.
-
-    It is the first one of amplitude 2 or more, for the curves of a flat one hide each other.
-    """
-    row = [(method, shots, None) for method in ("maml", "pretrained") for shots in (5, 10)]
-    return _samples("figure_2", results, [row])
-
-
-def figure_3(results: Iterable[Result]) -> Piece:
-    """Learning curves at meta-test time: MAML, pretrained, oracle; K = 5 and 10."""
-    return _curves("figure_3", results, (5, 10), ("maml", "pretrained", "oracle"))
-
-
-def figure_6(results: Iterable[Result]) -> Piece:
-    """Learning curves at meta-test time for K = 5, 10 and 20; all methods that there are."""
-    needed = ("maml", "pretrained", "oracle")
-    return _curves("figure_6", results, paper.SINUSOID_SHOTS, needed, ("fomaml", "random"))
-
-
-def figure_7(results: Iterable[Result]) -> Piece:
-    """The first two sine waves of each evaluation; a row each for K = 5, 10 and 20."""
-    return _samples("figure_7", results, _two_of_each())
-
-
-def figure_7_half(results: Iterable[Result]) -> Piece:
-    """The same with all K points in one half of the input range."""
-    return _samples("figure_7_half", results, _two_of_each(), inputs="half")
-
-
-ALL = (figure_2, figure_3, figure_6, figure_7, figure_7_half)
-
-
-def _two_of_each() -> list[list[tuple[str, int, int | None]]]:
-    columns = [(method, task) for method in ("maml", "pretrained") for task in (0, 1)]
-    return [[(method, shots, task) for method, task in columns] for shots in paper.SINUSOID_SHOTS]
-
-
-def _curves(
-    name: str,
-    results: Iterable[Result],
-    shots: Sequence[int],
-    needed: Sequence[str],
-    optional: Sequence[str] = (),
-) -> Piece:
-    results, panels, missing = list(results), {}, []
-    for k in shots:
-        chosen = {}
-        for method in (m for m in _METHODS if m in needed or m in optional):
-            wanted = paper.sinusoid(method, k)
-            if curves := choose(results, wanted):
-                chosen[method] = curves
-            elif method in needed:
-                missing.append(wanted)
-        if chosen:
-            panels[f"K = {k}"] = chosen
-    return Piece(name, learning_curves(panels) if panels else None, missing)
-
-
-def _samples(
-    name: str,
-    results: Iterable[Result],
-    layout: Sequence[Sequence[tuple[str, int, int | None]]],
-    inputs: str = "all",
-) -> Piece:
-    """Makes a grid of (method, K, number of the task) panels; None: a task that is not flat."""
-    results, rows = list(results), []
-    missing: dict[Wanted, None] = {}
-    for row in layout:
-        cells: list[SampleCell | None] = []
-        for method, shots, task in row:
-            wanted = paper.sinusoid(method, shots, inputs=inputs, samples=True)
-            chosen = choose(results, wanted)
-            cells.append(_cell(chosen[0], task) if chosen else None)
-            if not chosen:
-                missing[wanted] = None
-        if any(cells):
-            rows.append(cells)
-    return Piece(name, sample_grid(rows) if rows else None, list(missing))
-
-
-def _cell(samples: Samples, task: int | None) -> SampleCell | None:
-    if task is None:
-        tall = (i for i, t in enumerate(samples.tasks) if t.amplitude >= 2)
-        task = next(tall, 0)
-    if task >= len(samples.tasks):
-        return None
-    title = f"{paper.METHODS[samples.method]}, K = {samples.shots}, {step_size_text(samples)}"
-    return SampleCell(title, samples, task)
 
 
 # --- files ---

@@ -47,12 +47,15 @@ class Row(NamedTuple):
     published: tuple[str, ...]  # the paper's number after each of them; "" where it has none
 
 
-def flagfile(wanted: Wanted) -> str:
-    """Names the file in `flags/` whose experiment leaves the wanted results."""
+def experiment(wanted: Wanted) -> str:
+    """Names what `run_experiments.sh` is to run for the wanted results: a file in `flags/`."""
     way = "" if wanted.ways is None else f"_{wanted.ways}way"
     name = f"{wanted.datasource}{way}_{wanted.train_shots}shot"
-    dense = "_dense" if wanted.conv is False else ""
-    return name + dense + _SUFFIXES.get(wanted.method, f"_{wanted.method}")
+    name += "_dense" if wanted.conv is False else ""
+    name += _SUFFIXES.get(wanted.method, f"_{wanted.method}")
+    # Omniglot's 5-shot flagfiles evaluate the model trained 1-shot, as published.
+    trained = wanted.datasource == "omniglot" and wanted.train_shots == 5
+    return f"{name} --train_update_batch_size=-1" if trained else name
 
 
 # --- sinusoid: Figures 2, 3, 6 and 7, Table 2 ---

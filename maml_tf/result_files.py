@@ -24,6 +24,7 @@ VERSION = 1
 RELEASE = "release"
 """Kind of the file that holds all results of a release."""
 
+_OF_THIS_MACHINE = ("--logdir=", "--data_dir=", "--init=", "--to=")
 _SET_ASIDE = re.compile(r"\.old\d+$")
 
 
@@ -204,6 +205,27 @@ def pool(curves: Sequence[Curve]) -> Estimate:
     mean = (share * means).sum(axis=0)
     std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
     return Estimate(mean, std, 1.96 * std / math.sqrt(counts.sum()), int(counts.sum()))
+
+
+def release(paths: Iterable[Path], iteration: int) -> dict[str, Any]:
+    """Puts the curves of one iteration's weights together, without this machine's directories.
+
+    Raises:
+      FileNotFoundError: none of the files holds one.
+      ValueError: a file is not a result file of this version.
+    """
+    paths = sorted(paths)
+    read_back = [result for path in paths for result in read(path)]
+    chosen = {r.path for r in read_back if isinstance(r, Curve) and r.iteration == iteration}
+    if not chosen:
+        raise FileNotFoundError(
+            f"No result of iteration {iteration}, whose weights these are; run "
+            "`maml-tf evaluate --test_set` first, or choose an evaluated one by --test_iter."
+        )
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path in chosen]
+    for result in results:
+        result["flags"] = [f for f in result["flags"] if not f.startswith(_OF_THIS_MACHINE)]
+    return {"version": VERSION, "kind": RELEASE, "iteration": iteration, "results": results}
 
 
 _R = TypeVar("_R", bound=Result)

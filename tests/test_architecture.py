@@ -13,7 +13,7 @@ FLOORS = (
     {"functional", "losses", "convolution", "networks", "compiled_loop", "result_files"},
     {"layer_rules", "adaptation", "config", "paper"},
     {"meta_learner", "figures", "tables"},
-    {"checkpoints", "evaluation", "serving", "summaries"},
+    {"checkpoints", "evaluation", "serving", "summaries", "paper_figures"},
     {"training", "export"},
     {"experiment"},
     {"cli"},

@@ -147,10 +147,10 @@ def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
 
 
 def test_what_is_wanted_names_the_flagfile_that_makes_it():
-    assert paper.flagfile(OMNIGLOT) == "omniglot_5way_1shot"
-    names = {paper.flagfile(row.wanted) for row in (*paper.TABLE_1, *paper.TABLE_2)}
+    assert paper.experiment(OMNIGLOT) == "omniglot_5way_1shot"
+    names = {paper.experiment(row.wanted) for row in (*paper.TABLE_1, *paper.TABLE_2)}
     assert {
-        "omniglot_20way_5shot",
+        "omniglot_20way_5shot --train_update_batch_size=-1",
         "omniglot_5way_1shot_dense",
         "miniimagenet_5way_5shot_first_order",
         "sinusoid_10shot",

@@ -13,6 +13,7 @@ from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.evaluation import evaluate
 from maml_tf.experiment import make_tasks
+from maml_tf.result_files import VERSION
 from maml_tf.types import Estimate
 
 _LOG = logging.getLogger(__name__)
@@ -54,14 +55,22 @@ def table(estimate: Estimate, metric: str) -> str:
 def _write(directory: Path, config: Config, split, metric, iteration, estimate: Estimate) -> None:
     trained = config.trained()
     result = {
-        "experiment": f"{trained.experiment}, {trained.method}",
+        "version": VERSION,
+        "kind": "curve",
+        "datasource": config.datasource,
+        "experiment": trained.experiment,
+        "method": trained.method,
         "metric": metric,
         "split": split,
         "seed": config.seed,
         "num_tasks": estimate.num_tasks,
         "ways": config.num_classes if config.classification else None,
         "shots": config.update_batch_size,
+        "train_shots": trained.update_batch_size,
         "queries": config.query_shots,
+        "inputs": "all",
+        "conv": config.conv,
+        "step_size": None if config.learn_step_size else config.update_lr,
         "batch_statistics": config.batch_statistics,
         "steps": list(range(len(estimate.mean))),
         "mean": list(estimate.mean),
@@ -70,7 +79,7 @@ def _write(directory: Path, config: Config, split, metric, iteration, estimate: 
         "iteration": iteration,
         "flags": config.to_flags().split(),
     }
-    (directory / "results").mkdir(exist_ok=True)
+    (directory / "results").mkdir(parents=True, exist_ok=True)
     name = f"{split}_{config.update_batch_size}shot_stepsize{config.update_lr:g}"
     name += "" if config.batch_statistics == "transductive" else f"_{config.batch_statistics}"
     path = directory / "results" / f"{name}.json"

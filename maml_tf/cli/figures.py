@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maml_tf import figures, paper, result_files, tables
+from maml_tf import figures, paper, paper_figures, result_files, tables
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.paper import Piece
@@ -26,7 +26,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     places = words or [str(runs.locate(given, [])[0])]
     read = [result for path in result_files.find(places) for result in result_files.read(path)]
     drawn = {directory: figures.draw_run(own) for directory, own in _by_run(read)}
-    pieces = [make(read) for make in (*figures.ALL, *tables.ALL)]
+    pieces = [make(read) for make in (*paper_figures.ALL, *tables.ALL)]
     target = Path(Config(**given).to or Path(places[0]) / "figures")
     contents: dict[Path, dict[str, Any]] = {
         target: {p.name: p.content for p in pieces if p.content}
@@ -36,8 +36,9 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     for directory, named in contents.items():
         _write(directory, named)
         _LOG.info("Wrote %s: %s", directory, ", ".join(named) or "nothing")
+    present = {result.datasource for result in read}
     for piece in pieces:
-        if piece.missing:
+        if any(wanted.datasource in present for wanted in piece.missing):
             _LOG.info(_explain(piece))
     return 0
 
@@ -71,7 +72,7 @@ def _explain(piece: Piece) -> str:
     """Says what a figure or a table lacks, and how to make it."""
     absent: dict[str, list[str]] = {}
     for wanted in piece.missing:
-        absent.setdefault(paper.flagfile(wanted), []).append(f"{wanted.shots}-shot")
+        absent.setdefault(paper.experiment(wanted), []).append(f"{wanted.shots}-shot")
     lacks = "; ".join(f"{name} ({', '.join(shots)})" for name, shots in absent.items())
-    state = "without" if piece.content else "not made, for lack of"
-    return f"{piece.name}: {state} the results of {lacks}: ./run_experiments.sh NAME makes them."
+    state = "made without" if piece.content else "not made, for lack of"
+    return f"{piece.name} {state} results that ./run_experiments.sh NAME makes, NAME: {lacks}."

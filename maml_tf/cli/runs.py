@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import tempfile
@@ -19,6 +20,9 @@ from maml_tf.meta_learner import MetaLearner
 _LOG = logging.getLogger(__name__)
 
 FLAGS_FILE = "flags.txt"
+WEIGHTS_FILE = "initial.weights.h5"
+RESULT_FILE = "result.json"
+"""A release: the flags, the weights before adaptation, and what was measured with them."""
 
 
 def set_up_machine(config: Config) -> None:
@@ -116,6 +120,8 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
       FileNotFoundError: there is no such run.
       ValueError: the path holds several.
     """
+    if given.get("init"):
+        return _locate_release(given, paths)
     if not paths:
         config = Config(**given)
         directory = run_directory(config.trained())
@@ -141,6 +147,8 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
       ValueError: it cannot be read, or belongs to another network.
     """
     learner = make_learner(config)
+    if config.init:
+        return learner, _load_release(Path(config.init), learner, directory)
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
     checkpoints = Checkpoints(directory / "checkpoints", learner)
@@ -149,6 +157,40 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
     elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
     return learner, int(checkpoints.iteration.numpy())
+
+
+def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
+    """Returns the place of the release's own results, and the settings in force."""
+    release = Path(given["init"])
+    if paths:
+        raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
+    for name in (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE):
+        if not (release / name).is_file():
+            raise FileNotFoundError(
+                f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
+                "makes one."
+            )
+    own = from_flags((release / FLAGS_FILE).read_text())
+    trained_with = {
+        "train_update_batch_size": own.update_batch_size,
+        "train_update_lr": own.update_lr,
+    }
+    config = dataclasses.replace(own, **{**trained_with, **given})
+    return Path(config.logdir) / release.resolve().name, config
+
+
+def _load_release(release: Path, learner: MetaLearner, directory: Path) -> int:
+    """Puts a release's weights into `learner`; returns the iteration that they are of."""
+    try:
+        learner.model.load_weights(release / WEIGHTS_FILE)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
+            f"change it from what {release / FLAGS_FILE} says."
+        ) from error
+    directory.mkdir(parents=True, exist_ok=True)
+    return int(json.loads((release / RESULT_FILE).read_text())["iteration"])
 
 
 def write_atomically(path: Path, text: str) -> None:
