@@ -139,7 +139,14 @@ class Config:
         choices=("transductive", "inductive"),
     )
     use_best: bool = _detail(False, "Evaluate or export the weights that validated best.")
-    to: str = _detail("", "Directory of the SavedModel; empty: <run>/export.")
+    init: str = _detail(
+        "", "Evaluate or export a release, such as models/NAME, instead of a run's checkpoint."
+    )
+    to: str = _detail(
+        "",
+        "Directory to write: of export (empty: <run>/export), of release, of the paper's figures "
+        "(empty: figures/ in the first directory named).",
+    )
     # Running.
     data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
     download: bool = _detail(

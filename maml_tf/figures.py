@@ -1,24 +1,72 @@
-"""Result files in, pictures and tables out. Nothing here trains or evaluates.
+"""Result files in, pictures out. Nothing here trains or evaluates.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and dashes
+differ too, for readers without colours.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from maml_tf import paper
+from maml_tf.result_files import Curve, Result, Samples, SampleTask, pool, step_size_text
 from maml_tf.types import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 _LABELS = {"accuracy": "accuracy on query data (%)", "loss": "mean squared error on query data"}
+_WIDTH = 7.0  # inches: a page of two columns
+_SETTINGS: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 7.5,
+    "legend.fontsize": 8,
+    "pdf.fonttype": 42,
+}
+
+
+class _Line(NamedTuple):
+    colour: str
+    dashes: str = "-"
+    marker: str = ""
+
+
+METHODS = {
+    "maml": _Line("#0072B2", "-", "o"),
+    "fomaml": _Line("#56B4E9", "--", "s"),
+    "pretrained": _Line("#D55E00", "-", "^"),
+    "random": _Line("#CC79A7", "--", "v"),
+    "oracle": _Line("#000000", ":", "D"),
+}
+"""How each method of a learning curve is drawn, in the order of the legend."""
+
+_TRUTH = _Line("#000000")
+_AFTER = (  # fewest steps first
+    _Line("#E69F00", ":"),
+    _Line("#56B4E9", "--"),
+    _Line("#0072B2", "-."),
+)
+_USED = _Line("#D55E00", "", "^")
+
+
+class SampleCell(NamedTuple):
+    """One panel of `sample_grid`."""
+
+    title: str
+    samples: Samples
+    task: int  # which of them
+
+
+# --- drawings ---
 
 
 def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "") -> Figure:
@@ -34,19 +82,148 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", dpi=120)
     axes = figure.add_subplot()
-    scale = 100.0 if metric == "accuracy" else 1.0
     for index, (label, curve) in enumerate(curves.items()):
-        steps, colour = np.arange(len(curve.mean)), COLOURS[index % len(COLOURS)]
-        mean, ci95 = scale * np.asarray(curve.mean), scale * np.asarray(curve.ci95)
-        axes.plot(steps, mean, marker="o", markersize=3, color=colour, label=label)
-        axes.fill_between(steps, mean - ci95, mean + ci95, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xlabel("gradient steps")
+        line = _Line(COLOURS[index % len(COLOURS)], "-", "o")
+        _draw_curve(axes, curve, line, label, scale=100.0 if metric == "accuracy" else 1.0)
+    _finish_curves(axes, title)
+    axes.legend(frameon=False)
     axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
+    axes.title.set_fontsize(10)
+    return figure
+
+
+@matplotlib.rc_context(_SETTINGS)
+def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
+    """Draws learning curves at meta-test time, panels side by side with one scale.
+
+    Args:
+      panels: title -> method (a key of `paper.METHODS`) -> its curves, one a seed.
+
+    Returns:
+      A figure, a page wide if there are three panels.
+    """
+    width = max(_WIDTH / 3 * len(panels), 3.6)
+    figure = Figure(figsize=(width, 2.6), layout="constrained", dpi=200)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    handles = {}
+    for axes, (title, methods) in zip(grid, panels.items(), strict=True):
+        for method, curves in methods.items():
+            label = _with_step_sizes(method, panels.values())
+            handles[label] = _draw_curve(axes, pool(curves), METHODS[method], label)
+        _finish_curves(axes, title)
+        axes.set_ylim(bottom=0)
+    grid[0].set_ylabel("mean squared error")
+    _legend_below(figure, handles, columns=3)
+    return figure
+
+
+@matplotlib.rc_context(_SETTINGS)
+def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
+    """Draws regression tasks before and after adaptation, a panel a task.
+
+    Args:
+      rows: the panels; None leaves one empty. All have the same gradient steps.
+
+    Returns:
+      A figure, a page wide, with one legend below.
+    """
+    figure = Figure(figsize=(_WIDTH, 1.7 * len(rows) + 0.45), layout="constrained", dpi=200)
+    grid = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
+    drawn = []
+    for axes, cell in zip(grid.flat, (cell for row in rows for cell in row), strict=True):
+        axes.set_title(cell.title if cell else "")
+        if cell:
+            _draw_sample(axes, cell.samples.tasks[cell.task], cell.samples.steps)
+            drawn.append(axes)
+        else:
+            axes.set_axis_off()
+    for axes in grid[-1]:
+        axes.set_xlabel("x (rad)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("y")
+    handles, labels = drawn[0].get_legend_handles_labels()
+    _legend_below(figure, dict(zip(labels, handles, strict=True)), columns=len(labels))
+    return figure
+
+
+def _draw_curve(
+    axes: Axes, curve: Estimate, line: _Line, label: str, *, scale: float = 1.0
+) -> Line2D:
+    steps = np.arange(len(curve.mean))
+    mean, ci95 = scale * np.asarray(curve.mean), scale * np.asarray(curve.ci95)
+    (drawn,) = axes.plot(
+        steps,
+        mean,
+        line.dashes,
+        marker=line.marker,
+        markersize=3,
+        linewidth=1.2,
+        color=line.colour,
+        label=label,
+    )
+    axes.fill_between(steps, mean - ci95, mean + ci95, color=line.colour, alpha=0.2, linewidth=0)
+    return drawn
+
+
+def _finish_curves(axes: Axes, title: str) -> None:
+    axes.set_xlabel("gradient steps")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.set_title(title, fontsize=10)
-    return figure
+    axes.set_title(title)
+
+
+def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]]) -> str:
+    """Names a method with its alpha; with one for each panel where they differ."""
+    given = [step_size_text(panel[method][0]) for panel in panels if method in panel]
+    different = list(dict.fromkeys(given))
+    shown = given if len(different) > 1 else different
+    return ", ".join([paper.METHODS[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
+
+
+def _legend_below(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
+
+
+def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
+    axes.plot(task.x, task.y, color=_TRUTH.colour, linewidth=1.0, label="ground truth")
+    for step, predicted, line in zip(steps, task.predictions, _AFTER, strict=False):
+        label = "pre-update" if step == 0 else f"{step} gradient step{'s' * (step > 1)}"
+        axes.plot(task.x, predicted, line.dashes, color=line.colour, linewidth=1.2, label=label)
+    axes.plot(
+        task.support_x,
+        task.support_y,
+        _USED.marker,
+        markersize=5.5,
+        markeredgecolor="white",
+        markeredgewidth=0.4,
+        color=_USED.colour,
+        label="used for grad",
+    )
+
+
+# --- files ---
+
+
+def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
+    """Draws the curves of one run: an adaptation curve a metric, with all its evaluations.
+
+    Returns:
+      File name, without its ending -> figure.
+    """
+    curves = [result for result in results if isinstance(result, Curve)]
+    drawn = {}
+    for metric in sorted({curve.metric for curve in curves}):
+        chosen = [curve for curve in curves if curve.metric == metric]
+        title = f"{chosen[0].experiment}, {paper.METHODS.get(chosen[0].method, chosen[0].method)}"
+        estimates = {curve.label: curve.estimate for curve in chosen}
+        drawn[f"adaptation_{metric}"] = adaptation_curve(estimates, metric, title)
+    return drawn
 
 
 def to_image(figure: Figure) -> np.ndarray:
@@ -56,59 +233,11 @@ def to_image(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+@matplotlib.rc_context(_SETTINGS)
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path` as PNG and as PDF; returns both paths."""
+    """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = [path.with_suffix(".png"), path.with_suffix(".pdf")]
-    for target in written:
-        figure.savefig(target)
-    return written
-
-
-def read_result(path: Path) -> dict:
-    """Reads one result file.
-
-    Raises:
-      ValueError: it is not one, or of another version.
-    """
-    try:
-        result = json.loads(path.read_text())
-        mean, std, ci95 = (np.asarray(result[key], float) for key in ("mean", "std", "ci95"))
-        result["estimate"] = Estimate(mean, std, ci95, int(result["num_tasks"]))
-        result["label"] = f"{result['split']}, {result['shots']}-shot, {result['batch_statistics']}"
-        _ = result["metric"], result["experiment"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a result file of this version ({type(error).__name__}: {error}); "
-            "make it again with `maml-tf evaluate`."
-        ) from error
-    return result
-
-
-def draw_run(directory: Path) -> list[Path]:
-    """Draws every result of a run: one adaptation curve a metric, with all its result files.
-
-    Args:
-      directory: a run's directory, with `results/*.json`.
-
-    Returns:
-      The files written, in `<directory>/figures/`.
-
-    Raises:
-      FileNotFoundError: there are no results.
-      ValueError: a result file cannot be read.
-    """
-    paths = sorted((directory / "results").glob("*.json"))
-    paths = [path for path in paths if not path.name.startswith("samples_")]
-    if not paths:
-        raise FileNotFoundError(
-            f"No result files in {directory / 'results'}; run `maml-tf evaluate` first."
-        )
-    results = [read_result(path) for path in paths]
-    written = []
-    for metric in sorted({r["metric"] for r in results}):
-        chosen = [r for r in results if r["metric"] == metric]
-        curves = {r["label"]: r["estimate"] for r in chosen}
-        figure = adaptation_curve(curves, metric, title=chosen[0]["experiment"])
-        written += save(figure, directory / "figures" / f"adaptation_{metric}")
+    for target, metadata in zip(written, ({}, {"CreationDate": None}), strict=True):
+        figure.savefig(target, metadata=metadata)
     return written

@@ -14,11 +14,9 @@ import tensorflow as tf
 from maml_tf.config import Config
 from maml_tf.evaluation import Tuning, predictions_while_adapting
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.result_files import VERSION
 from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
 from maml_tf.types import Estimate
-
-VERSION = 1
-"""Of the files' form."""
 
 SAMPLES = 4
 """Sinusoids of a samples file: the first of their split."""

@@ -7,20 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 
 from maml_tf import figures
 from maml_tf.types import Estimate
+
+FIGURES_SUFFIX = ".figures"
+"""Ending of the event file that holds figures and tables; it is made anew with them."""
 
 
 class Summaries:
     """Writes one run's event file; `disabled=True` writes nothing."""
 
-    def __init__(self, directory: str | Path, *, disabled: bool = False):
-        """Opens an event file in `directory`."""
+    def __init__(self, directory: str | Path, *, disabled: bool = False, suffix: str = ""):
+        """Opens an event file in `directory`, whose name ends in `suffix`."""
         self._writer = (
             tf.summary.create_noop_writer()
             if disabled
-            else tf.summary.create_file_writer(str(directory))
+            else tf.summary.create_file_writer(str(directory), filename_suffix=suffix or None)
         )
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
@@ -36,6 +40,16 @@ class Summaries:
                 tf.summary.scalar(f"validation/{metric}_after_step_{step}", mean)
             curve = figures.adaptation_curve({"validation": estimate}, metric)
             tf.summary.image("validation/adaptation_curve", figures.to_image(curve)[None])
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Writes a picture made from result files."""
+        with self._writer.as_default(step=0):
+            tf.summary.image(f"figures/{name}", figures.to_image(figure)[None])
+
+    def table(self, name: str, markdown: str) -> None:
+        """Writes a table made from result files."""
+        with self._writer.as_default(step=0):
+            tf.summary.text(f"tables/{name}", markdown)
 
     def text(self, name: str, text: str) -> None:
         """Writes text, such as the resolved flags, as a code block."""

@@ -123,6 +123,7 @@ class _Loop:
         self.saved = start
         self._window: list[MetaMetrics] = []
         self._seconds_a_step = math.inf
+        self._cost_is_known = False
         self._bar = tqdm(
             total=iterations, initial=start, desc="meta-train", unit="it", disable=not progress
         )
@@ -166,7 +167,18 @@ class _Loop:
         self._check_finite(metrics)
         self._seconds_a_step = 0.1 if first else seconds / count
         self.iteration += count
+        if seconds > CALL_SECONDS / 2 and not first:
+            self._tell_cost()
         self._log(metrics, count)
+
+    def _tell_cost(self) -> None:
+        """Says once, from the first call that is long enough to measure, how long it will take."""
+        rest = self.iterations - self.iteration
+        if rest and not self._cost_is_known:
+            about = duration(rest * self._seconds_a_step)
+            rate = 1 / self._seconds_a_step
+            _LOG.info("%d iterations to go, about %s at %.3g it/s.", rest, about, rate)
+        self._cost_is_known = True
 
     def _check_finite(self, metrics: MetaMetrics) -> None:
         finite = np.isfinite(metrics.query_loss) & np.isfinite(metrics.support_loss).all(axis=1)
@@ -239,6 +251,13 @@ class _Loop:
         # The loss of a step is that before its update.
         if not all(np.isfinite(np.asarray(v)).all() for v in self.learner.variables):
             self._not_finite("weights' value", self.iteration)
+
+
+def duration(seconds: float) -> str:
+    """Rounds a time to two digits or so: "40 seconds", "25 minutes", "3.5 hours"."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
 
 
 def _next(iteration: int, every: int) -> int:

@@ -1,10 +1,15 @@
-"""What the engine's tests share: random numbers, one task at a time, central differences."""
+"""What tests share: random numbers, one task at a time, central differences, result files."""
+
+import json
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import Batch, Task, adapt, stack
+from maml_tf import Batch, Task, adapt, result_files, stack
+
+RESULTS = Path(__file__).parent / "data" / "results"
 
 
 def normal(seed, *shape):
@@ -84,3 +89,20 @@ def assert_is_the_derivative(gradient, objective, weights, names, rtol=1e-5, ato
         expected = central_difference(objective, weights, index, direction)
         got = float(tf.reduce_sum(gradient[index] * direction))
         np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol, err_msg=name)
+
+
+def paper_results(place=RESULTS):
+    """Reads all result files in a place; those of tests/data/results, if no other."""
+    return [result for path in result_files.find([place]) for result in result_files.read(path)]
+
+
+def result_content(experiment, name):
+    """What stands in one file of tests/data/results."""
+    return json.loads((RESULTS / experiment / "results" / f"{name}.json").read_text())
+
+
+def write_result(path, experiment="omniglot_5way_1shot", name="test_1shot_stepsize0.4", **changes):
+    """Writes one file of tests/data/results anew, with changes; None leaves an entry out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**result_content(experiment, name), **changes}
+    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))

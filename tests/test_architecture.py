@@ -10,10 +10,10 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights"},
-    {"functional", "losses", "networks", "compiled_loop", "figures"},
-    {"layer_rules", "adaptation", "summaries", "config"},
-    {"meta_learner"},
-    {"baselines", "checkpoints", "evaluation", "serving"},
+    {"functional", "losses", "networks", "compiled_loop", "result_files"},
+    {"layer_rules", "adaptation", "config", "paper"},
+    {"meta_learner", "figures", "tables"},
+    {"baselines", "checkpoints", "evaluation", "serving", "summaries", "paper_figures"},
     {"training", "export"},
     {"experiment", "results"},
     {"cli"},

@@ -1,9 +1,10 @@
-import json
+import dataclasses
 
 import numpy as np
 import pytest
+from helpers import paper_results, result_content
 
-from maml_tf import Estimate, figures
+from maml_tf import Estimate, figures, paper_figures
 
 CURVE = Estimate(np.array([0.2, 0.9, 0.95]), np.ones(3), np.array([0.01, 0.02, 0.03]), 600)
 
@@ -27,49 +28,31 @@ def test_an_image_is_what_tensorboard_takes():
     assert image.dtype == np.uint8 and image.shape[2] == 3 and image.std() > 0
 
 
-def write_result(path, **changes):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "experiment": "omniglot_5way_1shot, maml",
-        "metric": "accuracy",
-        "split": "test",
-        "shots": 1,
-        "batch_statistics": "transductive",
-        "num_tasks": 600,
-        "mean": [0.2, 0.9],
-        "ci95": [0.01, 0.01],
-        "std": [0.1, 0.1],
-        **changes,
-    }
-    path.write_text(json.dumps({k: v for k, v in result.items() if v is not None}))
+def test_all_results_of_a_run_stand_in_one_figure():
+    own = [r for r in paper_results() if r.path.parts[-3] == "omniglot_5way_1shot"]
+    drawn = figures.draw_run(own)
+    assert list(drawn) == ["adaptation_accuracy"]
+    (axes,) = drawn["adaptation_accuracy"].axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["test, 1-shot, α = 0.4", "test, 5-shot, α = 0.4"]
+    assert axes.get_title() == "omniglot_5way_1shot, MAML"
+    for line, shots in zip(axes.lines, (1, 5), strict=True):
+        said = result_content("omniglot_5way_1shot", f"test_{shots}shot_stepsize0.4")
+        np.testing.assert_allclose(line.get_ydata(), 100 * np.array(said["mean"]))
 
 
-def test_all_results_of_a_run_stand_in_one_figure(tmp_path):
-    write_result(tmp_path / "results" / "a.json")
-    write_result(tmp_path / "results" / "b.json", shots=5)
-    written = figures.draw_run(tmp_path)
-    assert [p.name for p in written] == ["adaptation_accuracy.png", "adaptation_accuracy.pdf"]
-    assert written[0].read_bytes().startswith(b"\x89PNG")
-    assert written[1].read_bytes().startswith(b"%PDF")
-    labels = {figures.read_result(p)["label"] for p in (tmp_path / "results").glob("*.json")}
-    assert labels == {"test, 1-shot, transductive", "test, 5-shot, transductive"}
+def test_evaluations_of_one_run_are_told_apart():
+    curve = next(r for r in paper_results() if r.method == "maml" and isinstance(r, figures.Curve))
+    others = [{"inputs": "half"}, {"split": "val"}, {"step_size": 0.3}, {"step_size": None}]
+    others += [{"batch_statistics": "inductive"}, {"shots": 7}]
+    labels = {dataclasses.replace(curve, **other).label for other in [{}, *others]}
+    assert len(labels) == 7
 
 
-def test_no_results(tmp_path):
-    with pytest.raises(FileNotFoundError, match="maml-tf evaluate"):
-        figures.draw_run(tmp_path)
-
-
-@pytest.mark.parametrize("break_it", [{"mean": None}, {"num_tasks": None}, {"metric": None}])
-def test_a_result_of_another_version_is_named(tmp_path, break_it):
-    write_result(tmp_path / "results" / "old.json", **break_it)
-    with pytest.raises(ValueError, match="old.json is not a result file of this version"):
-        figures.draw_run(tmp_path)
-
-
-def test_a_torn_result_file_is_named(tmp_path):
-    write_result(tmp_path / "results" / "torn.json")
-    path = tmp_path / "results" / "torn.json"
-    path.write_text(path.read_text()[:50])
-    with pytest.raises(ValueError, match="torn.json"):
-        figures.draw_run(tmp_path)
+def test_the_same_figure_makes_the_same_files(tmp_path):
+    for name in ("one", "two"):
+        written = figures.save(paper_figures.figure_3(paper_results()).content, tmp_path / name)
+        assert [path.suffix for path in written] == [".png", ".pdf"]
+    for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
+        one, two = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in ("one", "two"))
+        assert one == two and one.startswith(magic)

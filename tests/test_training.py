@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import MetaLearner, losses, networks, train
+from maml_tf import MetaLearner, losses, networks, train, training
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.summaries import Summaries, training_scalars
 from maml_tf.tasks import Sinusoid
@@ -128,6 +128,22 @@ def test_without_record_nothing_is_written(tmp_path):
 def test_intervals_are_positive(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name} must be 1 or more"):
         run(tmp_path, 5, **{name: 0})
+
+
+def test_the_cost_is_told_once_from_a_measured_call(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e-6)  # so that any call is long enough
+    with caplog.at_level("INFO", "maml_tf"):
+        run(tmp_path, 20)
+    told = [record.getMessage() for record in caplog.records if "to go" in record.getMessage()]
+    assert len(told) == 1  # not from the first call, which compiles
+    assert told[0].startswith("18 iterations to go, about 0 seconds at ")
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(40.2, "40 seconds"), (1500, "25 minutes"), (12600, "3.5 hours")]
+)
+def test_durations(seconds, said):
+    assert training.duration(seconds) == said
 
 
 # --- checkpoints ---

@@ -91,7 +91,7 @@ def table(estimate: Estimate, metric: str) -> str:
 
 
 def _write(directory: Path, name: str, result: dict[str, Any]) -> None:
-    (directory / "results").mkdir(exist_ok=True)
+    (directory / "results").mkdir(parents=True, exist_ok=True)
     path = directory / "results" / name
     runs.write_atomically(path, json.dumps(result, indent=1) + "\n")
     _LOG.info("Wrote %s", path)

@@ -1,15 +1,17 @@
 """maml-tf: model-agnostic meta-learning on TensorFlow 2 and Keras 3.
 
-usage: maml-tf [train|evaluate|export|figures|prepare] [RUN ...] [--flag=value ...]
+usage: maml-tf [train|evaluate|export|figures|release|prepare] [RUN ...] [--flag=value ...]
 
   train      meta-train; goes on from the newest checkpoint of the same settings
   evaluate   adapt to held-out tasks and measure after every gradient step
   export     write a SavedModel with predict, adapt and adapt_and_predict
-  figures    draw the result files of runs
+  figures    draw result files: each run's, and the paper's figures and tables as far as they go
+  release    keep a run's initial weights, flags and results as small files: --to=models/NAME
   prepare    decode a data set ahead of time
 
 Without a command: train, or with --train=False evaluate, as the original program did.
-evaluate, export and figures also take a run's directory, and then use the run's own flags.
+evaluate, export, figures and release also take a run's directory, and then use the run's own
+flags; evaluate and export take a release as --init=models/NAME; figures takes any directories.
 --flagfile=FILE reads flags from a file; flags/ has one for each experiment of the paper.
 """
 
@@ -24,7 +26,7 @@ from absl import flags
 
 from maml_tf.cli import flags as settings
 
-COMMANDS = ("train", "evaluate", "export", "figures", "prepare")
+COMMANDS = ("train", "evaluate", "export", "figures", "release", "prepare")
 
 
 def main(argv: list[str] | None = None) -> None:

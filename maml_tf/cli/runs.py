@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import tempfile
@@ -19,6 +20,9 @@ from maml_tf.meta_learner import MetaLearner
 _LOG = logging.getLogger(__name__)
 
 FLAGS_FILE = "flags.txt"
+WEIGHTS_FILE = "initial.weights.h5"
+RESULT_FILE = "result.json"
+"""A release: the flags, the weights before adaptation, and what was measured with them."""
 
 
 def set_up_machine(config: Config) -> None:
@@ -116,6 +120,8 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
       FileNotFoundError: there is no such run.
       ValueError: the path holds several.
     """
+    if given.get("init"):
+        return _locate_release(given, paths)
     if not paths:
         config = Config(**given)
         directory = run_directory(config.trained())
@@ -133,11 +139,17 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     own = from_flags((runs[0] / FLAGS_FILE).read_text())
     if given.get("method", own.method) not in (own.method, "auto"):
         raise ValueError(f"{runs[0]} was made by --method={own.method}; drop --method.")
-    trained_with = {
+    return runs[0], dataclasses.replace(
+        own, **{**given, **_trained_with(own), "method": own.method}
+    )
+
+
+def _trained_with(own: Config) -> dict[str, Any]:
+    """Flags that say what a run was trained with, whatever it is evaluated with."""
+    return {
         "train_update_batch_size": own.update_batch_size,
         "train_update_lr": own.update_lr,
     }
-    return runs[0], dataclasses.replace(own, **{**given, **trained_with, "method": own.method})
 
 
 def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
@@ -150,6 +162,8 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
       ValueError: it cannot be read, or belongs to another network.
     """
     learner = make_learner(config)
+    if config.init:
+        return learner, _load_release(Path(config.init), learner, directory)
     if config.method == "random":
         if not (directory / FLAGS_FILE).exists():
             open_directory(config.trained())
@@ -162,6 +176,36 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
     elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
     return learner, int(checkpoints.iteration.numpy())
+
+
+def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
+    """Returns the place of the release's own results, and the settings in force."""
+    release = Path(given["init"])
+    if paths:
+        raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
+    for name in (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE):
+        if not (release / name).is_file():
+            raise FileNotFoundError(
+                f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
+                "makes one."
+            )
+    own = from_flags((release / FLAGS_FILE).read_text())
+    config = dataclasses.replace(own, **{**given, **_trained_with(own), "method": own.method})
+    return Path(config.logdir) / release.resolve().name, config
+
+
+def _load_release(release: Path, learner: MetaLearner, directory: Path) -> int:
+    """Puts a release's weights into `learner`; returns the iteration that they are of."""
+    try:
+        learner.model.load_weights(release / WEIGHTS_FILE)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
+            f"change it from what {release / FLAGS_FILE} says."
+        ) from error
+    directory.mkdir(parents=True, exist_ok=True)
+    return int(json.loads((release / RESULT_FILE).read_text())["iteration"])
 
 
 def write_atomically(path: Path, text: str) -> None:

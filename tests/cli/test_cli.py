@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import os
 import zipfile
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from benchmarks import generated_images
 from maml_tf import evaluation, experiment
-from maml_tf.cli import flags, runs
+from maml_tf.cli import flags
 from maml_tf.cli.main import run
 from maml_tf.config import Config
 from maml_tf.tasks import Episodes
@@ -23,15 +22,6 @@ needs_omniglot = pytest.mark.skipif(
     not (REAL_DATA / "omniglot").is_dir(),
     reason="needs the real Omniglot: set MAML_TF_DATA (data/omniglot/README.md)",
 )
-
-
-@pytest.fixture(autouse=True)
-def leave_the_machine_alone(monkeypatch):
-    """Thread counts and loggers are global; tests share a process."""
-    monkeypatch.setattr(runs, "set_up_machine", lambda config: None)
-    yield
-    log = logging.getLogger("maml_tf")
-    log.handlers, log.propagate = [], True
 
 
 QUICK = ["--norm=None", "--update_batch_size=10", "--validation_tasks=24", "--progress=False"]
@@ -301,8 +291,11 @@ def test_help_explains_every_flag(capsys):
         (["--method=multitask", "--datasource=omniglot"], "averages regressors of sinusoids"),
         (["--datasource=omniglot", "--data_dir=nowhere"], "nowhere"),
         (["evaluate", "nowhere"], "No run in nowhere"),
-        (["figures", "nowhere"], "No run in nowhere"),
+        (["figures", "nowhere"], "No result files under nowhere"),
         (["export", "--seed=99"], "No trained run in"),
+        (["evaluate", "--init=nowhere"], "No release in nowhere"),
+        (["evaluate", "run", "--init=nowhere"], "drop run"),
+        (["release", "--init=nowhere", "--to=there"], "No release in nowhere"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, capsys, monkeypatch):

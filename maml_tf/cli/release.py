@@ -1,0 +1,47 @@
+"""`maml-tf release`: what a repository can keep of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from maml_tf import result_files
+from maml_tf.cli import runs
+from maml_tf.config import Config
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(given: dict[str, Any], words: list[str]) -> int:
+    """Writes a run's initial weights, its flags, and the results measured with them."""
+    directory, config = runs.locate(given, words)
+    if not config.to or config.init:
+        raise ValueError("A release is made from a run: maml-tf release RUN --to=models/NAME.")
+    if config.learn_step_size:
+        raise ValueError(
+            f"{directory} has meta-learned step sizes, which a release does not hold; use "
+            "`maml-tf export`."
+        )
+    runs.set_up_machine(config)
+    learner, iteration = runs.restore(directory, config)
+    results = result_files.release((directory / "results").glob("*.json"), iteration)
+    target = Path(config.to)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target) as staging:
+        learner.model.save_weights(Path(staging) / runs.WEIGHTS_FILE)
+        (Path(staging) / runs.WEIGHTS_FILE).replace(target / runs.WEIGHTS_FILE)
+    runs.write_atomically(target / runs.RESULT_FILE, json.dumps(results, indent=1) + "\n")
+    runs.write_atomically(target / runs.FLAGS_FILE, _flags(directory))
+    _LOG.info("Wrote the initial weights of iteration %d to %s", iteration, target)
+    return 0
+
+
+def _flags(directory: Path) -> str:
+    """The run's own flags, without this machine's directories."""
+    here = Config()
+    own = runs.from_flags((directory / runs.FLAGS_FILE).read_text())
+    return dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to="").to_flags()

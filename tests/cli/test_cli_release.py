@@ -1,0 +1,101 @@
+"""A release holds what a run's evaluation needs, and nothing of the machine that made it."""
+
+import json
+import shutil
+
+import pytest
+
+from maml_tf.cli import runs
+from maml_tf.cli.main import run
+
+SETTINGS = ["--norm=None", "--metatrain_iterations=20", "--validation_tasks=24"]
+SETTINGS += ["--progress=False", "--jit_compile=False", "--run_name=run"]
+EVALUATION = ["--test_set", "--num_test_tasks=48", "--progress=False", "--test_steps=2"]
+NUMBERS = ("mean", "std", "ci95", "iteration", "method", "experiment", "shots", "train_shots")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that was evaluated, and the release made of it."""
+    place = tmp_path_factory.mktemp("logs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "set_up_machine", lambda config: None)
+        assert run([*SETTINGS, f"--logdir={place}"]) == 0
+        assert run(["evaluate", str(place / "run"), *EVALUATION]) == 0
+        target = place / "models" / "sine"
+        assert run(["release", str(place / "run"), f"--to={target}"]) == 0
+    return place / "run", target
+
+
+def results(directory):
+    (path,) = (directory / "results").glob("test_*.json")
+    return json.loads(path.read_text())
+
+
+def error_of(arguments, capsys):
+    assert run(arguments) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("maml-tf: ")
+    return line
+
+
+def test_a_release_gives_the_same_numbers_as_its_run(trained, tmp_path):
+    directory, release = trained
+    flags = [f"--init={release}", f"--logdir={tmp_path}", *EVALUATION]
+    assert run(["evaluate", *flags]) == 0
+    ours, again = results(directory), results(tmp_path / "sine")
+    assert {name: again[name] for name in NUMBERS if name in ours} == {
+        name: ours[name] for name in NUMBERS if name in ours
+    }
+    assert ours["iteration"] == 20
+
+
+def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
+    directory, release = trained
+    assert {p.name for p in release.iterdir()} == {
+        "initial.weights.h5",
+        "flags.txt",
+        "result.json",
+    }
+    assert sum(path.stat().st_size for path in release.iterdir()) < 100_000
+    for name in ("flags.txt", "result.json"):
+        assert str(directory.parent) not in (release / name).read_text()
+    said = json.loads((release / "result.json").read_text())
+    assert said["iteration"] == 20 and said["kind"] == "release"
+    assert said["results"][0]["mean"] == results(directory)["mean"]
+
+
+def test_a_release_is_exported_like_a_run(trained, tmp_path):
+    _, release = trained
+    assert run(["export", f"--init={release}", f"--to={tmp_path / 'export'}"]) == 0
+    assert (tmp_path / "export" / "saved_model.pb").exists()
+
+
+def test_another_network_is_one_line(trained, tmp_path, capsys):
+    _, release = trained
+    flags = [f"--init={release}", "--norm=batch_norm", f"--logdir={tmp_path}", *EVALUATION]
+    message = error_of(["evaluate", *flags], capsys)
+    assert "initial.weights.h5 does not fit this network" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_weights_are_one_line(trained, tmp_path, capsys):
+    broken = shutil.copytree(trained[1], tmp_path / "broken")
+    (broken / "initial.weights.h5").write_bytes(b"nothing")
+    assert "does not fit" in error_of(["evaluate", f"--init={broken}", *EVALUATION], capsys)
+
+
+def test_only_results_of_these_very_weights_are_released(trained, tmp_path, capsys):
+    other = shutil.copytree(trained[0], tmp_path / "run")
+    (path,) = (other / "results").glob("test_*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "iteration": 10}))
+    message = error_of(["release", str(other), f"--to={tmp_path / 'models'}"], capsys)
+    assert "No result of iteration 20" in message and "maml-tf evaluate" in message
+    assert not (tmp_path / "models").exists()
+
+
+def test_what_a_release_cannot_be_made_of(trained, tmp_path, capsys):
+    directory, release = trained
+    assert "--to=models/NAME" in error_of(["release", str(directory)], capsys)
+    learned = [str(directory), "--learn_step_size", f"--to={tmp_path / 'm'}"]
+    assert "meta-learned step sizes" in error_of(["release", *learned], capsys)

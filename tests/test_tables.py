@@ -1,0 +1,107 @@
+import pytest
+from helpers import paper_results, result_content, write_result
+
+from maml_tf import paper, result_files, tables
+
+REST = ["60000", "0", "600"]
+EMPTY = ["—"] * 4
+OMNIGLOT_5WAY = [
+    ["Omniglot 5-way", "MAML", "1-shot", "1-shot", "3", "98.7 ± 0.4", "97.61 ± 0.64", *REST],
+    ["Omniglot 5-way", "MAML", "5-shot", "1-shot", "3", "99.9 ± 0.1", "98.55 ± 0.64", *REST],
+    ["Omniglot 5-way", "MAML", "5-shot", "5-shot", "3", "—", "99.22 ± 0.64", *REST],
+]
+DENSE = "Omniglot 5-way, no convolution"
+MINI = "MiniImagenet 5-way"
+
+
+def rows(piece):
+    lines = [line for line in piece.content.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in cells}) == 1 and set(cells[1]) == {"---"}
+    return cells[0], cells[2:]
+
+
+def test_table_1():
+    piece = tables.table_1(paper_results())
+    heading, cells = rows(piece)
+    assert heading[:7] == "data,method,shots,trained with,steps,paper,measured".split(",")
+    assert heading[7:] == ["iterations", "seeds", "tasks"]
+    assert cells == [
+        *OMNIGLOT_5WAY,
+        ["Omniglot 20-way", "MAML", "1-shot", "1-shot", "5", "95.8 ± 0.3", "91.71 ± 0.64", *REST],
+        ["Omniglot 20-way", "MAML", "5-shot", "1-shot", "5", "98.9 ± 0.2", *EMPTY],
+        ["Omniglot 20-way", "MAML", "5-shot", "5-shot", "5", "—", *EMPTY],
+        [DENSE, "MAML", "1-shot", "1-shot", "3", "89.7 ± 1.1", "87.44 ± 0.64", *REST],
+        [DENSE, "MAML", "5-shot", "1-shot", "3", "97.5 ± 0.6", *EMPTY],
+        [DENSE, "MAML", "5-shot", "5-shot", "3", "—", *EMPTY],
+        [MINI, "MAML", "1-shot", "1-shot", "10", "48.70 ± 1.84", "47.16 ± 0.64", *REST],
+        [MINI, "MAML", "5-shot", "5-shot", "10", "63.11 ± 0.92", *EMPTY],
+        [MINI, "MAML, first order", "1-shot", "1-shot", "10", "48.07 ± 1.75", *EMPTY],
+        [MINI, "MAML, first order", "5-shot", "5-shot", "10", "63.15 ± 0.91", *EMPTY],
+        [MINI, "pretrained", "1-shot", "1-shot", "10", "28.86 ± 0.54", *EMPTY],
+        [MINI, "pretrained", "5-shot", "5-shot", "10", "49.79 ± 0.79", "46.61 ± 0.64", *REST],
+        [MINI, "nearest neighbour", "1-shot", "1-shot", "—", "41.08 ± 0.70", *EMPTY],
+        [MINI, "nearest neighbour", "5-shot", "5-shot", "—", "51.04 ± 0.65", *EMPTY],
+    ]
+    for said in ("3 gradient steps", "5 for Omniglot 20-way", "10 for MiniImagenet", "95 %"):
+        assert said in piece.content.splitlines()[0]
+    assert len(piece.missing) == sum(row[-4:] == EMPTY for row in cells) == 10
+
+
+def test_a_cell_is_the_files_number_at_the_quoted_step():
+    said = result_content("omniglot_5way_1shot", "test_1shot_stepsize0.4")
+    assert f"{100 * said['mean'][3]:.2f} ± {100 * said['ci95'][3]:.2f}" == OMNIGLOT_5WAY[0][6]
+
+
+def test_table_2():
+    piece = tables.table_2(paper_results())
+    heading, cells = rows(piece)
+    assert heading[1:5] == ["paper, 1 step", "measured, 1 step", "paper, 5 steps"] + [
+        "measured, 5 steps"
+    ]
+    expected = []
+    for row in paper.TABLE_2:
+        line = [paper.METHODS[row.wanted.method]]
+        there = row.wanted.method != "multitask_mean"
+        if there:
+            suffix = "" if row.wanted.method == "maml" else f"_{row.wanted.method}"
+            alpha = "0.02" if row.wanted.method == "pretrained" else "0.01"
+            said = result_content(f"sinusoid_10shot{suffix}", f"test_5shot_stepsize{alpha}")
+        for step, published in zip((1, 5, 10), row.published, strict=True):
+            ours = f"{said['mean'][step]:.2f} ± {said['ci95'][step]:.2f}" if there else "—"
+            line += [published, ours]
+        expected.append(line + (["70000", "0", "600"] if there else ["—"] * 3))
+    assert cells == expected
+    assert cells[0][:4] == ["MAML", "0.67", "0.78 ± 0.07", "0.38"]
+    assert [wanted.method for wanted in piece.missing] == ["multitask_mean"]
+
+
+def test_table_3():
+    piece = tables.table_3(paper_results())
+    _, cells = rows(piece)
+    context = ["Omniglot 5-way", "context vector"]
+    assert cells == [
+        [*context, "1-shot", "1-shot", "3", "94.9 ± 0.9", "93.52 ± 0.64", *REST],
+        [*context, "5-shot", "1-shot", "3", "97.7 ± 0.3", *EMPTY],
+        [*context, "5-shot", "5-shot", "3", "—", *EMPTY],
+        *OMNIGLOT_5WAY,
+    ]
+
+
+def test_seeds_share_a_row(tmp_path):
+    for seed in (0, 1):
+        write_result(tmp_path / "results" / f"{seed}.json", seed=seed)
+    _, cells = rows(tables.table_1(paper_results(tmp_path)))
+    assert cells[0][6:] == ["97.61 ± 0.45", "60000", "0, 1", "1200"]  # 0.64 / sqrt(2)
+
+
+@pytest.mark.parametrize("make", tables.ALL)
+def test_without_files_there_is_no_table(make):
+    piece = make([])
+    assert piece.content is None and len(piece.missing) >= 5
+
+
+def test_every_method_of_the_tables_has_a_name():
+    wanted = [row.wanted for row in (*paper.TABLE_1, *paper.TABLE_2, *paper.TABLE_3)]
+    assert {w.method for w in wanted} <= set(paper.METHODS)
+    assert all(isinstance(w, result_files.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
