@@ -114,25 +114,22 @@ def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
     assert "data/miniimagenet/README.md" in message
 
 
-SMALL = ["--num_filters=4", "--num_updates=1", "--validate_every=1", "--progress=False"]
+SMALL = ["--num_filters=4", "--num_updates=1", "--task_chunks=1", "--queries=2"]
+SMALL += ["--num_classes=2", "--test_steps=1", "--progress=False"]
 
 
 @pytest.mark.parametrize(
     "layout, order",
-    [(layout, []) for layout in generated_images.LAYOUTS] + [("npy", ["--stop_grad"])],
+    [("folders", []), ("csv", []), ("npz", []), ("npy", ["--stop_grad"])],
+    ids=["folders", "csv", "npz", "npy, first order"],
 )
 def test_miniimagenet(layout, order, tmp_path, capsys):
-    generated_images.write(tmp_path / "miniimagenet", layout, (5, 5, 5), examples=16)
-    data = ["--datasource=miniimagenet", f"--data_dir={tmp_path}", "--update_batch_size=1"]
-    assert run(["prepare", *data]) == 0
+    generated_images.write(tmp_path / "miniimagenet", layout, (3, 2, 2), examples=3)
+    flags = [*MINIIMAGENET, f"--data_dir={tmp_path}", f"--logdir={tmp_path / 'logs'}", *FEW, *SMALL]
+    assert run(["prepare", *flags]) == 0
     assert "miniimagenet is ready" in capsys.readouterr().err
-    flags = [*MINIIMAGENET, *data, f"--logdir={tmp_path / 'logs'}", *FEW, *SMALL, *order]
-    assert run(flags) == 0
-    assert run([*flags, "--train=False", "--test_set"]) == 0
-    assert "iteration 2, test split" in capsys.readouterr().out
-    (path,) = (tmp_path / "logs").glob("*/results/*.json")
-    result = json.loads(path.read_text())
-    assert result["queries"] == 15 and result["metric"] == "accuracy"
+    assert run([*flags, *order]) == 0
+    assert "Done: 2 iterations" in capsys.readouterr().err
 
 
 def few_episodes(*image_shape):
