@@ -73,7 +73,7 @@ def kind_of(operation: str) -> str | None:
         (len(prefix), kind)
         for kind, prefixes in KINDS.items()
         for prefix in prefixes
-        if plain.startswith(prefix) or (prefix in ("MatMul", "Pool") and prefix in plain)
+        if plain.startswith(prefix) or (prefix in ("MatMul", "Conv2D", "Pool") and prefix in plain)
     ]
     return max(matches)[1] if matches else "other"
 
