@@ -15,8 +15,8 @@ from maml_tf.networks import NORMS
 
 DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
 
-PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 1e-4}
-"""The multi-task baselines, and how strongly each pulls its weights (docs/design.md)."""
+PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 0.1}
+"""The multi-task baselines, and how strongly each pulls its regressors (docs/design.md)."""
 
 NO_INNER_STEPS = ("pretrained", "oracle", "random", *PENALTIES)
 """Methods that are trained without inner steps, if at all."""
