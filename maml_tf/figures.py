@@ -82,11 +82,15 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained", dpi=120)
     axes = figure.add_subplot()
+    scale, handles = 100.0 if metric == "accuracy" else 1.0, {}
     for index, (label, curve) in enumerate(curves.items()):
         line = _Line(COLOURS[index % len(COLOURS)], "-", "o")
-        _draw_curve(axes, curve, line, label, scale=100.0 if metric == "accuracy" else 1.0)
+        handles[label] = _draw_curve(axes, curve, line, label, scale=scale)
     _finish_curves(axes, title)
-    axes.legend(frameon=False)
+    if len(curves) > 3:  # more would hide the curves
+        _legend_below(figure, handles, columns=2)
+    else:
+        axes.legend(frameon=False)
     axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
     axes.title.set_fontsize(10)
     return figure
@@ -111,7 +115,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
             label = _with_step_sizes(method, panels.values())
             handles[label] = _draw_curve(axes, pool(curves), METHODS[method], label)
         _finish_curves(axes, title)
-        axes.set_ylim(bottom=0)
+    _scale_to_ends(grid, [pool(c) for methods in panels.values() for c in methods.values()])
     grid[0].set_ylabel("mean squared error")
     _legend_below(figure, handles, columns=3)
     return figure
@@ -172,6 +176,22 @@ def _finish_curves(axes: Axes, title: str) -> None:
     axes.set_title(title)
 
 
+def _scale_to_ends(grid: Iterable[Axes], curves: Sequence[Estimate]) -> None:
+    """Scales by the first and the last step; a task that diverges between them must not hide all.
+
+    A panel with a point above the scale says so.
+    """
+    ends = [(np.asarray(c.mean) + np.asarray(c.ci95))[[0, -1]].max() for c in curves]
+    finite = [end for end in ends if np.isfinite(end)]
+    top = 1.1 * max(finite, default=1.0)
+    for axes in grid:
+        highest = max(np.nanmax(line.get_ydata(), initial=0.0) for line in axes.lines)
+        axes.set_ylim(0, top)
+        if highest > top:
+            note = f"above the scale: up to {highest:.3g}"
+            axes.annotate(note, (0.97, 0.94), xycoords="axes fraction", ha="right", va="top")
+
+
 def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]]) -> str:
     """Names a method with its alpha; with one for each panel where they differ."""
     given = [step_size_text(panel[method][0]) for panel in panels if method in panel]
@@ -217,6 +237,7 @@ def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
       File name, without its ending -> figure.
     """
     curves = [result for result in results if isinstance(result, Curve)]
+    curves.sort(key=lambda curve: (curve.inputs, curve.shots, curve.label))
     drawn = {}
     for metric in sorted({curve.metric for curve in curves}):
         chosen = [curve for curve in curves if curve.metric == metric]

@@ -254,10 +254,10 @@ class _Loop:
 
 
 def duration(seconds: float) -> str:
-    """Rounds a time to two digits or so: "40 seconds", "25 minutes", "3.5 hours"."""
+    """Rounds a time to two digits or so: "40 s", "25 min", "3.5 h"."""
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def _next(iteration: int, every: int) -> int:

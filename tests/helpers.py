@@ -102,7 +102,8 @@ def result_content(experiment, name):
 
 
 def write_result(path, experiment="omniglot_5way_1shot", name="test_1shot_stepsize0.4", **changes):
-    """Writes one file of tests/data/results anew, with changes; None leaves an entry out."""
+    """Writes one file of tests/data/results anew, with changes; a change to None removes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**result_content(experiment, name), **changes}
-    path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    removed = {name for name, value in changes.items() if value is None}
+    path.write_text(json.dumps({k: v for k, v in content.items() if k not in removed}))

@@ -41,6 +41,13 @@ def test_all_results_of_a_run_stand_in_one_figure():
         np.testing.assert_allclose(line.get_ydata(), 100 * np.array(said["mean"]))
 
 
+def test_many_curves_have_their_legend_below():
+    figure = figures.adaptation_curve({f"test, {k}-shot": CURVE for k in range(1, 5)}, "accuracy")
+    assert figure.axes[0].get_legend() is None and len(figure.axes[0].lines) == 4
+    (legend,) = figure.legends
+    assert [t.get_text() for t in legend.get_texts()] == [f"test, {k}-shot" for k in range(1, 5)]
+
+
 def test_evaluations_of_one_run_are_told_apart():
     curve = next(r for r in paper_results() if r.method == "maml" and isinstance(r, figures.Curve))
     others = [{"inputs": "half"}, {"split": "val"}, {"step_size": 0.3}, {"step_size": None}]

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import paper_results, result_content
+from helpers import paper_results, result_content, write_result
 
 from maml_tf import paper, paper_figures
 
@@ -51,6 +51,17 @@ def test_learning_curves_at_meta_test_time(make, shots, methods):
     assert sorted(legend(piece.content)) == sorted(expected)
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines}
     assert len(looks) == len(methods)
+
+
+def test_a_task_that_diverges_on_the_way_does_not_hide_the_curves(tmp_path):
+    mean = [3.0, 0.7, 0.6, 0.6, 14.1, 5.6, 12.5, 1.1, 0.5, 0.4, 0.4]
+    write_result(
+        tmp_path / "results" / "a.json", "sinusoid_10shot", "test_5shot_stepsize0.01", mean=mean
+    )
+    (axes,) = paper_figures.figure_3(paper_results(tmp_path)).content.axes
+    assert 3.0 < axes.get_ylim()[1] < 5.0
+    assert [text.get_text() for text in axes.texts] == ["above the scale: up to 14.1"]
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), mean)
 
 
 def test_a_learning_curve_without_some_files_says_which():

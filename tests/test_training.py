@@ -136,12 +136,10 @@ def test_the_cost_is_told_once_from_a_measured_call(tmp_path, caplog, monkeypatc
         run(tmp_path, 20)
     told = [record.getMessage() for record in caplog.records if "to go" in record.getMessage()]
     assert len(told) == 1  # not from the first call, which compiles
-    assert told[0].startswith("18 iterations to go, about 0 seconds at ")
+    assert told[0].startswith("18 iterations to go, about 0 s at ")
 
 
-@pytest.mark.parametrize(
-    "seconds, said", [(40.2, "40 seconds"), (1500, "25 minutes"), (12600, "3.5 hours")]
-)
+@pytest.mark.parametrize("seconds, said", [(40.2, "40 s"), (1500, "25 min"), (12600, "3.5 h")])
 def test_durations(seconds, said):
     assert training.duration(seconds) == said
 
