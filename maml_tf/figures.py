@@ -88,7 +88,7 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
         handles[label] = _draw_curve(axes, curve, line, label, scale=scale)
     _finish_curves(axes, title)
     if len(curves) > 3:  # more would hide the curves
-        _legend_below(figure, handles, columns=2)
+        _legend_below(figure, handles)
     else:
         axes.legend(frameon=False)
     axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
@@ -117,7 +117,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
         _finish_curves(axes, title)
     _scale_to_ends(grid, [pool(c) for methods in panels.values() for c in methods.values()])
     grid[0].set_ylabel("mean squared error")
-    _legend_below(figure, handles, columns=3)
+    _legend_below(figure, handles)
     return figure
 
 
@@ -146,7 +146,7 @@ def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("y")
     handles, labels = drawn[0].get_legend_handles_labels()
-    _legend_below(figure, dict(zip(labels, handles, strict=True)), columns=len(labels))
+    _legend_below(figure, dict(zip(labels, handles, strict=True)))
     return figure
 
 
@@ -200,14 +200,23 @@ def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]
     return ", ".join([paper.METHODS[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
 
 
-def _legend_below(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-    )
+def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """One legend for all panels, in as many columns as the figure is wide enough for."""
+    canvas = FigureCanvasAgg(figure)
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+        )
+        if (
+            columns == 1
+            or legend.get_window_extent(canvas.get_renderer()).width <= figure.bbox.width
+        ):
+            return
+        legend.remove()
 
 
 def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
