@@ -18,42 +18,34 @@ from benchmarks import settings
 from benchmarks.worker import child
 
 
-def sweep(name: str, axis: str, values: list[int], repeats: int, recompute: bool) -> dict:
-    """Measures a setting with `axis` ("tasks" or "inner_steps") at each value."""
-    rows = {}
-    for value in tqdm(values, desc=f"{axis}{', recomputing' * recompute}", file=sys.stderr):
-        command = [sys.executable, "-m", "benchmarks.worker", name, f"--{axis}={value}"]
-        command += [f"--repeats={repeats}", *(["--recompute"] if recompute else [])]
-        if (row := child(command)) is not None:
-            rows[value] = row
-    return rows
+WAYS = {"storing": [], "recomputing": ["--recompute"]}
+"""How the meta-gradient is made, and the option that says so."""
 
 
-def table(name: str, axis: str, sweeps: dict[str, dict]) -> str:
-    """Markdown; "a unit" divides by the arithmetic of the step, the first row being 1."""
-    heads = [f"{how}{what}" for how in sweeps for what in (" ms", " a unit of work", " peak MB")]
-    lines = [f"| {axis} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for value in next(iter(sweeps.values())):
+def sweep(name: str, axis: str, values: list[int], repeats: int) -> dict[str, dict[int, dict]]:
+    """Measures a setting with `axis` ("tasks" or "inner_steps") at each value; prints each row.
+
+    Returns:
+      Measurements by way and value; one that failed is left out.
+    """
+    heads = [f"{way}{what}" for way in WAYS for what in (" ms", " ms a GFLOP", " peak MB")]
+    print(f"| {axis} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|", sep="\n")
+    rows: dict[str, dict[int, dict]] = {way: {} for way in WAYS}
+    for value in tqdm(values, desc=axis, file=sys.stderr):
         cells = [str(value)]
-        for rows in sweeps.values():
-            if value not in rows:
+        setting = dataclasses.replace(settings.SETTINGS[name], **{axis: value})
+        work = settings.floating_point_operations(setting) / 1e9
+        for way, option in WAYS.items():
+            command = [sys.executable, "-m", "benchmarks.worker", name, f"--{axis}={value}"]
+            row = child([*command, f"--repeats={repeats}", *option])
+            if row is None:
                 cells += ["", "", ""]
                 continue
-            first, unit = next(iter(rows)), _unit(name, axis)
-            ratio = rows[value]["median_ms"] / unit(value)
-            ratio /= rows[first]["median_ms"] / unit(first)
-            cells += [f"{rows[value]['median_ms']:.3g}", f"{ratio:.2f}"]
-            cells += [f"{rows[value]['peak_rss_mb']:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _unit(name, axis):
-    def work(value):
-        setting = dataclasses.replace(settings.SETTINGS[name], **{axis: value})
-        return settings.floating_point_operations(setting)
-
-    return work
+            rows[way][value] = row
+            cells += [f"{row['median_ms']:.3g}", f"{row['median_ms'] / work:.3g}"]
+            cells += [f"{row['peak_rss_mb']:.0f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+    return rows
 
 
 def plot(path: Path, results: dict[str, dict[str, dict]]) -> None:
@@ -91,11 +83,9 @@ def main() -> None:
     options = parser.parse_args()
     results: dict[str, dict[str, dict]] = {}
     for axis in ("tasks", "inner_steps"):
-        results[axis] = {
-            how: sweep(options.setting, axis, getattr(options, axis), options.repeats, recompute)
-            for how, recompute in (("storing", False), ("recomputing", True))
-        }
-        print(table(options.setting, axis, results[axis]), "\n", flush=True)
+        if values := getattr(options, axis):
+            results[axis] = sweep(options.setting, axis, values, options.repeats)
+            print()
     if options.plot:
         plot(options.plot, results)
 
