@@ -17,7 +17,6 @@ from tqdm import tqdm
 from benchmarks import settings
 from benchmarks.worker import child
 
-
 WAYS = {"storing": [], "recomputing": ["--recompute"]}
 """How the meta-gradient is made, and the option that says so."""
 
