@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from maml_tf import MetaLearner, MultitaskLearner
+from maml_tf.config import METHODS, PENALTIES, Config
+from maml_tf.experiment import make_learner, make_tasks
+
+SMALL = {"meta_batch_size": 2, "num_filters": 2}
+DENSE = {"datasource": "omniglot", "conv": False}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_makes_its_learner(method):
+    learner = make_learner(Config(method=method, **SMALL))
+    assert type(learner) is (MultitaskLearner if method in PENALTIES else MetaLearner)
+    assert learner.first_order == (method == "fomaml")
+    assert learner.inner_steps == (1 if method in ("maml", "fomaml", "context") else 0)
+    inputs = learner.model.input_shape[-1]
+    assert inputs == (3 if method == "oracle" else 1)
+
+
+def test_the_multitask_baselines_differ_in_their_pull():
+    made = [make_learner(Config(method=method, **SMALL)) for method in PENALTIES]
+    assert [learner.penalty for learner in made] == list(PENALTIES.values())
+    assert made[0].penalty == 0 and [made[1].pull, made[2].pull] == ["zero", "mean"]
+
+
+@pytest.mark.parametrize("data", [{}, {"datasource": "omniglot"}, DENSE])
+def test_only_the_context_adapts_whatever_the_network(data):
+    learner = make_learner(Config(method="context", **SMALL, **data))
+    moving = [
+        v.path
+        for v, own in zip(learner.model.trainable_variables, learner.adapts, strict=True)
+        if own
+    ]
+    assert len(moving) == 1 and moving[0].endswith("context/vector")
+
+
+def test_only_the_training_tasks_of_the_multitask_baseline_are_fixed():
+    config = Config(method="multitask")
+    assert make_tasks(config, "train").fixed and not make_tasks(config, "val").fixed
+    assert not make_tasks(Config(), "train").fixed
+
+
+def test_half_of_the_inputs_is_for_held_out_tasks():
+    config = Config(inputs="half")
+    assert make_tasks(config, "test").half and make_tasks(config, "val").half
+    assert np.min(make_tasks(config, "train")(0, 20).support.x) < 0
