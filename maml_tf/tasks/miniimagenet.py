@@ -438,4 +438,5 @@ def _tensorflow_datasets(root: Path, split: str) -> _Source:
         return images
 
     counts = dict(sorted(Counter(label for label, _ in files).items()))
-    return _Source(counts, f"tfds-{builder.version}-{_VERSION}", read)
+    built = image_cache.list_files(Path(builder.data_dir))
+    return _Source(counts, image_cache.fingerprint([built], _VERSION), read)

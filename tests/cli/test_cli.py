@@ -120,8 +120,13 @@ SMALL += ["--num_classes=2", "--test_steps=1", "--progress=False"]
 
 @pytest.mark.parametrize(
     "layout, order",
-    [("folders", []), ("csv", []), ("npz", []), ("npy", ["--stop_grad"])],
-    ids=["folders", "csv", "npz", "npy, first order"],
+    [
+        ("folders", []),
+        ("npy", ["--stop_grad"]),
+        pytest.param("csv", [], marks=pytest.mark.slow),
+        pytest.param("npz", [], marks=pytest.mark.slow),
+    ],
+    ids=["folders", "npy, first order", "csv", "npz"],
 )
 def test_miniimagenet(layout, order, tmp_path, capsys):
     generated_images.write(tmp_path / "miniimagenet", layout, (3, 2, 2), examples=3)
