@@ -26,10 +26,10 @@ class _HalfCheetah(MujocoTasks):
         return 20 if self.dynamics == "paper" else 17
 
     def _observe(
-        self, positions: np.ndarray, velocities: np.ndarray, sensed: np.ndarray
+        self, positions: np.ndarray, velocities: np.ndarray, derived: np.ndarray
     ) -> list[np.ndarray]:
         columns = [positions[:, 1:], velocities]
-        return [*columns, centre_of_mass(sensed)] if self.dynamics == "paper" else columns
+        return [*columns, centre_of_mass(derived)] if self.dynamics == "paper" else columns
 
 
 class HalfCheetahVelocity(_HalfCheetah):
@@ -39,8 +39,8 @@ class HalfCheetahVelocity(_HalfCheetah):
         """Draws velocities [num_tasks, 1]."""
         return rng.uniform(0.0, 2.0, (num_tasks, 1))
 
-    def _reward(self, tasks: np.ndarray, control: np.ndarray, sensed: np.ndarray) -> np.ndarray:
-        return -np.abs(velocity(sensed) - tasks[:, 0]) - _CONTROL_COST * sum_of_squares(control)
+    def _reward(self, tasks: np.ndarray, control: np.ndarray, derived: np.ndarray) -> np.ndarray:
+        return -np.abs(velocity(derived) - tasks[:, 0]) - _CONTROL_COST * sum_of_squares(control)
 
 
 class HalfCheetahDirection(_HalfCheetah):
@@ -50,5 +50,5 @@ class HalfCheetahDirection(_HalfCheetah):
         """Draws directions [num_tasks, 1]."""
         return rng.choice([-1.0, 1.0], (num_tasks, 1))
 
-    def _reward(self, tasks: np.ndarray, control: np.ndarray, sensed: np.ndarray) -> np.ndarray:
-        return tasks[:, 0] * velocity(sensed) - _CONTROL_COST * sum_of_squares(control)
+    def _reward(self, tasks: np.ndarray, control: np.ndarray, derived: np.ndarray) -> np.ndarray:
+        return tasks[:, 0] * velocity(derived) - _CONTROL_COST * sum_of_squares(control)

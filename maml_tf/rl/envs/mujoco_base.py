@@ -7,6 +7,7 @@ velocities, A actuators, M sensor numbers.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import gymnasium
@@ -98,20 +99,19 @@ class MujocoTasks(TaskVectorEnv):
         for kind in ("SUBTREELINVEL", "SUBTREECOM"):
             self._add_sensor(spec, kind, _ROBOT)
         self._add_sensors(spec)
-        model = spec.compile()
+        with warnings.catch_warnings():
+            # Gymnasium's file sets the total mass in a way that MuJoCo means to give up.
+            warnings.filterwarnings("ignore", message=".*settotalmass")
+            model = spec.compile()
         # A state that is not finite shall be seen, not be replaced by the first one.
         model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         return model
 
     @staticmethod
     def _add_sensor(spec: mujoco.MjSpec, kind: str, body: str, **kwargs) -> None:
-        spec.add_sensor(
-            name=f"{kind} {body}",
-            type=getattr(mujoco.mjtSensor, f"mjSENS_{kind}"),
-            objtype=mujoco.mjtObj.mjOBJ_BODY,
-            objname=body,
-            **kwargs,
-        )
+        kwargs.setdefault("objtype", mujoco.mjtObj.mjOBJ_BODY)
+        sensor = getattr(mujoco.mjtSensor, f"mjSENS_{kind}")
+        spec.add_sensor(name=f"{kind} {body}", type=sensor, objname=body, **kwargs)
 
     def _add_sensors(self, spec: mujoco.MjSpec) -> None:
         """Adds the robot's sensors after velocity and place of the centre of mass."""
@@ -124,14 +124,18 @@ class MujocoTasks(TaskVectorEnv):
         """Positions [Q] to which the noise is added."""
         return self.model.qpos0.copy()
 
+    def _derive(self, sensed: np.ndarray) -> np.ndarray:
+        """What observation and reward need, [n, D], from sensors [n, M]: the first six alike."""
+        return sensed
+
     def _observe(
-        self, positions: np.ndarray, velocities: np.ndarray, sensed: np.ndarray
+        self, positions: np.ndarray, velocities: np.ndarray, derived: np.ndarray
     ) -> list[np.ndarray]:
-        """Columns of the observation, each [n, some], from [n, Q], [n, V] and [n, M]."""
+        """Columns of the observation, each [n, some], from [n, Q], [n, V] and [n, D]."""
         raise NotImplementedError
 
-    def _reward(self, tasks: np.ndarray, control: np.ndarray, sensed: np.ndarray) -> np.ndarray:
-        """Rewards [n] from tasks [n, G], clipped actions [n, A] and sensors [n, M]."""
+    def _reward(self, tasks: np.ndarray, control: np.ndarray, derived: np.ndarray) -> np.ndarray:
+        """Rewards [n] from tasks [n, G], clipped actions [n, A] and [n, D]."""
         raise NotImplementedError
 
     def _terminated(self, positions: np.ndarray) -> np.ndarray:
@@ -159,10 +163,10 @@ class MujocoTasks(TaskVectorEnv):
         )
         return after[:, -1], sensed[:, -1]
 
-    def _columns(self, state: np.ndarray, sensed: np.ndarray) -> np.ndarray:
+    def _columns(self, state: np.ndarray, derived: np.ndarray) -> np.ndarray:
         """Observations [n, O] float32."""
         nq = self.model.nq
-        columns = self._observe(state[:, 1 : 1 + nq], state[:, 1 + nq :], sensed)
+        columns = self._observe(state[:, 1 : 1 + nq], state[:, 1 + nq :], derived)
         observations = np.empty((len(state), self.state_size), np.float32)
         return np.concatenate(columns, axis=1, out=observations, casting="same_kind")
 
@@ -173,15 +177,10 @@ class MujocoTasks(TaskVectorEnv):
         state[:, 1 : 1 + nq] = self._first_pose + _POSITION_NOISE * noise[:, :nq]
         state[:, 1 + nq :] = _VELOCITY_NOISE * noise[:, nq:]
         self._state[rows] = state
-        # A step whose result is dropped: it reads the sensors of the state before it.
+        # A step whose result is dropped: on its way it reads the sensors of the state before it.
         self._control[:num] = 0.0
-        self._sensed[:num, 0] = self._first_sensed(state)
-        return self._columns(state, self._sensed[:num, 0])
-
-    def _first_sensed(self, state: np.ndarray) -> np.ndarray:
-        """Sensors [n, M] of a state, without a step."""
         self._simulate(state)
-        return self._sensed[: len(state), 0]
+        return self._columns(state, self._derive(self._sensed[:num, 0]))
 
     def _advance(self, rows: Rows, actions: np.ndarray) -> Advance:
         n = len(actions)
@@ -190,25 +189,26 @@ class MujocoTasks(TaskVectorEnv):
             self._control[:n, 1:] = control[:, None]
         state, sensed = self._simulate(self._state[rows])
         self._state[rows] = state
+        derived = self._derive(sensed)
         # Comparison with NaN is false.
         valid = np.abs(state[:, 1:]).max(axis=1) < LIMIT
-        rewards = self._reward(self.tasks[rows], control, sensed)
+        rewards = self._reward(self.tasks[rows], control, derived)
         terminated = self._terminated(state[:, 1 : 1 + self.model.nq])
-        return Advance(self._columns(state, sensed), rewards, terminated, valid)
+        return Advance(self._columns(state, derived), rewards, terminated, valid)
 
     def close_extras(self, **kwargs) -> None:
         """Ends the threads."""
         self._pool.close()
 
 
-def velocity(sensed: np.ndarray) -> np.ndarray:
-    """Velocity of the whole robot's centre of mass along x, [n], from sensors [n, M]."""
-    return sensed[:, 0]
+def velocity(derived: np.ndarray) -> np.ndarray:
+    """Velocity of the whole robot's centre of mass along x, [n], from [n, D]."""
+    return derived[:, 0]
 
 
-def centre_of_mass(sensed: np.ndarray) -> np.ndarray:
-    """Place of the whole robot's centre of mass, [n, 3], from sensors [n, M]."""
-    return sensed[:, 3:6]
+def centre_of_mass(derived: np.ndarray) -> np.ndarray:
+    """Place of the whole robot's centre of mass, [n, 3], from [n, D]."""
+    return derived[:, 3:6]
 
 
 def sum_of_squares(x: np.ndarray) -> np.ndarray:
