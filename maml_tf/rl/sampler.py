@@ -7,10 +7,11 @@ G numbers of a task; B = T * E environments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import flatdim
 
 from maml_tf.rl import envs
 from maml_tf.tasks import seeds
@@ -90,8 +91,8 @@ class Sampler:
         if horizon is None:
             raise ValueError("the environment's episodes have no end; give a horizon.")
         self.horizon = horizon
-        self.observation_size = self.env.single_observation_space.shape[0]
-        self.action_size = self.env.single_action_space.shape[0]
+        self.observation_size = flatdim(self.env.single_observation_space)
+        self.action_size = flatdim(self.env.single_action_space)
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
         """Draws the tasks [T, G] of meta-batch `index`."""
@@ -119,7 +120,9 @@ class Sampler:
             ValueError: if the tasks are not T.
         """
         if len(tasks) != self.tasks:
-            raise ValueError(f"{len(tasks)} tasks are given; this sampler was made for {self.tasks}.")
+            raise ValueError(
+                f"{len(tasks)} tasks are given; this sampler was made for {self.tasks}."
+            )
         rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
         shape = (self.tasks, self.episodes)
         self.env.set_tasks(np.repeat(tasks, self.episodes, axis=0))
@@ -142,7 +145,12 @@ class Sampler:
                 self.diverged += int(diverged.sum())
                 alive[diverged] = 0.0
             trajectories.mask[:, :, step] = alive
-            np.multiply(rewards.reshape(shape), alive, out=trajectories.rewards[:, :, step], casting="same_kind")
+            np.multiply(
+                rewards.reshape(shape),
+                alive,
+                out=trajectories.rewards[:, :, step],
+                casting="same_kind",
+            )
             ended = terminated | truncated
             if ended.any():
                 alive[ended.reshape(shape)] = 0.0
@@ -174,40 +182,39 @@ def _make(
     horizon: int | None,
     oracle: bool,
     options: dict,
-) -> gymnasium.vector.VectorEnv:
+) -> envs.TaskVectorEnv | envs.ForeignTasks:
     """B environments with `sample_tasks` and `set_tasks`."""
     if isinstance(environment, gymnasium.vector.VectorEnv):
-        return _checked(environment, num_envs)
+        _check(environment, num_envs)
+        return cast(envs.TaskVectorEnv, environment)
     if not isinstance(environment, str):
         return envs.ForeignTasks(environment, num_envs, oracle=oracle)
-    ids = {known.id: name for name, known in envs.ENVIRONMENTS.items()}
+    ids = {entry.id: name for name, entry in envs.ENVIRONMENTS.items()}
     name = ids.get(environment, environment)
     if name in envs.ENVIRONMENTS:
-        if name == "navigation_2d":
-            options = {}
+        known = envs.ENVIRONMENTS[name]
         return envs.make_vector(
             name,
             num_envs,
-            max_episode_steps=horizon or envs.ENVIRONMENTS[name].horizon,
+            max_episode_steps=horizon or known.horizon,
             oracle=oracle,
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
-            **options,
+            **(options if known.robot else {}),
         )
     try:
         gymnasium.spec(environment)
     except gymnasium.error.Error as error:
         raise ValueError(
-            f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, or "
-            "an id that is registered with Gymnasium."
+            f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, "
+            "or an id that is registered with Gymnasium."
         ) from error
-    limit = {"max_episode_steps": horizon} if horizon else {}
     return envs.ForeignTasks(
-        lambda: gymnasium.make(environment, **limit), num_envs, oracle=oracle
+        lambda: gymnasium.make(environment, max_episode_steps=horizon), num_envs, oracle=oracle
     )
 
 
-def _checked(environment: gymnasium.vector.VectorEnv, num_envs: int) -> gymnasium.vector.VectorEnv:
-    """Refuses a vector environment that lacks tasks, has others spaces, or another size."""
+def _check(environment: gymnasium.vector.VectorEnv, num_envs: int) -> None:
+    """Refuses a vector environment that lacks tasks, has other spaces, or another size."""
     name = type(environment).__name__
     if not hasattr(environment, "set_tasks") or not hasattr(environment, "sample_tasks"):
         raise ValueError(
@@ -216,9 +223,8 @@ def _checked(environment: gymnasium.vector.VectorEnv, num_envs: int) -> gymnasiu
         )
     if environment.num_envs != num_envs:
         raise ValueError(
-            f"{name} holds {environment.num_envs} environments; tasks times episodes are {num_envs}."
+            f"{name} holds {environment.num_envs} environments; tasks x episodes are {num_envs}."
         )
     envs.foreign.check_spaces(
         name, environment.single_observation_space, environment.single_action_space
     )
-    return environment

@@ -1,7 +1,7 @@
 """The paper's environments, registered with Gymnasium.
 
-    gymnasium.make("maml_tf/HalfCheetahVelocity-v0")
-    gymnasium.make_vec("maml_tf/AntGoal-v0", num_envs=800, vectorization_mode="vector_entry_point")
+gymnasium.make("maml_tf/HalfCheetahVelocity-v0")
+gymnasium.make_vec("maml_tf/AntGoal-v0", num_envs=800, vectorization_mode="vector_entry_point")
 """
 
 from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv

@@ -135,7 +135,7 @@ class AntDirection(_Ant):
 class AntGoal(_Ant):
     """Task: goal g ~ U[-3, 3]^2 m. Reward: -|xy - g|_1 + 4 and the common part.
 
-    xy is the place of the robot's centre of mass, a step behind. Only the original's program has it.
+    xy is the place of the robot's centre of mass, a step behind. The paper does not have it.
     """
 
     task_size = 2

@@ -33,8 +33,8 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     diverges, or whose action is not finite, ends there: it keeps its last observation, its reward
     is 0, and `infos["diverged"]` marks it.
 
-    With `AutoresetMode.NEXT_STEP` an ended environment is reset by the next step; with `DISABLED` it
-    stands still, costs nothing and has reward 0 until `reset(options={"reset_mask": ...})`.
+    With `AutoresetMode.NEXT_STEP` an ended environment is reset by the next step; with `DISABLED`
+    it stands still, costs nothing and has reward 0 until `reset(options={"reset_mask": ...})`.
 
     A subclass sets the sizes below and writes `sample_tasks`, `_reset` and `_advance`.
     """
@@ -127,7 +127,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         return self._observations.copy(), {}
 
     def _start(self, rows: Rows) -> None:
-        num = self.num_envs if isinstance(rows, slice) else len(rows)
+        num = len(self._steps[rows])
         if not self._tasks_fixed:
             self.tasks[rows] = self.sample_tasks(self.np_random, num)
         self._observations[rows, : self.state_size] = self._reset(rows, num)
@@ -151,7 +151,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         over = self._ended.copy() if self._ended.any() else None
         if over is not None:
             rows = np.flatnonzero(~over)
-        if over is None or len(rows):
+        if over is None or not over.all():
             with np.errstate(all="ignore"):
                 advance = self._advance(rows, actions[rows])
                 valid = advance.valid & np.isfinite(advance.rewards)

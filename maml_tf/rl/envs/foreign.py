@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import flatdim
 
 
 class _Numbered(gymnasium.Wrapper):
@@ -17,7 +18,8 @@ class _Numbered(gymnasium.Wrapper):
         self._number = number
 
     def take_task(self, tasks: np.ndarray) -> None:
-        self.unwrapped.set_task(tasks[self._number])
+        env: Any = self.unwrapped
+        env.set_task(tasks[self._number])
 
 
 class ForeignTasks(gymnasium.vector.VectorWrapper):
@@ -25,7 +27,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     Actions in [-1, 1] are scaled to the action space and clipped, where it has bounds. An
     environment that returns numbers that are not finite ends there: it keeps its last observation,
-    its reward is 0, and `infos["diverged"]` marks it. Ended environments are reset by the next step.
+    its reward is 0, and `infos["diverged"]` marks it. The next step resets ended environments.
     """
 
     def __init__(
@@ -51,25 +53,28 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         self._one = make()
         _check(self._one)
         vector = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
-        super().__init__(vector([_maker(make, number) for number in range(num_envs)]))
+        self._vector = vector([_maker(make, number) for number in range(num_envs)])
+        super().__init__(self._vector)
         self.oracle = oracle
         self._tasks = self.sample_tasks(np.random.default_rng(0), num_envs)
         self.max_episode_steps = self._one.spec.max_episode_steps if self._one.spec else None
-        size = self._one.observation_space.shape[0]
+        size = flatdim(self._one.observation_space)
         size += self._tasks.shape[1] if oracle else 0
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self._low, self._high = self._one.action_space.low, self._one.action_space.high
+        box = cast(gymnasium.spaces.Box, self._one.action_space)
+        self._low, self._high = box.low, box.high
         self._last = np.zeros((num_envs, size), np.float32)
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks [num_tasks, G], as the environment does."""
-        tasks = np.asarray(self._one.unwrapped.sample_tasks(rng, num_tasks), float)
+        env: Any = self._one.unwrapped
+        tasks = np.asarray(env.sample_tasks(rng, num_tasks), np.float64)
         return tasks.reshape(num_tasks, -1)
 
     def set_tasks(self, tasks: np.ndarray) -> None:
         """Sets each environment's task, [B, G]."""
-        self._tasks = np.asarray(tasks, float)
-        self.env.call("take_task", self._tasks)
+        self._tasks = np.asarray(tasks, np.float64)
+        self._vector.call("take_task", self._tasks)
 
     def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts new episodes; returns observations [B, O] float32."""
@@ -124,7 +129,7 @@ def check_spaces(name: str, observations: gymnasium.Space, actions: gymnasium.Sp
     """
     for kind, space in (("observations", observations), ("actions", actions)):
         real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not real or len(space.shape) != 1:
+        if not real or len(space.shape or ()) != 1:
             raise ValueError(
                 f"{name} has {kind} {space}; a Gaussian policy needs a Box of real numbers with "
                 "one axis."

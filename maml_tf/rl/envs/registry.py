@@ -16,10 +16,11 @@ class Environment(NamedTuple):
     id: str  # Gymnasium's
     place: str  # module:class below this package
     horizon: int  # H
+    robot: bool = True  # of MuJoCo: it has dynamics and threads
 
 
 ENVIRONMENTS = {
-    "navigation_2d": Environment("maml_tf/Navigation2D-v0", "point:Navigation2D", 100),
+    "navigation_2d": Environment("maml_tf/Navigation2D-v0", "point:Navigation2D", 100, False),
     "cheetah_velocity": Environment(
         "maml_tf/HalfCheetahVelocity-v0", "half_cheetah:HalfCheetahVelocity", 200
     ),
