@@ -113,15 +113,14 @@ class Sampler:
             split: "train", "val" or "test".
 
         Returns:
-            New arrays. A step of an episode that has ended has reward and mask 0, and finite
-            numbers elsewhere; so has the step in which a simulation diverged.
+            New arrays, zero after an episode's end and at a step in which a simulation diverged.
 
         Raises:
             ValueError: if the tasks are not T.
         """
         if len(tasks) != self.tasks:
             raise ValueError(
-                f"{len(tasks)} tasks are given; this sampler was made for {self.tasks}."
+                f"{len(tasks)} tasks are given; the sampler was made for {self.tasks}."
             )
         rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
         shape = (self.tasks, self.episodes)
@@ -156,6 +155,10 @@ class Sampler:
                 alive[ended.reshape(shape)] = 0.0
                 if not alive.any():
                     break
+        if not trajectories.mask.all():
+            never = trajectories.mask == 0.0
+            for array in (trajectories.observations, trajectories.actions, trajectories.means):
+                array[never] = 0.0
         return trajectories
 
     def _empty(self, act: Act) -> Trajectories:
