@@ -187,14 +187,18 @@ class MujocoTasks(TaskVectorEnv):
         control = np.clip(actions, -1.0, 1.0, out=self._control[:n, 0], casting="same_kind")
         if self._control.shape[1] > 1:
             self._control[:n, 1:] = control[:, None]
-        missing = np.isnan(control)
-        control[missing] = 0.0
+        valid = np.ones(n, bool)
+        # Sums and maxima of everything are cheap, those of rows are not; hardly ever is there a row
+        # to be found. Comparison with NaN is false.
+        if np.isnan(control.sum()):
+            valid = ~np.isnan(control).any(axis=1)
+            control[~valid] = 0.0
         state, sensed = self._simulate(self._state[rows])
         self._state[rows] = state
         derived = self._derive(sensed)
-        # Comparison with NaN is false.
-        valid = np.abs(state[:, 1:]).max(axis=1) < LIMIT
-        valid &= ~missing.any(axis=1)
+        size = np.abs(state[:, 1:])
+        if not size.max() < LIMIT:
+            valid &= size.max(axis=1) < LIMIT
         rewards = self._reward(self.tasks[rows], control, derived)
         terminated = self._terminated(state[:, 1 : 1 + self.model.nq])
         return Advance(self._columns(state, derived), rewards, terminated, valid)
