@@ -67,3 +67,14 @@ class Estimate(NamedTuple):
     std: np.ndarray  # [S + 1], over tasks
     ci95: np.ndarray  # [S + 1], half-width 1.96 * std / sqrt(num_tasks)
     num_tasks: int
+
+
+class Trajectories(NamedTuple):
+    """Episodes of a stack of tasks, in lockstep; `mask` is 0 after an episode has ended."""
+
+    observations: np.ndarray  # [T, E, H, O] float32, before each action
+    actions: np.ndarray  # [T, E, H, A] float32, as the policy drew them (not clipped)
+    rewards: np.ndarray  # [T, E, H] float32
+    mask: np.ndarray  # [T, E, H] float32: 1 where the step was taken
+    means: np.ndarray  # [T, E, H, A] float32: of the policy's Gaussian
+    log_stds: np.ndarray  # [T, A] float32: of the policy's Gaussian

@@ -54,6 +54,13 @@ def test_tasks_know_only_the_vocabulary(path):
     assert own_modules(path) <= {"types", "tasks"}
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "rl").rglob("*.py")), ids=lambda p: p.stem)
+def test_reinforcement_learning_shares_the_inner_loop_and_no_more(path):
+    assert own_modules(path) <= {"types", "functional", "fast_weights", "adaptation", "tasks", "rl"}
+    from_tasks = {name for name in imports(path) if name.startswith("maml_tf.tasks.")}
+    assert all(name.startswith("maml_tf.tasks.seeds") for name in from_tasks)
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
 def test_only_the_command_line_reads_flags(path):
     if "cli" not in path.relative_to(PACKAGE).parts:

@@ -25,6 +25,25 @@ def check_split(split: str) -> str:
     return split
 
 
+def generator(seed: int, split: str, purpose: str, index: int) -> np.random.Generator:
+    """Numpy's counterpart of `stream`, for what does not run in TensorFlow.
+
+    Args:
+        seed: the run's seed, any integer.
+        split: "train", "val" or "test".
+        purpose: what is drawn; draws of different purposes are independent.
+        index: meta-batch number.
+
+    Returns:
+        A generator seeded with SHA-256(seed, split, purpose, index).
+
+    Raises:
+        ValueError: if the split is unknown.
+    """
+    name = f"{int(seed)}/{check_split(split)}/{purpose}/{int(index)}"
+    return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
+
+
 def stream(seed: int, split: str, purpose: str, index: tf.Tensor | int) -> tf.Tensor:
     """Seed of one draw, for `uniform`.
 

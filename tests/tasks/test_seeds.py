@@ -60,3 +60,12 @@ def test_draws_fill_the_range_evenly():
 def test_unknown_split():
     with pytest.raises(ValueError, match="'valid'; use one of 'train', 'val', 'test'"):
         seeds.stream(0, "valid", "x", 0)
+
+
+def test_numpy_s_generator_is_a_function_of_its_name():
+    names = [(1, "val", "x", 7), (1, "val", "x", 7), (2, "val", "x", 7), (1, "test", "x", 7)]
+    names += [(1, "val", "y", 7), (1, "val", "x", 8)]
+    drawn = [tuple(seeds.generator(*name).uniform(size=4)) for name in names]
+    assert drawn[0] == drawn[1] and len(set(drawn)) == 5
+    with pytest.raises(ValueError, match="split is 'no'"):
+        seeds.generator(0, "no", "x", 0)

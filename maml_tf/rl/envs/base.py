@@ -1,0 +1,227 @@
+"""Environments with tasks, B of them in one, as a Gymnasium vector environment.
+
+Shape letters: B environments, n of them in a step, O observation numbers, A action numbers,
+G numbers of a task.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+Rows = slice | np.ndarray
+"""Environments of a batch: all of them, or the indices [n] of some."""
+
+
+class Advance(NamedTuple):
+    """What a step did to n environments."""
+
+    observations: np.ndarray  # [n, O], without the task
+    rewards: np.ndarray  # [n]
+    terminated: np.ndarray  # [n] bool
+    valid: np.ndarray  # [n] bool: the simulation did not diverge
+
+
+class TaskVectorEnv(gymnasium.vector.VectorEnv):
+    """B environments in lockstep, each with a task of its own.
+
+    An environment draws a new task at each reset, until `set_tasks` fixes them. Actions in [-1, 1]
+    are scaled to the actuators' range; beyond, they are clipped. An environment whose simulation
+    diverges, or whose action is not finite, ends there: it keeps its last observation, its reward
+    is 0, and `infos["diverged"]` marks it.
+
+    With `AutoresetMode.NEXT_STEP` an ended environment is reset by the next step; with `DISABLED`
+    it stands still, costs nothing and has reward 0 until `reset(options={"reset_mask": ...})`.
+
+    A subclass sets the sizes below and writes `sample_tasks`, `_reset` and `_advance`.
+    """
+
+    state_size: int  # O, without the task
+    action_size: int  # A
+    task_size: int  # G
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = None,
+        oracle: bool = False,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+    ):
+        """Makes the spaces.
+
+        Args:
+            num_envs: B.
+            max_episode_steps: steps until an episode is cut; None for no end.
+            oracle: append the task to the observation.
+            autoreset_mode: `NEXT_STEP` or `DISABLED`.
+
+        Raises:
+            ValueError: a number is below 1, or the mode is neither of the two.
+        """
+        for name, number in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; it must be at least 1.")
+        mode = AutoresetMode(autoreset_mode)
+        if mode is AutoresetMode.SAME_STEP:
+            raise ValueError("autoreset_mode is SAME_STEP; use NEXT_STEP or DISABLED.")
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.oracle = oracle
+        self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        size = self.state_size + (self.task_size if oracle else 0)
+        box = gymnasium.spaces.Box
+        self.single_observation_space = box(-np.inf, np.inf, (size,), np.float32)
+        self.single_action_space = box(-1.0, 1.0, (self.action_size,), np.float32)
+        batch = gymnasium.vector.utils.batch_space
+        self.observation_space = batch(self.single_observation_space, num_envs)
+        self.action_space = batch(self.single_action_space, num_envs)
+        self.tasks = np.zeros((num_envs, self.task_size))
+        self._tasks_fixed = False
+        self._observations = np.zeros((num_envs, size), np.float32)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._ended = np.ones(num_envs, bool)
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
+        """Draws tasks [num_tasks, G]."""
+        raise NotImplementedError
+
+    def _reset(self, rows: Rows, num: int) -> np.ndarray:
+        """Starts episodes with `self.np_random`; returns observations [num, O]."""
+        raise NotImplementedError
+
+    def _advance(self, rows: Rows, actions: np.ndarray) -> Advance:
+        """Takes a step with actions [n, A]; may return non-finite numbers."""
+        raise NotImplementedError
+
+    def set_tasks(self, tasks: np.ndarray | None) -> None:
+        """Fixes each environment's task, [B, G]; None draws a new one at each reset again.
+
+        Raises:
+            ValueError: if the shape is not [B, G].
+        """
+        self._tasks_fixed = tasks is not None
+        if tasks is not None:
+            tasks = np.asarray(tasks, float)
+            if tasks.shape != self.tasks.shape:
+                raise ValueError(
+                    f"tasks have shape {list(tasks.shape)}; give {list(self.tasks.shape)}, one row "
+                    "an environment."
+                )
+            self.tasks[:] = tasks
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts new episodes: all, or those of `options["reset_mask"]` [B] bool.
+
+        Returns:
+            Observations [B, O] float32, and no information.
+        """
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask")
+        self._start(slice(None) if mask is None else np.flatnonzero(mask))
+        return self._observations.copy(), {}
+
+    def _start(self, rows: Rows) -> None:
+        num = len(self._steps[rows])
+        if not self._tasks_fixed:
+            self.tasks[rows] = self.sample_tasks(self.np_random, num)
+        self._observations[rows, : self.state_size] = self._reset(rows, num)
+        if self.oracle:
+            self._observations[rows, self.state_size :] = self.tasks[rows]
+        self._steps[rows] = 0
+        self._ended[rows] = False
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Takes one action [A] in each environment that has not ended.
+
+        Returns:
+            Observations [B, O] float32, rewards [B], terminated [B], truncated [B] and information.
+        """
+        rewards = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, bool)
+        diverged = None
+        rows: Rows = slice(None)
+        over = self._ended.copy() if self._ended.any() else None
+        if over is not None:
+            rows = np.flatnonzero(~over)
+        if over is None or not over.all():
+            with np.errstate(all="ignore"):
+                advance = self._advance(rows, actions[rows])
+                valid = advance.valid & np.isfinite(advance.rewards)
+                rewards[rows] = advance.rewards
+                terminated[rows] = advance.terminated
+                if valid.all():
+                    self._observations[rows, : self.state_size] = advance.observations
+                else:
+                    numbers = np.arange(self.num_envs)[rows]
+                    diverged = np.zeros(self.num_envs, bool)
+                    diverged[numbers[~valid]] = True
+                    rewards[diverged] = 0.0
+                    terminated |= diverged
+                    kept = numbers[valid]
+                    self._observations[kept, : self.state_size] = advance.observations[valid]
+        self._steps[rows] += 1
+        if self.max_episode_steps is None:
+            truncated = np.zeros(self.num_envs, bool)
+        else:
+            truncated = (self._steps >= self.max_episode_steps) & ~terminated
+        if over is not None:
+            truncated &= ~over
+            if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
+                self._start(np.flatnonzero(over))
+                over = None
+        self._ended = terminated | truncated
+        if over is not None:
+            self._ended |= over
+        infos = {} if diverged is None else {"diverged": diverged, "_diverged": diverged.copy()}
+        return self._observations.copy(), rewards, terminated, truncated, infos
+
+
+class TaskEnv(gymnasium.Env):
+    """One environment of a `TaskVectorEnv`, for `gymnasium.make`."""
+
+    def __init__(self, vector: TaskVectorEnv):
+        """Takes a batch of one, without a limit of steps."""
+        self._vector = vector
+        self.metadata = {"render_modes": []}
+        self.observation_space = vector.single_observation_space
+        self.action_space = vector.single_action_space
+
+    @property
+    def task(self) -> np.ndarray:
+        """The present task, [G]."""
+        return self._vector.tasks[0].copy()
+
+    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
+        """Draws tasks [num_tasks, G]."""
+        return self._vector.sample_tasks(rng, num_tasks)
+
+    def set_task(self, task: np.ndarray | None) -> None:
+        """Fixes the task, [G]; None draws a new one at each reset again."""
+        self._vector.set_tasks(None if task is None else np.asarray(task)[None])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode; returns its observation [O], and no information."""
+        super().reset(seed=seed)
+        self._vector.np_random = self.np_random
+        return self._vector.reset()[0][0], {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Takes an action [A]; returns observation [O], reward, terminated, False, information."""
+        actions = np.asarray(action)[None]
+        observations, rewards, terminated, _, infos = self._vector.step(actions)
+        info = {"diverged": True} if infos else {}
+        return observations[0], float(rewards[0]), bool(terminated[0]), False, info
+
+    def close(self) -> None:
+        """Ends the batch's threads."""
+        self._vector.close()

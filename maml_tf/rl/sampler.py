@@ -1,0 +1,233 @@
+"""Roll-outs of many tasks in lockstep: one policy call a time step.
+
+Shape letters: T tasks, E episodes a task, H horizon, O observation numbers, A action numbers,
+G numbers of a task; B = T * E environments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import flatdim
+
+from maml_tf.rl import envs
+from maml_tf.tasks import seeds
+from maml_tf.types import Trajectories
+
+
+class Act(Protocol):
+    """A policy of T tasks, each with its own weights."""
+
+    log_stds: np.ndarray  # [T, A]
+
+    def __call__(self, observations: np.ndarray, noise: np.ndarray) -> tuple:
+        """Acts.
+
+        Args:
+            observations: [T, E, O] float32.
+            noise: [T, E, A] float32, standard normal.
+
+        Returns:
+            Actions and their means, each [T, E, A].
+        """
+        ...
+
+
+class Sampler:
+    """E episodes of each of T tasks, all in step.
+
+    What is drawn is a function of (seed, split, index, stage), whatever the number of threads.
+
+    Attributes:
+        observation_size: O.
+        action_size: A.
+        horizon: H.
+        diverged: episodes, since the sampler was made, that ended because their simulation did.
+    """
+
+    def __init__(
+        self,
+        environment: str | Callable[[], gymnasium.Env] | gymnasium.vector.VectorEnv,
+        *,
+        tasks: int,
+        episodes: int,
+        horizon: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        dynamics: str = "paper",
+        oracle: bool = False,
+    ):
+        """Makes the environments.
+
+        Args:
+            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's, or a function that
+                makes one environment, with `sample_tasks(rng, n)` and `set_task(task)`; or B
+                environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
+            tasks: T.
+            episodes: E.
+            horizon: H; the environment's own if not given.
+            seed: the run's seed.
+            threads: native threads of MuJoCo; as many as processors if not given.
+            dynamics: "paper" or "gymnasium", of this package's robots.
+            oracle: append the task to the observation.
+
+        Raises:
+            ValueError: a number is below 1, or the environment is unknown, has no tasks, no
+                horizon, or other actions than vectors of real numbers.
+        """
+        for name, number in (("tasks", tasks), ("episodes", episodes), ("horizon", horizon)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; it must be at least 1.")
+        self.tasks = tasks
+        self.episodes = episodes
+        self.seed = seed
+        self.diverged = 0
+        options = {"threads": threads, "dynamics": dynamics}
+        self.env = _make(environment, tasks * episodes, horizon, oracle, options)
+        horizon = horizon or getattr(self.env, "max_episode_steps", None)
+        if horizon is None:
+            raise ValueError("the environment's episodes have no end; give a horizon.")
+        self.horizon = horizon
+        self.observation_size = flatdim(self.env.single_observation_space)
+        self.action_size = flatdim(self.env.single_action_space)
+
+    def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
+        """Draws the tasks [T, G] of meta-batch `index`."""
+        return self.env.sample_tasks(
+            seeds.generator(self.seed, split, "tasks of episodes", index), self.tasks
+        )
+
+    def sample(
+        self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
+    ) -> Trajectories:
+        """Rolls out E episodes of each task.
+
+        Args:
+            act: the policy.
+            tasks: [T, G].
+            index: meta-batch number.
+            stage: inner step; each has its own noise.
+            split: "train", "val" or "test".
+
+        Returns:
+            New arrays, zero after an episode's end and at a step in which a simulation diverged.
+
+        Raises:
+            ValueError: if the tasks are not T.
+        """
+        if len(tasks) != self.tasks:
+            raise ValueError(
+                f"{len(tasks)} tasks are given; the sampler was made for {self.tasks}."
+            )
+        rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
+        shape = (self.tasks, self.episodes)
+        self.env.set_tasks(np.repeat(tasks, self.episodes, axis=0))
+        observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
+        trajectories = self._empty(act)
+        alive = np.ones(shape, np.float32)
+        noise = np.empty((*shape, self.action_size), np.float32)
+        for step in range(self.horizon):
+            observations = observations.reshape(*shape, -1)
+            rng.standard_normal(out=noise, dtype=np.float32)
+            actions, means = (np.asarray(a) for a in act(observations, noise))
+            trajectories.observations[:, :, step] = observations
+            trajectories.actions[:, :, step] = actions
+            trajectories.means[:, :, step] = means
+            observations, rewards, terminated, truncated, infos = self.env.step(
+                actions.reshape(-1, self.action_size)
+            )
+            if "diverged" in infos:
+                diverged = infos["diverged"].reshape(shape) & (alive > 0)
+                self.diverged += int(diverged.sum())
+                alive[diverged] = 0.0
+            trajectories.mask[:, :, step] = alive
+            np.multiply(
+                rewards.reshape(shape),
+                alive,
+                out=trajectories.rewards[:, :, step],
+                casting="same_kind",
+            )
+            ended = terminated | truncated
+            if ended.any():
+                alive[ended.reshape(shape)] = 0.0
+                if not alive.any():
+                    break
+        if not trajectories.mask.all():
+            never = trajectories.mask == 0.0
+            for array in (trajectories.observations, trajectories.actions, trajectories.means):
+                array[never] = 0.0
+        return trajectories
+
+    def _empty(self, act: Act) -> Trajectories:
+        """Zeros to be filled."""
+        shape = (self.tasks, self.episodes, self.horizon)
+        sizes = {
+            "observations": (self.observation_size,),
+            "actions": (self.action_size,),
+            "rewards": (),
+            "mask": (),
+            "means": (self.action_size,),
+        }
+        arrays = {name: np.zeros(shape + size, np.float32) for name, size in sizes.items()}
+        return Trajectories(**arrays, log_stds=np.array(act.log_stds, np.float32))
+
+    def close(self) -> None:
+        """Ends the environments' threads and processes."""
+        self.env.close()
+
+
+def _make(
+    environment: str | Callable[[], gymnasium.Env] | gymnasium.vector.VectorEnv,
+    num_envs: int,
+    horizon: int | None,
+    oracle: bool,
+    options: dict,
+) -> envs.TaskVectorEnv | envs.ForeignTasks:
+    """B environments with `sample_tasks` and `set_tasks`."""
+    if isinstance(environment, gymnasium.vector.VectorEnv):
+        _check(environment, num_envs)
+        return cast(envs.TaskVectorEnv, environment)
+    if not isinstance(environment, str):
+        return envs.ForeignTasks(environment, num_envs, oracle=oracle)
+    ids = {entry.id: name for name, entry in envs.ENVIRONMENTS.items()}
+    name = ids.get(environment, environment)
+    if name in envs.ENVIRONMENTS:
+        known = envs.ENVIRONMENTS[name]
+        return envs.make_vector(
+            name,
+            num_envs,
+            max_episode_steps=horizon or known.horizon,
+            oracle=oracle,
+            autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
+            **(options if known.robot else {}),
+        )
+    try:
+        gymnasium.spec(environment)
+    except gymnasium.error.Error as error:
+        raise ValueError(
+            f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, "
+            "or an id that is registered with Gymnasium."
+        ) from error
+    return envs.ForeignTasks(
+        lambda: gymnasium.make(environment, max_episode_steps=horizon), num_envs, oracle=oracle
+    )
+
+
+def _check(environment: gymnasium.vector.VectorEnv, num_envs: int) -> None:
+    """Refuses a vector environment that lacks tasks, has other spaces, or another size."""
+    name = type(environment).__name__
+    if not hasattr(environment, "set_tasks") or not hasattr(environment, "sample_tasks"):
+        raise ValueError(
+            f"{name} has no tasks; give it sample_tasks(rng, n) and set_tasks(tasks), or wrap its "
+            "environments with maml_tf.rl.envs.ForeignTasks."
+        )
+    if environment.num_envs != num_envs:
+        raise ValueError(
+            f"{name} holds {environment.num_envs} environments; tasks x episodes are {num_envs}."
+        )
+    envs.foreign.check_spaces(
+        name, environment.single_observation_space, environment.single_action_space
+    )

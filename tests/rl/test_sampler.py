@@ -1,0 +1,245 @@
+import pytest
+
+gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
+pytest.importorskip("mujoco", reason="needs the extra rl")
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from maml_tf.rl import envs
+from maml_tf.rl.sampler import Sampler
+from maml_tf.tasks import seeds
+
+
+class Noise:
+    """Mean of each task's own, deviation 1; remembers what it saw."""
+
+    def __init__(self, tasks, action_size, scale=1.0):
+        self.log_stds = np.zeros((tasks, action_size), np.float32)
+        self.scale = scale
+        self.seen = []
+
+    def __call__(self, observations, noise):
+        self.seen.append((observations.copy(), noise.copy()))
+        means = 0.01 * np.arange(len(noise), dtype=np.float32)[:, None, None] + 0 * noise
+        return means + self.scale * noise, means
+
+
+class Line(gymnasium.Env):
+    """x' = x + 2 a for a in [0, 2]; the task is where reward is 0; it ends beyond 3."""
+
+    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = Box(0.0, 2.0, (1,), np.float64)
+    broken_at = np.inf
+
+    def sample_tasks(self, rng, num_tasks):
+        return rng.uniform(-1, 1, num_tasks)
+
+    def set_task(self, task):
+        self.goal = float(task[0])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(0, 0.1)
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x += 2 * action[0]
+        seen = np.nan if self.x > self.broken_at else self.x
+        return np.array([seen]), -abs(self.x - self.goal), self.x > 3, False, {}
+
+
+def roll(environment="cheetah_velocity", index=0, stage=0, split="train", scale=1.0, **keywords):
+    sampler = Sampler(environment, **{"tasks": 2, "episodes": 3, "horizon": 10, **keywords})
+    policy = Noise(sampler.tasks, sampler.action_size, scale)
+    tasks = sampler.sample_tasks(index, split)
+    trajectories = sampler.sample(policy, tasks, index, stage, split)
+    sampler.close()
+    return sampler, tasks, policy, trajectories
+
+
+@pytest.mark.parametrize("name", envs.ENVIRONMENTS)
+def test_shapes_and_types(name):
+    sampler, tasks, policy, trajectories = roll(name, horizon=None)
+    horizon = 100 if name == "navigation_2d" else 200
+    sizes = {"observations": (sampler.observation_size,), "rewards": (), "mask": ()}
+    sizes |= {"actions": (sampler.action_size,), "means": (sampler.action_size,)}
+    assert sampler.horizon == horizon and len(tasks) == 2
+    for field, size in sizes.items():
+        array = getattr(trajectories, field)
+        assert array.shape == (2, 3, horizon, *size) and array.dtype == np.float32
+        assert np.isfinite(array).all()
+    assert trajectories.log_stds.shape == (2, sampler.action_size)
+    assert sampler.diverged == 0
+
+
+def test_the_policy_is_called_once_a_step_and_its_words_are_kept():
+    _, _, policy, trajectories = roll()
+    assert len(policy.seen) == 10
+    for step, (observations, noise) in enumerate(policy.seen):
+        assert observations.shape == (2, 3, 20) and noise.shape == (2, 3, 6)
+        np.testing.assert_array_equal(trajectories.observations[:, :, step], observations)
+        means = trajectories.means[:, :, step]
+        np.testing.assert_array_equal(means[1], np.full((3, 6), 0.01, np.float32))
+        np.testing.assert_array_equal(trajectories.actions[:, :, step], means + noise)
+
+
+def test_a_walk_to_the_goal_by_arithmetic():
+    sampler = Sampler("navigation_2d", tasks=2, episodes=1, horizon=4)
+
+    class Right(Noise):
+        def __call__(self, observations, noise):
+            ones = np.zeros_like(noise) + np.float32([1.0, 0.0])
+            return ones, ones
+
+    goals = np.array([[0.2, 0.0], [0.3, 0.4]])
+    trajectories = sampler.sample(Right(2, 2), goals, 0)
+    np.testing.assert_array_equal(trajectories.mask[:, 0], [[1, 1, 0, 0], [1, 1, 1, 1]])
+    rewards = [[-0.1, 0, 0, 0], -np.hypot([0.2, 0.1, 0.0, 0.1], 0.4)]
+    np.testing.assert_allclose(trajectories.rewards[:, 0], rewards, atol=1e-7)
+    np.testing.assert_allclose(trajectories.observations[1, 0, :, 0], [0, 0.1, 0.2, 0.3], rtol=1e-6)
+
+
+def test_episodes_are_a_function_of_seed_split_index_and_stage():
+    same = [roll()[3] for _ in range(2)]
+    for a, b in zip(*same, strict=True):
+        np.testing.assert_array_equal(a, b)
+    others = [roll(index=1), roll(stage=1), roll(split="test"), roll(seed=1)]
+    firsts = [same[0].observations] + [other[3].observations for other in others]
+    for i in range(len(firsts)):
+        for j in range(i):
+            assert not np.isclose(firsts[i][:, :, 0, :17], firsts[j][:, :, 0, :17]).any()
+
+
+def test_what_was_drawn_before_does_not_matter():
+    sampler = Sampler("cheetah_velocity", tasks=2, episodes=3, horizon=10)
+    policy = Noise(2, 6)
+    sampler.sample(policy, sampler.sample_tasks(7), 7)
+    again = sampler.sample(policy, sampler.sample_tasks(0), 0)
+    for a, b in zip(again, roll()[3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["cheetah_velocity", "ant_goal"])
+def test_threads_do_not_change_a_number(name):
+    one, two = (roll(name, episodes=20, horizon=40, threads=t)[3] for t in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_episode_after_early_ends_is_the_one_without_neighbours():
+    # Environments that have ended are left out of the physics of the others.
+    _, tasks, _, trajectories = roll("ant_goal", horizon=200, episodes=10)
+    mask = trajectories.mask
+    lengths = mask.sum(2)
+    assert len(np.unique(lengths)) > 3 and (np.diff(mask, axis=2) <= 0).all()
+    assert not trajectories.rewards[mask == 0].any()
+    t, e = np.unravel_index(np.argmax(lengths), lengths.shape)
+    env = envs.make_vector("ant_goal", 1)
+    env.reset(seed=0)
+    whole = envs.make_vector("ant_goal", 20)
+    whole.set_tasks(np.repeat(tasks, 10, axis=0))
+    whole.reset(seed=int(seed_of_first_states()))
+    env._state[:] = whole._state[t * 10 + e]
+    env.set_tasks(tasks[t : t + 1])
+    for step in range(int(lengths[t, e])):
+        reward = env.step(trajectories.actions[t, e, step][None])[1]
+        assert reward[0] == pytest.approx(trajectories.rewards[t, e, step], abs=1e-5)
+
+
+def seed_of_first_states():
+    return seeds.generator(0, "train", "episodes of stage 0", 0).integers(2**31)
+
+
+def test_a_diverged_episode_ends_and_is_counted():
+    sampler = Sampler("cheetah_velocity", tasks=2, episodes=3, horizon=5)
+
+    class Broken(Noise):
+        def __call__(self, observations, noise):
+            actions, means = super().__call__(observations, noise)
+            if len(self.seen) == 3:
+                actions[1, 2] = np.nan
+            return actions, means
+
+    trajectories = sampler.sample(Broken(2, 6), sampler.sample_tasks(0), 0)
+    assert sampler.diverged == 1
+    expected = np.ones((2, 3, 5))
+    expected[1, 2, 2:] = 0
+    np.testing.assert_array_equal(trajectories.mask, expected)
+    assert np.isfinite(trajectories.rewards).all() and np.isfinite(trajectories.observations).all()
+    assert np.isfinite(trajectories.actions).all()
+
+
+def test_the_oracle_observes_its_task():
+    sampler, tasks, _, trajectories = roll("ant_goal", oracle=True)
+    assert sampler.observation_size == 127
+    shown = trajectories.observations[..., 125:]
+    np.testing.assert_allclose(shown[:, 0, 0], tasks, rtol=1e-6)
+    assert (shown == shown[:, :1, :1]).all()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_any_gymnasium_environment_with_tasks(asynchronous):
+    vector = envs.ForeignTasks(Line, 6, oracle=True, asynchronous=asynchronous)
+    sampler, tasks, _, trajectories = roll(vector, scale=0.1)
+    assert tasks.shape == (2, 1) and sampler.observation_size == 2
+    x, goal = trajectories.observations[..., 0], trajectories.observations[..., 1]
+    np.testing.assert_allclose(goal[:, :, 0], np.repeat(tasks, 3, axis=1), rtol=1e-6)
+    # Actions in [-1, 1] are scaled to [0, 2]: x' = x + 2 (a + 1), and it ends beyond 3.
+    after = x[:, :, 0] + 2 * (trajectories.actions[:, :, 0, 0] + 1)
+    np.testing.assert_allclose(x[:, :, 1], after, rtol=1e-5)
+    np.testing.assert_allclose(trajectories.rewards[:, :, 0], -abs(after - tasks), rtol=1e-5)
+    np.testing.assert_array_equal(trajectories.mask[:, :, 0], 1.0)
+    np.testing.assert_array_equal(trajectories.mask[:, :, 3:], 0.0)
+
+
+def test_any_gymnasium_environment_that_diverges():
+    class Broken(Line):
+        broken_at = 2.5
+
+    sampler, _, _, trajectories = roll(Broken, scale=0.1)
+    assert sampler.diverged > 0
+    assert all(np.isfinite(array).all() for array in trajectories)
+
+
+@pytest.mark.parametrize("number", ["tasks", "episodes", "horizon"])
+def test_numbers_below_one_are_refused(number):
+    with pytest.raises(ValueError, match=f"{number} is 0; it must be at least 1"):
+        roll(**{number: 0})
+
+
+class Untasked(gymnasium.Env):
+    observation_space, action_space = Line.observation_space, Line.action_space
+
+
+class Buttons(Line):
+    action_space = Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ("cheetah", "'cheetah' is unknown; use one of navigation_2d"),
+        ("CartPole-v1", "CartPole-v1 has no tasks; give it sample_tasks and set_task"),
+        (Untasked, "Untasked has no tasks"),
+        (Buttons, r"Buttons has actions Discrete\(3\); a Gaussian policy needs a Box"),
+        (lambda: gymnasium.vector.SyncVectorEnv([Line] * 6), "SyncVectorEnv has no tasks"),
+        (lambda: envs.make_vector("navigation_2d", 5), "holds 5 environments"),
+    ],
+)
+def test_environments_that_will_not_do_are_refused(environment, message):
+    if not isinstance(environment, (str, type)):
+        environment = environment()
+    with pytest.raises(ValueError, match=message):
+        roll(environment)
+
+
+def test_episodes_without_end_are_refused():
+    with pytest.raises(ValueError, match="give a horizon"):
+        roll(Line, horizon=None)
+
+
+def test_tasks_of_another_number_are_refused():
+    sampler = Sampler("navigation_2d", tasks=2, episodes=1)
+    with pytest.raises(ValueError, match="3 tasks are given; the sampler was made for 2"):
+        sampler.sample(Noise(2, 2), np.zeros((3, 2)), 0)
