@@ -10,8 +10,9 @@ Shape letters, used everywhere:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -39,8 +40,8 @@ class Task(NamedTuple):
     query: Batch
 
 
-LossFn: TypeAlias = Callable[[Weights, Batch], tf.Tensor]
-"""`(weights, batch) -> [T]`, one number a task."""
+LossFn: TypeAlias = Callable[[Weights, Any], tf.Tensor]
+"""`(weights, batch) -> [T]`, one number a task; the batch is a `Batch` or a `PolicyBatch`."""
 
 OutputLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number a task."""
@@ -60,6 +61,44 @@ class TaskSource(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What some meta-steps saw: a NamedTuple of arrays with a leading axis `[count]`."""
+
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar; `metric` is the learner's."""
+        ...
+
+
+class Learner(Protocol):
+    """What the training loop and its checkpoints ask of a learner."""
+
+    metric_name: str  # "loss" is better lower, any other metric higher
+    meta_batch_size: int
+    inner_steps: int
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer | None:
+        """What else a checkpoint must remember."""
+        ...
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
+        ...
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What the meta-step moves."""
+        ...
+
+    def meta_steps(self, tasks: Any, start: int, count: int) -> Any:
+        """Runs meta-steps `start` ... `start + count - 1`, and returns their `Metrics`."""
+        ...
+
+
 class Estimate(NamedTuple):
     """A metric after 0, 1, ... S gradient steps, over held-out tasks."""
 
@@ -67,3 +106,14 @@ class Estimate(NamedTuple):
     std: np.ndarray  # [S + 1], over tasks
     ci95: np.ndarray  # [S + 1], half-width 1.96 * std / sqrt(num_tasks)
     num_tasks: int
+
+
+class Trajectories(NamedTuple):
+    """Episodes of a stack of tasks, in lockstep; `mask` is 0 after an episode has ended."""
+
+    observations: np.ndarray  # [T, E, H, O] float32, before each action
+    actions: np.ndarray  # [T, E, H, A] float32, as the policy drew them (not clipped)
+    rewards: np.ndarray  # [T, E, H] float32
+    mask: np.ndarray  # [T, E, H] float32: 1 where the step was taken
+    means: np.ndarray  # [T, E, H, A] float32: of the policy's Gaussian
+    log_stds: np.ndarray  # [T, A] float32: of the policy's Gaussian

@@ -54,6 +54,12 @@ def test_tasks_know_only_the_vocabulary(path):
     assert own_modules(path) <= {"types", "tasks"}
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "rl").rglob("*.py")), ids=lambda p: p.stem)
+def test_reinforcement_learning_knows_neither_the_training_loop_nor_the_command_line(path):
+    lower = {module for modules in FLOORS[:3] for module in modules} | {"tasks", "rl"}
+    assert own_modules(path) <= lower | ({"evaluation"} if path.stem == "evaluation" else set())
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
 def test_only_the_command_line_reads_flags(path):
     if "cli" not in path.relative_to(PACKAGE).parts:
