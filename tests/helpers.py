@@ -116,12 +116,16 @@ class PointSampler:
     def __init__(self, tasks=4, episodes=5, horizon=10, seed=0):
         self.tasks, self.episodes, self.horizon, self.seed = tasks, episodes, horizon, seed
 
+    def _random(self, purpose, index, split):
+        split = ("train", "val", "test").index(split)
+        return np.random.default_rng([self.seed, split, purpose, index])
+
     def sample_tasks(self, index, split="train"):
-        random = np.random.default_rng([self.seed, ("train", "val", "test").index(split), index])
+        random = self._random(0, index, split)
         return random.uniform(-0.5, 0.5, (self.tasks, 2)).astype(np.float32)
 
-    def sample(self, act, tasks, index, stage=0):
-        random = np.random.default_rng([self.seed, 3, index, stage])
+    def sample(self, act, tasks, index, stage=0, split="train"):
+        random = self._random(1 + stage, index, split)
         place = np.zeros((self.tasks, self.episodes, 2), np.float32)
         alive = np.ones((self.tasks, self.episodes), np.float32)
         steps = []

@@ -61,13 +61,11 @@ class ReturnEvaluator:
         bar = tqdm(total=self.num_tasks, desc="evaluate", unit="task", disable=not progress)
         with bar:
             while sum(map(len, curves)) < self.num_tasks:
-                index = len(curves)
-                tasks = self.sampler.sample_tasks(index, self.split)
                 rollouts = self.learner.roll_out_and_adapt(
-                    self.sampler, tasks, index, self._step_sizes
+                    self.sampler, len(curves), self._step_sizes, self.split
                 )
                 curves.append(rollouts.returns)
-                bar.update(len(tasks))
+                bar.update(len(rollouts.returns))
         return estimate(np.concatenate(curves)[: self.num_tasks])
 
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf.adaptation import adapt, stack
+from maml_tf.adaptation import adapt, fast, stack
 from maml_tf.rl import trust_region
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
 from maml_tf.rl.policy import Actor, Gaussian, GaussianPolicy
@@ -34,8 +34,10 @@ class Sampler(Protocol):
         """Draws T tasks `[T, ...]`, a function of (seed, split, index)."""
         ...
 
-    def sample(self, act: Actor, tasks: np.ndarray, index: int, stage: int = 0) -> Trajectories:
-        """Runs E episodes in each task, a function of (seed, index, stage) and the policy."""
+    def sample(
+        self, act: Actor, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
+    ) -> Trajectories:
+        """Runs E episodes in each task, a function of (seed, split, index, stage) and `act`."""
         ...
 
 
@@ -149,28 +151,29 @@ class MetaTRPO:
     def roll_out_and_adapt(
         self,
         sampler: Sampler,
-        tasks: np.ndarray,
         index: int,
         step_sizes: Sequence[float | None],
+        split: str = "train",
     ) -> Rollouts:
         """Samples with theta, adapts, samples again, and so on.
 
         Args:
-          sampler: of the trajectories.
-          tasks: `[T, ...]`, of `sampler.sample_tasks`.
-          index: of the sampler's random numbers.
+          sampler: of tasks and trajectories.
+          index: of the meta-batch.
           step_sizes: alpha of each inner step; None for the learner's own.
+          split: "train", "val" or "test".
 
         Returns:
           `Rollouts`: one more stage than there are step sizes.
         """
+        tasks = sampler.sample_tasks(index, split)
         weights = self.initial_weights()
         batches: list[PolicyBatch] = []
         returns = []
         clock = _Clock()
         for stage in range(len(step_sizes) + 1):
             actor = self.policy.actor(weights, len(tasks))
-            trajectories = sampler.sample(actor, tasks, index, stage)
+            trajectories = sampler.sample(actor, tasks, index, stage, split)
             clock.stop("sampling")
             batch, mean_returns = self._batch(trajectories)
             if stage < len(step_sizes):
@@ -203,7 +206,7 @@ class MetaTRPO:
         num_tasks = last.mask.shape[0]
         adaptation = adapt(
             self.inner_loss,
-            stack(weights, num_tasks, self.adapts),
+            fast(weights, num_tasks, self.adapts),
             before,
             step_size=alphas,
             adapts=self.adapts,
@@ -251,8 +254,7 @@ class MetaTRPO:
         Returns:
           `TrpoMetrics` without the leading axis.
         """
-        tasks = sampler.sample_tasks(index)
-        rollouts = self.roll_out_and_adapt(sampler, tasks, index, [None] * self.inner_steps)
+        rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
         clock = _Clock()
         share = rollouts.share(self.curvature_share)
         step = self._improve(rollouts.batches, share)

@@ -94,7 +94,7 @@ def test_the_meta_objective_is_the_loss_after_adapt_from_the_stored_trajectories
 def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_once():
     learner = make_learner()
     before = [np.asarray(v) for v in learner.variables]
-    rollouts = learner.roll_out_and_adapt(SAMPLER, SAMPLER.sample_tasks(0), 0, [None])
+    rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
     first = learner.meta_steps(SAMPLER, 0, 1)
     assert first.returns.shape == (1, 2) and first.backtracks[0] >= 0
     np.testing.assert_allclose(first.returns[0], rollouts.returns.mean(0), rtol=1e-6)
@@ -112,7 +112,7 @@ def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_onc
 
 def test_a_share_of_the_episodes_for_the_curvature_alone():
     learner = make_learner(curvature_share=0.4)
-    rollouts = learner.roll_out_and_adapt(SAMPLER, SAMPLER.sample_tasks(0), 0, [None])
+    rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
     assert [batch.mask.shape for batch in rollouts.share(0.4)] == [(4, 20)] * 2
     metrics = learner.meta_steps(SAMPLER, 0, 1)
     assert metrics.kl[0] <= 0.01 and metrics.backtracks[0] >= 0
