@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from maml_tf.meta_learner import MetaLearner
+from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, Asse
 class Checkpoints:
     """`<directory>/ckpt-<iteration>`, the newest few, and `<directory>/best/ckpt-<iteration>`."""
 
-    def __init__(self, directory: str | Path, learner: MetaLearner, *, keep: int = 10):
+    def __init__(self, directory: str | Path, learner: Learner, *, keep: int = 10):
         """Reads nothing yet; makes the directory.
 
         Args:
@@ -38,9 +38,10 @@ class Checkpoints:
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
         self._weights = _named(learner.state)
+        remembered = learner.optimizer.variables if learner.optimizer is not None else []
         self._all = tf.train.Checkpoint(
             weights=_Group(self._weights),
-            optimizer=_Group(_named(learner.optimizer.variables)),
+            optimizer=_Group(_named(remembered)),
             iteration=self.iteration,
             best_score=self.best_score,
         )

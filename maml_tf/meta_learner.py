@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import losses
@@ -30,6 +31,16 @@ class MetaMetrics(NamedTuple):
     support_loss: tf.Tensor  # [S]: before each inner step, on the set that it descends
     query_loss: tf.Tensor  # []: after the last inner step
     query_metric: tf.Tensor  # []: the learner's metric, after the last inner step
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar, about arrays with a leading axis `[count]`."""
+        parts = f"loss {np.mean(self.query_loss):.3g}"
+        if self.support_loss.shape[1]:
+            before = np.mean(self.support_loss[:, 0])
+            parts = f"loss {before:.3g} -> {np.mean(self.query_loss):.3g}"
+        if metric != "loss":
+            parts += f", {metric} {np.mean(self.query_metric):.3f}"
+        return parts
 
 
 class MetaLearner:

@@ -15,6 +15,12 @@ from maml_tf.types import Estimate
 FIGURES_SUFFIX = ".figures"
 """Ending of the event file that holds figures and tables; it is made anew with them."""
 
+_NAMES = {
+    "support_loss": ("support_loss_before_step", 1),
+    "returns": ("return_after_step", 0),
+}
+"""Of a field with one number a step: its name, and the number of the first."""
+
 
 class Summaries:
     """Writes one run's event file; `disabled=True` writes nothing."""
@@ -66,12 +72,19 @@ class Summaries:
 
 
 def training_scalars(metric: str, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Names the means of some iterations of `MetaMetrics`."""
-    named = {
-        f"train/support_loss_before_step_{step + 1}": value
-        for step, value in enumerate(np.mean(metrics["support_loss"], axis=0))
-    }
-    named["train/query_loss"] = np.mean(metrics["query_loss"])
-    if metric != "loss":
-        named[f"train/query_{metric}"] = np.mean(metrics["query_metric"])
+    """Names the means of some iterations of a learner's `Metrics`.
+
+    A field of one number is `train/<field>`; `_NAMES` has those of several.
+    """
+    named = {}
+    for field, values in metrics.items():
+        if field == "query_metric":
+            if metric != "loss":
+                named[f"train/query_{metric}"] = np.mean(values)
+        elif values.ndim == 1:
+            named[f"train/{field}"] = np.mean(values)
+        else:
+            name, first = _NAMES[field]
+            for step, value in enumerate(np.mean(values, axis=0)):
+                named[f"train/{name}_{first + step}"] = value
     return named

@@ -1,8 +1,9 @@
 """The one training loop: restore, step, log, validate, save, stop.
 
-It takes anything with `meta_steps(tasks, start, count)`: supervised learning compiles the `count`
-steps into one call. Nothing random depends on what happened before, so a run that was stopped or
-killed goes on to the same weights, bit for bit on one CPU.
+It takes any `Learner`: supervised learning compiles the steps of one call of `meta_steps` into one
+graph, reinforcement learning alternates between a simulator and graphs. Nothing random depends on
+what happened before, so a run that was stopped or killed goes on to the same weights, bit for bit
+on one CPU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -22,9 +23,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.evaluation import Evaluator
-from maml_tf.meta_learner import MetaLearner, MetaMetrics
+from maml_tf.meta_learner import MetaLearner
 from maml_tf.summaries import Summaries, training_scalars
-from maml_tf.types import Estimate, TaskSource
+from maml_tf.types import Estimate, Learner, Metrics
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,17 +41,27 @@ class TrainingResult(NamedTuple):
     interrupted: bool
 
 
+class Validation(Protocol):
+    """Measures a learner's present weights on held-out tasks, always the same ones."""
+
+    steps: int  # S of the estimate
+
+    def __call__(self) -> Estimate:
+        """Returns the metric after 0, 1, ... S gradient steps."""
+        ...
+
+
 class NonFiniteLoss(ValueError):
     """The loss or a weight stopped being a finite number."""
 
 
 def train(
-    learner: MetaLearner,
-    tasks: TaskSource,
+    learner: Learner,
+    tasks: Any,
     *,
     iterations: int,
     logdir: str | Path,
-    validation: TaskSource | None = None,
+    validation: Any = None,
     validation_tasks: int = 96,
     validation_steps: int = 10,
     log_every: int = 100,
@@ -64,12 +75,13 @@ def train(
 
     Args:
       learner: what to train; its weights are updated in place.
-      tasks: meta-batch i of the training split.
+      tasks: meta-batch i of the training split: a `TaskSource`, or what else the learner takes.
       iterations: train until this many meta-steps are done, earlier runs counted.
       logdir: the run's own directory: checkpoints and TensorBoard's event file go here.
-      validation: held-out tasks; the weights with the best score so far are kept apart.
-      validation_tasks: how many of them.
-      validation_steps: gradient steps of the adaptation curve.
+      validation: held-out tasks, a `TaskSource`, for a `MetaLearner`; a `Validation` for any other
+        learner. The weights with the best score so far are kept apart.
+      validation_tasks: how many tasks of a `TaskSource`.
+      validation_steps: gradient steps of their adaptation curve.
       log_every: meta-steps that are averaged into one point of TensorBoard.
       validate_every: meta-steps between two validations.
       save_every: meta-steps between two checkpoints.
@@ -99,10 +111,11 @@ def train(
     loop = _Loop(learner, tasks, start, iterations, log_every, progress)
     loop.checkpoints = checkpoints
     loop.summaries = Summaries(logdir, disabled=not record)
-    if validation is not None:
-        loop.evaluator = Evaluator(
+    if isinstance(learner, MetaLearner) and validation is not None:
+        validation = Evaluator(
             learner, validation, num_tasks=validation_tasks, steps=validation_steps
         )
+    loop.evaluator = validation
     if start == 0:
         loop.summaries.text("flags", description)
     redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
@@ -119,9 +132,9 @@ class _Loop:
         self.iteration, self.iterations, self.log_every = start, iterations, log_every
         self.checkpoints: Checkpoints | None = None
         self.summaries: Summaries
-        self.evaluator: Evaluator | None = None
+        self.evaluator: Validation | None = None
         self.saved = start
-        self._window: list[MetaMetrics] = []
+        self._window: list[Any] = []
         self._seconds_a_step = math.inf
         self._cost_is_known = False
         self._bar = tqdm(
@@ -162,7 +175,7 @@ class _Loop:
         count = min(affordable, boundary - self.iteration)
         began, first = time.perf_counter(), math.isinf(self._seconds_a_step)
         metrics = self.learner.meta_steps(self.tasks, self.iteration, count)
-        metrics = MetaMetrics(*(np.asarray(m) for m in metrics))
+        metrics = metrics._make(np.asarray(m) for m in metrics)
         seconds = time.perf_counter() - began
         self._check_finite(metrics)
         self._seconds_a_step = 0.1 if first else seconds / count
@@ -180,10 +193,11 @@ class _Loop:
             _LOG.info("%d iterations to go, about %s at %.3g it/s.", rest, about, rate)
         self._cost_is_known = True
 
-    def _check_finite(self, metrics: MetaMetrics) -> None:
-        finite = np.isfinite(metrics.query_loss) & np.isfinite(metrics.support_loss).all(axis=1)
+    def _check_finite(self, metrics) -> None:
+        finite = np.stack([np.isfinite(m).reshape(len(m), -1).all(1) for m in metrics])
         if not finite.all():
-            self._not_finite("loss", self.iteration + int(np.argmin(finite)))
+            field = metrics._fields[int(np.argmin(finite.all(1)))].replace("_", " ")
+            self._not_finite(field, self.iteration + int(np.argmin(finite.all(0))))
 
     def _not_finite(self, what: str, iteration: int) -> None:
         kept = self.checkpoints.available() if self.checkpoints else []
@@ -193,22 +207,22 @@ class _Loop:
             "Lower the inner or the meta step size, or clip the meta-gradient."
         )
 
-    def _log(self, metrics: MetaMetrics, count: int) -> None:
+    def _log(self, metrics, count: int) -> None:
         first = self.iteration - count
         for end in range(_next(first, self.log_every), self.iteration + 1, self.log_every):
             begin = max(end - self.log_every - first, 0)
-            self._window.append(MetaMetrics(*(m[begin : end - first] for m in metrics)))
+            self._window.append(metrics._make(m[begin : end - first] for m in metrics))
             self._write_window(end)
         rest = (self.iteration // self.log_every) * self.log_every - first
         if rest < count:
-            self._window.append(MetaMetrics(*(m[max(rest, 0) :] for m in metrics)))
+            self._window.append(metrics._make(m[max(rest, 0) :] for m in metrics))
         self._bar.update(count)
         self._bar.set_postfix_str(self._progress(metrics), refresh=False)
 
     def _write_window(self, iteration: int) -> None:
         joined = {
             name: np.concatenate([getattr(m, name) for m in self._window])
-            for name in MetaMetrics._fields
+            for name in self._window[0]._fields
         }
         self._window = []
         scalars = training_scalars(self.learner.metric_name, joined)
@@ -217,17 +231,10 @@ class _Loop:
             scalars["train/tasks_per_second"] = rate
         self.summaries.scalars(scalars, iteration)
 
-    def _progress(self, metrics: MetaMetrics) -> str:
-        parts = []
-        if metrics.support_loss.shape[1]:
-            before = metrics.support_loss[:, 0].mean()
-            parts.append(f"loss {before:.3g} -> {metrics.query_loss.mean():.3g}")
-        else:
-            parts.append(f"loss {metrics.query_loss.mean():.3g}")
-        if self.learner.metric_name != "loss":
-            parts.append(f"{self.learner.metric_name} {metrics.query_metric.mean():.3f}")
-        parts.append(f"{self.learner.meta_batch_size / self._seconds_a_step:.0f} tasks/s")
-        return ", ".join(parts + [self._validated] if self._validated else parts)
+    def _progress(self, metrics: Metrics) -> str:
+        rate = f"{self.learner.meta_batch_size / self._seconds_a_step:.0f} tasks/s"
+        parts = [metrics.progress(self.learner.metric_name), rate, self._validated]
+        return ", ".join(filter(None, parts))
 
     def _validate(self) -> None:
         assert self.evaluator is not None

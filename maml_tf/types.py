@@ -10,8 +10,9 @@ Shape letters, used everywhere:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -39,8 +40,8 @@ class Task(NamedTuple):
     query: Batch
 
 
-LossFn: TypeAlias = Callable[[Weights, Batch], tf.Tensor]
-"""`(weights, batch) -> [T]`, one number a task."""
+LossFn: TypeAlias = Callable[[Weights, Any], tf.Tensor]
+"""`(weights, batch) -> [T]`, one number a task; the batch is a `Batch` or a `PolicyBatch`."""
 
 OutputLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number a task."""
@@ -57,6 +58,44 @@ class TaskSource(Protocol):
 
     def __call__(self, index: tf.Tensor, num_tasks: int) -> Task:
         """Draws meta-batch `index` (int64 scalar) of `num_tasks` tasks."""
+        ...
+
+
+class Metrics(Protocol):
+    """What some meta-steps saw: a NamedTuple of arrays with a leading axis `[count]`."""
+
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar; `metric` is the learner's."""
+        ...
+
+
+class Learner(Protocol):
+    """What the training loop and its checkpoints ask of a learner."""
+
+    metric_name: str  # "loss" is better lower, any other metric higher
+    meta_batch_size: int
+    inner_steps: int
+
+    @property
+    def optimizer(self) -> keras.optimizers.Optimizer | None:
+        """What else a checkpoint must remember."""
+        ...
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
+        ...
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What the meta-step moves."""
+        ...
+
+    def meta_steps(self, tasks: Any, start: int, count: int) -> Any:
+        """Runs meta-steps `start` ... `start + count - 1`, and returns their `Metrics`."""
         ...
 
 

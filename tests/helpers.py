@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import Batch, Task, adapt, result_files, stack
+from maml_tf.types import Trajectories
 
 RESULTS = Path(__file__).parent / "data" / "results"
 
@@ -107,3 +108,34 @@ def write_result(path, experiment="omniglot_5way_1shot", name="test_1shot_stepsi
     content = {**result_content(experiment, name), **changes}
     removed = {name for name, value in changes.items() if value is None}
     path.write_text(json.dumps({k: v for k, v in content.items() if k not in removed}))
+
+
+class PointSampler:
+    """A point on a plane, to be steered to a goal of the task's own; in numpy, ends on arrival."""
+
+    def __init__(self, tasks=4, episodes=5, horizon=10, seed=0):
+        self.tasks, self.episodes, self.horizon, self.seed = tasks, episodes, horizon, seed
+
+    def _random(self, purpose, index, split):
+        split = ("train", "val", "test").index(split)
+        return np.random.default_rng([self.seed, split, purpose, index])
+
+    def sample_tasks(self, index, split="train"):
+        random = self._random(0, index, split)
+        return random.uniform(-0.5, 0.5, (self.tasks, 2)).astype(np.float32)
+
+    def sample(self, act, tasks, index, stage=0, split="train"):
+        random = self._random(1 + stage, index, split)
+        place = np.zeros((self.tasks, self.episodes, 2), np.float32)
+        alive = np.ones((self.tasks, self.episodes), np.float32)
+        steps = []
+        for _ in range(self.horizon):
+            noise = random.standard_normal(place.shape).astype(np.float32)
+            actions, means = act(place, noise)
+            following = place + np.clip(actions, -0.1, 0.1)
+            distance = np.linalg.norm(following - tasks[:, None], axis=-1)
+            steps.append((place, actions, -distance * alive, alive, means))
+            alive = alive * (distance > 0.01)
+            place = following
+        columns = (np.stack(c, 2).astype(np.float32) for c in zip(*steps, strict=True))
+        return Trajectories(*columns, np.array(act.log_stds, np.float32))

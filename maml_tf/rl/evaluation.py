@@ -1,0 +1,74 @@
+"""Returns after every gradient step on held-out tasks (paper section 5.3: 40 tasks).
+
+Shape letters: T tasks of the sampler, S gradient steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from tqdm import tqdm
+
+from maml_tf.evaluation import estimate
+from maml_tf.rl.meta_trpo import MetaTRPO, Sampler
+from maml_tf.types import Estimate
+
+
+class ReturnEvaluator:
+    """Adapts to held-out tasks by fresh trajectories at every step, and measures the returns.
+
+    The first step takes alpha, the later ones alpha / 2, as in the original program; learned step
+    sizes are taken as they are. Calling it again measures the present weights on the same tasks.
+    """
+
+    def __init__(
+        self,
+        learner: MetaTRPO,
+        sampler: Sampler,
+        *,
+        num_tasks: int = 40,
+        steps: int = 3,
+        step_size: float | None = None,
+        split: str = "val",
+    ):
+        """Sets the evaluation up.
+
+        Args:
+          learner: whose weights are adapted; they stay as they are.
+          sampler: of the trajectories; its tasks 0, 1, ... of `split` are met.
+          num_tasks: how many tasks, rounded up to whole draws while sampling.
+          steps: gradient steps, S.
+          step_size: alpha; the learner's own by default.
+          split: "val" or "test".
+
+        Raises:
+          ValueError: an argument is out of range.
+        """
+        if num_tasks < 1 or steps < 0:
+            raise ValueError(
+                f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
+            )
+        self.learner, self.sampler = learner, sampler
+        self.num_tasks, self.steps, self.split = num_tasks, steps, split
+        if learner.step_sizes and step_size is None:
+            self._step_sizes: list[float | None] = [None] * steps
+        else:
+            alpha = learner.step_size if step_size is None else step_size
+            self._step_sizes = [alpha if step == 0 else alpha / 2 for step in range(steps)]
+
+    def __call__(self, *, progress: bool = False) -> Estimate:
+        """Returns mean, deviation and 95 % interval after each step, `[S + 1]`."""
+        curves: list[np.ndarray] = []
+        bar = tqdm(total=self.num_tasks, desc="evaluate", unit="task", disable=not progress)
+        with bar:
+            while sum(map(len, curves)) < self.num_tasks:
+                rollouts = self.learner.roll_out_and_adapt(
+                    self.sampler, len(curves), self._step_sizes, self.split
+                )
+                curves.append(rollouts.returns)
+                bar.update(len(rollouts.returns))
+        return estimate(np.concatenate(curves)[: self.num_tasks])
+
+
+def evaluate(learner: MetaTRPO, sampler: Sampler, *, progress: bool = False, **options) -> Estimate:
+    """Measures a learner on held-out tasks once; the options are `ReturnEvaluator`'s."""
+    return ReturnEvaluator(learner, sampler, **options)(progress=progress)

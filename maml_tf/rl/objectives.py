@@ -1,0 +1,90 @@
+"""What the inner and the outer loop of meta-RL descend, one number a task.
+
+Means are over the steps that were taken (`mask`), as over the original's concatenated paths.
+
+Shape letters: T tasks, E episodes a task, H horizon, B = E * H steps, O and A numbers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maml_tf.rl import advantages, policy, value
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.types import LossFn, Trajectories, Weights
+
+
+class PolicyBatch(NamedTuple):
+    """Steps of T tasks, and how much better than expected each action was."""
+
+    observations: tf.Tensor  # [T, B, O]
+    actions: tf.Tensor  # [T, B, A]
+    advantages: tf.Tensor  # [T, B], standardised for each task
+    mask: tf.Tensor  # [T, B]
+    old: Gaussian  # the policy that drew the actions
+
+    def first(self, steps: int) -> PolicyBatch:
+        """The first `steps` of each task."""
+        observations, actions, gains, mask = (a[:, :steps] for a in self[:4])
+        return PolicyBatch(
+            observations, actions, gains, mask, Gaussian(self.old.means[:, :steps], self.old[1])
+        )
+
+
+def policy_batch(
+    trajectories: Trajectories, *, discount: float, gae_lambda: float
+) -> tuple[PolicyBatch, tf.Tensor]:
+    """Fits the baseline to the trajectories and weighs every action.
+
+    Args:
+      trajectories: of T tasks.
+      discount: of later rewards.
+      gae_lambda: see `advantages.generalized_advantages`.
+
+    Returns:
+      The batch, and each task's undiscounted return `[T]`, the mean over its episodes.
+    """
+    observations, actions, rewards, mask, means, log_stds = map(tf.convert_to_tensor, trajectories)
+    rewards = rewards * mask
+    inputs = value.features(observations)
+    returns = advantages.discounted_sums(rewards, discount)
+    values = value.predict(inputs, value.fit(inputs, returns, mask))
+    gains = advantages.generalized_advantages(
+        rewards, values, mask, discount=discount, gae_lambda=gae_lambda
+    )
+    gains = advantages.standardize(gains, mask)
+    tasks, episodes, horizon = rewards.shape
+    flat = [
+        tf.reshape(a, [tasks, episodes * horizon, *a.shape[3:]])
+        for a in (observations, actions, gains, mask, means)
+    ]
+    batch = PolicyBatch._make([*flat[:4], Gaussian(flat[4], log_stds)])
+    return batch, tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
+
+
+def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """`[T, B]` -> `[T]`, over the steps where the mask is 1."""
+    return tf.reduce_sum(mask * values, 1) / tf.reduce_sum(mask, 1)
+
+
+def reinforce(actor: GaussianPolicy) -> LossFn:
+    """The inner loss: `(weights, batch) -> [T]`, -mean(log pi(a|s) A) (paper equation 4)."""
+
+    def loss(weights: Weights, batch: PolicyBatch) -> tf.Tensor:
+        log_probs = policy.log_prob(actor(weights, batch.observations), batch.actions)
+        return -masked_mean(log_probs * batch.advantages, batch.mask)
+
+    return loss
+
+
+def surrogate(new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
+    """-mean(pi_new(a|s) / pi_old(a|s) A), `[T]` (Schulman et al. 2015, equation 14)."""
+    ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))
+    return -masked_mean(ratios * batch.advantages, batch.mask)
+
+
+def mean_kl(old: Gaussian, new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
+    """Mean KL(old || new) over a task's steps, `[T]`."""
+    return masked_mean(policy.kl(old, new), batch.mask)

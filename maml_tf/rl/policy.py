@@ -1,0 +1,135 @@
+"""A Gaussian policy as a pure function of its weights, with a task axis.
+
+Shape letters: T tasks, B steps of a task, E episodes a task, O observation and A action numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+from keras import initializers, layers
+
+from maml_tf.functional import functional
+from maml_tf.types import Weights
+
+LOG_STD_FLOOR = math.log(1e-6)
+
+
+class Gaussian(NamedTuple):
+    """Diagonal Gaussians over actions; the spread of a task is the same at each of its steps."""
+
+    means: tf.Tensor  # [T, B, A]
+    log_stds: tf.Tensor  # [T, A], or [A] for all tasks
+
+
+def log_prob(gaussian: Gaussian, actions: tf.Tensor) -> tf.Tensor:
+    """Log pi(a|s) `[T, B]` of `actions [T, B, A]`."""
+    return _distribution(gaussian).log_prob(actions)
+
+
+def kl(old: Gaussian, new: Gaussian) -> tf.Tensor:
+    """KL(old || new) `[T, B]`, one number a step."""
+    return tfp.distributions.kl_divergence(_distribution(old), _distribution(new))
+
+
+def _distribution(gaussian: Gaussian) -> tfp.distributions.Distribution:
+    scales = tf.exp(gaussian.log_stds)[..., tf.newaxis, :]
+    return tfp.distributions.Independent(tfp.distributions.Normal(gaussian.means, scales), 1)
+
+
+class GaussianPolicy:
+    """pi(a|s) = N(mean network(s), diag(exp(2 log_std))), as in the original program.
+
+    The log-std does not depend on the state, starts at 0, is floored at log 1e-6, and is a weight
+    like any other: adapted and meta-learned.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: tuple[int, ...] = (100, 100),
+        seed: int = 0,
+    ):
+        """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
+
+        Args:
+          observation_size: O.
+          action_size: A.
+          hidden: widths of the mean network's ReLU layers.
+          seed: of the initial weights.
+
+        Raises:
+          ValueError: a size is below 1.
+        """
+        sizes = (observation_size, action_size, *hidden)
+        if min(sizes) < 1:
+            raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
+        self.observation_size, self.action_size = observation_size, action_size
+        self.model = keras.Sequential([keras.Input((observation_size,))], name="mean_network")
+        for index, width in enumerate((*hidden, action_size)):
+            last = index == len(hidden)
+            kernel = initializers.GlorotUniform(1000 * seed + index)
+            self.model.add(
+                layers.Dense(
+                    width,
+                    activation=None if last else "relu",
+                    kernel_initializer=kernel,
+                    name="head" if last else f"dense_{index + 1}",
+                )
+            )
+        self.log_std = keras.Variable(
+            np.zeros(action_size), dtype=keras.config.floatx(), name="log_std"
+        )
+        self._apply = functional(self.model)
+        self._act = tf.function(self._draw, autograph=False)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All weights, in the order of `Weights`: the mean network's, then the log-std."""
+        return [*self.model.trainable_variables, self.log_std]
+
+    def __call__(self, weights: Weights, observations: tf.Tensor) -> Gaussian:
+        """The policy under `weights` (shared or stacked) at `observations [T, B, O]`."""
+        means = self._apply(weights[:-1], observations)
+        return Gaussian(means, tf.maximum(weights[-1], LOG_STD_FLOOR))
+
+    def actor(self, weights: Weights, num_tasks: int) -> Actor:
+        """What a sampler calls at every time step; `weights` are shared or stacked."""
+        return Actor(self, weights, num_tasks)
+
+    def _draw(self, weights, observations, noise) -> tuple[tf.Tensor, tf.Tensor]:
+        means, log_stds = self(weights, observations)
+        return means + tf.exp(log_stds)[..., tf.newaxis, :] * noise, means
+
+
+class Actor:
+    """A policy with its weights: draws actions for T tasks x E environments in one call."""
+
+    def __init__(self, policy: GaussianPolicy, weights: Weights, num_tasks: int):
+        """Use `GaussianPolicy.actor`."""
+        self._policy, self._weights = policy, list(weights)
+        floored = np.maximum(np.asarray(weights[-1]), np.float32(LOG_STD_FLOOR))
+        self.log_stds = np.broadcast_to(floored, (num_tasks, policy.action_size))  # [T, A]
+
+    def __call__(
+        self, observations: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws actions.
+
+        Args:
+          observations: `[T, E, O]`.
+          noise: `[T, E, A]`, standard normal.
+
+        Returns:
+          Actions, mean + std * noise, and means, each `[T, E, A]`.
+        """
+        dtype = self._policy.log_std.dtype
+        inputs = (tf.convert_to_tensor(a, dtype) for a in (observations, noise))
+        actions, means = self._policy._act(self._weights, *inputs)
+        return actions.numpy(), means.numpy()

@@ -1,0 +1,238 @@
+"""A trust-region step (Schulman et al. 2015, "Trust region policy optimization").
+
+    minimise loss(theta)  subject to  mean KL(old || theta) <= delta
+
+by a step along d = H^-1 gradient, H the Hessian of the mean KL at the old policy, and a line search
+on the way back. Nothing here knows of policies: a caller says what its outputs are, and how far two
+outputs are apart. Everything runs inside one traced function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import tensorflow as tf
+
+from maml_tf.types import Weights
+
+OutputsFn: TypeAlias = Callable[[Weights], Any]
+"""`weights -> outputs`, a structure of tensors: all that the divergence depends on."""
+
+Divergence: TypeAlias = Callable[[Any, Any], tf.Tensor]
+"""`(old outputs, new outputs) -> []`, 0 with zero gradient where both agree."""
+
+Product: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+"""`vector [n] -> matrix times vector [n]`."""
+
+CURVATURES = ("fisher", "hessian", "finite_differences")
+
+DIFFERENCE = 1e-3
+"""Length of a finite difference, relative to the weights' own (or 1, if they are shorter)."""
+
+
+class TrustRegionStep(NamedTuple):
+    """How a step ended; on a line search in vain, the weights are as before."""
+
+    weights: Weights
+    loss_before: tf.Tensor  # []
+    loss_after: tf.Tensor  # []
+    divergence: tf.Tensor  # []
+    backtracks: tf.Tensor  # [] int32: k of the accepted ratio^k, or -1
+
+
+def flatten(weights: Weights) -> tf.Tensor:
+    """All numbers of some tensors as one vector `[n]`."""
+    return tf.concat([tf.reshape(w, [-1]) for w in weights], 0)
+
+
+def unflatten(vector: tf.Tensor, like: Weights) -> Weights:
+    """The inverse of `flatten`, in the shapes of `like`."""
+    sizes = [w.shape.num_elements() for w in like]
+    return [
+        tf.reshape(part, w.shape) for part, w in zip(tf.split(vector, sizes), like, strict=True)
+    ]
+
+
+def curvature(
+    outputs: OutputsFn, divergence: Divergence, weights: Weights, method: str = "fisher"
+) -> Product:
+    """Products with the Hessian of the divergence from the policy at `weights`, at `weights`.
+
+    Args:
+      outputs: differentiable; J is its Jacobian.
+      divergence: how far two outputs are apart.
+      weights: where.
+      method: "fisher": J' M J v with M the divergence's Hessian by the outputs, forward mode and
+        then reverse mode; the same matrix, for the divergence's own gradient is zero there.
+        "hessian": reverse mode twice. "finite_differences": of the divergence's gradient,
+        symmetric, as in the original program.
+
+    Returns:
+      `vector [n] -> [n]`; any number of calls, in graph loops too.
+
+    Raises:
+      ValueError: the method is unknown.
+    """
+    if method not in CURVATURES:
+        raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; not '{method}'.")
+
+    def fisher(vector):
+        here = [tf.identity(w) for w in weights]
+        with (
+            tf.autodiff.ForwardAccumulator(here, unflatten(vector, here)) as forward,
+            tf.GradientTape(watch_accessed_variables=False) as tape,
+        ):
+            tape.watch(here)
+            new = outputs(here)
+        moved = forward.jvp(new, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return _gradient(tape, new, here, _hessian_product(divergence, new, moved))
+
+    def hessian(vector):
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            here = [tf.identity(w) for w in weights]
+            tape.watch(here)
+            slope = _slope(outputs, divergence, here, here)
+        return _gradient(tape, slope, here, vector)
+
+    def finite_differences(vector):
+        length = DIFFERENCE * tf.maximum(tf.norm(flatten(weights)), 1.0) / tf.norm(vector)
+        ahead, behind = (
+            _slope(outputs, divergence, weights, unflatten(flatten(weights) + by * vector, weights))
+            for by in (length, -length)
+        )
+        return (ahead - behind) / (2 * length)
+
+    return {"fisher": fisher, "hessian": hessian, "finite_differences": finite_differences}[method]
+
+
+def conjugate_gradient(
+    product: Product, target: tf.Tensor, iterations: int = 10, tolerance: float = 1e-10
+) -> tf.Tensor:
+    """Solves A x = target for a positive definite A.
+
+    Args:
+      product: `x [n] -> A x [n]`.
+      target: `[n]`.
+      iterations: at most; n of them are exact, but for rounding.
+      tolerance: stop when the residual's squared length is below.
+
+    Returns:
+      x `[n]`.
+    """
+
+    def body(i, x, residual, direction, squared):
+        image = product(direction)
+        alpha = squared / _dot(direction, image)
+        x, residual = x + alpha * direction, residual - alpha * image
+        following = _dot(residual, residual)
+        return i + 1, x, residual, residual + following / squared * direction, following
+
+    squared = _dot(target, target)
+    _, x, *_ = tf.while_loop(
+        lambda i, x, r, d, squared: (i < iterations) & (squared > tolerance),
+        body,
+        [tf.constant(0), tf.zeros_like(target), target, target, squared],
+    )
+    return x
+
+
+def trust_region_step(
+    evaluate: Callable[[Weights], tuple[tf.Tensor, tf.Tensor]],
+    product: Product,
+    weights: Weights,
+    *,
+    max_divergence: float = 0.01,
+    damping: float = 1e-5,
+    iterations: int = 10,
+    ratio: float = 0.8,
+    max_backtracks: int = 14,
+) -> TrustRegionStep:
+    """Moves along the natural gradient as far as the trust region reaches.
+
+    The full step is d sqrt(2 delta / d'Hd), H damped; of its lengths ratio^k, k = 0, 1, ..., the
+    first that lowers the loss within the divergence is taken.
+
+    Args:
+      evaluate: `weights -> (loss [], divergence [])`, differentiable.
+      product: with H, such as by `curvature`.
+      weights: where to start.
+      max_divergence: delta.
+      damping: added to H's diagonal.
+      iterations: of conjugate gradients.
+      ratio: of one length to the next.
+      max_backtracks: the last k.
+
+    Returns:
+      `TrustRegionStep`.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        before, _ = evaluate(weights)
+    gradient = _gradient(tape, before, weights)
+
+    def damped(vector):
+        return product(vector) + damping * vector
+
+    direction = conjugate_gradient(damped, gradient, iterations)
+    scale = tf.sqrt(2 * max_divergence / _dot(direction, damped(direction)))
+    start = flatten(weights)
+
+    def candidate(k):
+        return unflatten(start - ratio ** tf.cast(k, start.dtype) * scale * direction, weights)
+
+    def fits(loss, apart):  # False if either is not a number
+        return (loss < before) & (apart <= max_divergence)
+
+    def shorter(k, loss, apart):
+        return k + 1, *evaluate(candidate(k + 1))
+
+    k, loss, apart = tf.while_loop(
+        lambda k, loss, apart: (k < max_backtracks) & tf.logical_not(fits(loss, apart)),
+        shorter,
+        [tf.constant(0), *evaluate(candidate(tf.constant(0)))],
+    )
+    found = fits(loss, apart)
+    return TrustRegionStep(
+        [tf.where(found, new, old) for new, old in zip(candidate(k), weights, strict=True)],
+        before,
+        tf.where(found, loss, before),
+        tf.where(found, apart, tf.zeros_like(apart)),
+        tf.where(found, k, -1),
+    )
+
+
+def _dot(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(a * b)
+
+
+def _gradient(tape, target, sources: Weights, upstream=None) -> tf.Tensor:
+    """One vector; zero for what the target does not depend on."""
+    gradients = tape.gradient(
+        target, sources, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    return flatten(gradients)
+
+
+def _slope(outputs, divergence, old: Weights, new: Weights) -> tf.Tensor:
+    """Gradient `[n]` of the divergence by `new`."""
+    fixed = tf.nest.map_structure(tf.stop_gradient, outputs(old))
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(new)
+        apart = divergence(fixed, outputs(new))
+    return _gradient(tape, apart, new)
+
+
+def _hessian_product(divergence: Divergence, point, direction):
+    """The divergence's Hessian by its second argument, both at `point`, times `direction`."""
+    fixed = tf.nest.map_structure(tf.stop_gradient, point)
+    flat = tf.nest.flatten(tf.nest.map_structure(tf.identity, fixed))
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        outer.watch(flat)
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(flat)
+            apart = divergence(fixed, tf.nest.pack_sequence_as(point, flat))
+        slope = inner.gradient(apart, flat, unconnected_gradients=zero)
+    product = outer.gradient(slope, flat, tf.nest.flatten(direction), unconnected_gradients=zero)
+    return tf.nest.pack_sequence_as(point, product)

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import PointSampler, assert_is_the_derivative, normal
+
+from maml_tf import train
+from maml_tf.adaptation import adapt, stack
+from maml_tf.checkpoints import Checkpoints
+from maml_tf.rl.evaluation import ReturnEvaluator
+from maml_tf.rl.meta_trpo import MetaTRPO
+from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.trust_region import flatten
+
+SAMPLER = PointSampler(tasks=4, episodes=5, horizon=10)
+
+
+def make_learner(hidden=(8,), seed=1, **options):
+    options = {"meta_batch_size": 4, "step_size": 0.5, **options}
+    return MetaTRPO(GaussianPolicy(2, 2, hidden, seed), **options)
+
+
+def random_batches(learner, stages, tasks=3, steps=6):
+    """Stored trajectories, the last of them drawn by the adapted policies."""
+    batches = [
+        PolicyBatch(
+            normal(10 * s, tasks, steps, 2),
+            normal(10 * s + 1, tasks, steps, 2),
+            normal(10 * s + 2, tasks, steps),
+            tf.cast(normal(10 * s + 3, tasks, steps) > -1, normal(0).dtype),
+            Gaussian(normal(10 * s + 4, tasks, steps, 2), normal(10 * s + 5, tasks, 2)),
+        )
+        for s in range(stages)
+    ]
+    old = learner.adapted_policy([v.value for v in learner.variables], batches)
+    return [*batches[:-1], batches[-1]._replace(old=old)]
+
+
+def displaced(learner):
+    """Values other than those whose trajectories are stored: a slope of the KL, too."""
+    return [
+        v.value + 0.1 * normal(500 + i, *v.shape) * v.value + 0.02
+        for i, v in enumerate(learner.variables)
+    ]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_gradients_of_surrogate_and_divergence_are_their_derivatives(inner_steps):
+    learner = make_learner((4,), inner_steps=inner_steps, learn_step_size=True, step_size=0.1)
+    batches = random_batches(learner, inner_steps + 1)
+    values, names = displaced(learner), [v.path for v in learner.variables]
+    both = tf.function(lambda weights: learner.meta_objective(weights, batches))
+    for which in (0, 1):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            result = both(values)[which]
+        gradient = tape.gradient(result, values, unconnected_gradients="zero")
+        assert_is_the_derivative(
+            gradient, lambda weights, which=which: both(weights)[which], values, names
+        )
+    used = tf.nest.map_structure(lambda g: bool(np.any(g)), gradient)
+    assert used[-1] == bool(inner_steps)  # alpha matters as soon as there is a step
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("inner_steps", [0, 2])
+def test_forward_mode_reverse_mode_twice_and_differences_give_one_product(inner_steps):
+    learner = make_learner((4,), inner_steps=inner_steps)
+    batches = random_batches(learner, inner_steps + 1)
+    values = [tf.identity(v.value) for v in learner.variables]
+    vector = normal(7, *flatten(values).shape)
+    fisher, hessian, differences = (
+        learner.kl_curvature(values, batches, method)(vector).numpy()
+        for method in ("fisher", "hessian", "finite_differences")
+    )
+    np.testing.assert_allclose(fisher, hessian, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(fisher, differences, rtol=1e-2, atol=1e-4)
+    assert vector.numpy() @ fisher > 0
+
+
+def test_the_meta_objective_is_the_loss_after_adapt_from_the_stored_trajectories():
+    learner = make_learner(inner_steps=1, first_order=True)
+    batches = random_batches(learner, 2)
+    values = displaced(learner)
+    adapted = adapt(
+        reinforce(learner.policy), stack(values, 3, None), batches[:1], step_size=0.5
+    ).weights[-1]
+    expected = surrogate(learner.policy(adapted, batches[1].observations), batches[1])
+    got, _ = learner.meta_objective(values, batches)
+    np.testing.assert_allclose(got, np.mean(expected), rtol=1e-5)
+
+
+def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_once():
+    learner = make_learner()
+    before = [np.asarray(v) for v in learner.variables]
+    rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
+    first = learner.meta_steps(SAMPLER, 0, 1)
+    assert first.returns.shape == (1, 2) and first.backtracks[0] >= 0
+    np.testing.assert_allclose(first.returns[0], rollouts.returns.mean(0), rtol=1e-6)
+    loss, apart = learner.meta_objective(learner.initial_weights(), rollouts.batches)
+    assert float(loss) == pytest.approx(first.surrogate_after[0], rel=1e-3)
+    assert float(apart) == pytest.approx(first.kl[0], rel=1e-3) and 0 < apart <= 0.01
+    assert first.surrogate_after[0] < first.surrogate_before[0]
+    loss, apart = learner.meta_objective([tf.constant(v) for v in before], rollouts.batches)
+    assert float(loss) == pytest.approx(first.surrogate_before[0], abs=1e-6)
+    assert float(apart) == pytest.approx(0, abs=1e-6)
+    learner.meta_steps(SAMPLER, 1, 2)
+    for function in (learner._batch, learner._adapt, learner._improve):
+        assert function.experimental_get_tracing_count() == 1
+
+
+def test_a_share_of_the_episodes_for_the_curvature_alone():
+    learner = make_learner(curvature_share=0.4)
+    rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
+    assert [batch.mask.shape for batch in rollouts.share(0.4)] == [(4, 20)] * 2
+    metrics = learner.meta_steps(SAMPLER, 0, 1)
+    assert metrics.kl[0] <= 0.01 and metrics.backtracks[0] >= 0
+
+
+def test_only_chosen_weights_adapt_and_all_are_meta_learned():
+    learner = make_learner(adapts=lambda v: "bias" in v.path, learn_step_size=True)
+    assert [len(v.shape) for v in learner.step_sizes] == [1, 1]
+    before = [np.asarray(v) for v in learner.variables]
+    learner.meta_steps(SAMPLER, 0, 1)
+    moved = [(np.asarray(v) != b).any() for v, b in zip(learner.variables, before, strict=True)]
+    assert moved == [True] * len(moved)
+
+
+def run(directory, iterations, **options):
+    learner = make_learner()
+    evaluator = ReturnEvaluator(learner, SAMPLER, num_tasks=4, steps=1)
+    options = {"log_every": 1, "save_every": 2, "validate_every": 2, **options}
+    result = train(
+        *(learner, SAMPLER), iterations=iterations, logdir=directory, validation=evaluator,
+        progress=False, **options,
+    )  # fmt: skip
+    return learner, result
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
+    straight, whole = run(tmp_path / "straight", 4)
+    run(tmp_path / "resumed", 3)
+    resumed, result = run(tmp_path / "resumed", 4)
+    assert result == whole and result.iteration == 4
+    for a, b in zip(straight.variables, resumed.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert Checkpoints(tmp_path / "resumed" / "checkpoints", make_learner()).restore_best()
+    events = [
+        value.tag
+        for path in (tmp_path / "straight").glob("events.*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    for name in ("return_after_step_0", "return_after_step_1", "kl", "backtracks"):
+        assert events.count(f"train/{name}") == 4
+    assert events.count("validation/return_after_step_1") == 2
+
+
+@pytest.mark.slow
+def test_training_raises_the_return_after_adaptation():
+    sampler = PointSampler(tasks=10, episodes=10, horizon=30)
+    learner = make_learner((32,), meta_batch_size=10)
+    evaluator = ReturnEvaluator(learner, sampler, num_tasks=20, steps=1)
+    before = evaluator()
+    learner.meta_steps(sampler, 0, 15)
+    after = evaluator()
+    assert after.mean[1] - before.mean[1] > before.ci95[1]
+    assert after.mean[1] > after.mean[0] + after.ci95[0]
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"inner_steps": -1}, "inner_steps >= 0"),
+        ({"meta_batch_size": 0}, "meta_batch_size >= 1"),
+        ({"step_size": 0.0}, "step_size > 0"),
+        ({"curvature_share": 0.0}, "0 < curvature_share <= 1"),
+        ({"curvature": "exact"}, "fisher, hessian, finite_differences"),
+        ({"adapts": lambda v: False}, "No weight adapts"),
+    ],
+)
+def test_bad_arguments_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        make_learner(**options)
+
+
+def test_at_least_one_meta_step():
+    with pytest.raises(ValueError, match="count must be 1 or more"):
+        make_learner().meta_steps(SAMPLER, 0, 0)
