@@ -191,7 +191,7 @@ class MujocoTasks(TaskVectorEnv):
         # Sums and maxima of everything are cheap, those of rows are not; hardly ever is there a row
         # to be found. Comparison with NaN is false.
         if np.isnan(control.sum()):
-            valid = ~np.isnan(control).any(axis=1)
+            valid = np.asarray(~np.isnan(control).any(axis=1))
             control[~valid] = 0.0
         state, sensed = self._simulate(self._state[rows])
         self._state[rows] = state
