@@ -108,14 +108,15 @@ def peer(name: str, options: argparse.Namespace, mode: str) -> Callable[[], floa
     model = mujoco.MjSpec.from_file(str(Path(gymnasium.__file__).parent / ASSETS / file))
     if robot == "Ant-v5":
         model.option.timestep = 0.02
-    path = Path(tempfile.mkdtemp()) / file
     model.compile()
-    path.write_text(model.to_xml())
     count = options.peer_envs
-    vector = gymnasium.make_vec(
-        robot, num_envs=count, vectorization_mode=mode, xml_file=str(path), frame_skip=1
-    )
-    vector.reset(seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / file
+        path.write_text(model.to_xml())
+        vector = gymnasium.make_vec(
+            robot, num_envs=count, vectorization_mode=mode, xml_file=str(path), frame_skip=1
+        )
+        vector.reset(seed=0)
     vector.action_space.seed(0)
     actions = [vector.action_space.sample() for _ in range(20)]
 

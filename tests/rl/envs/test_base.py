@@ -103,11 +103,12 @@ def test_without_automatic_resets_ended_episodes_stand_still():
     env.reset(seed=0)
     right = np.array([[1.0, 0.0]] * 2)
     env.step(right)
-    observations, rewards, terminated, *_ = env.step(right)
-    np.testing.assert_allclose(observations, [[0.1, 0.0], [0.2, 0.0]], rtol=1e-6)
-    assert rewards[0] == 0.0 and not terminated.any()
+    for x in (0.2, 0.3):
+        observations, rewards, terminated, *_ = env.step(right)
+        np.testing.assert_allclose(observations, [[0.1, 0.0], [x, 0.0]], rtol=1e-6)
+        assert rewards[0] == 0.0 and not terminated.any()
     observations, _ = env.reset(options={"reset_mask": np.array([True, False])})
-    np.testing.assert_allclose(observations, [[0.0, 0.0], [0.2, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(observations, [[0.0, 0.0], [0.3, 0.0]], rtol=1e-6)
 
 
 def test_episodes_are_cut_at_the_limit_of_steps():
