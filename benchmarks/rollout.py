@@ -78,7 +78,8 @@ def physics(name: str, options: argparse.Namespace) -> Callable[[], float]:
     env = envs.make_vector(name, count, threads=options.threads)
     env.reset(seed=0)
     horizon = envs.ENVIRONMENTS[name].horizon
-    controls = np.random.default_rng(0).uniform(-1, 1, (horizon, count, 1, env.action_size))
+    controls = np.random.default_rng(0).normal(size=(horizon, count, 1, env.action_size))
+    np.clip(controls, -1, 1, out=controls)  # as the sampler's
     first = env._state.copy()
     after, sensed = np.empty((count, 1, first.shape[1])), np.empty((count, 1, env._sensed.shape[2]))
 

@@ -187,11 +187,11 @@ class MujocoTasks(TaskVectorEnv):
         control = np.clip(actions, -1.0, 1.0, out=self._control[:n, 0], casting="same_kind")
         if self._control.shape[1] > 1:
             self._control[:n, 1:] = control[:, None]
-        valid: np.ndarray = np.ones(n, bool)
+        valid = np.ones(n, bool)
         # Sums and maxima of everything are cheap, those of rows are not; hardly ever is there a row
         # to be found. Comparison with NaN is false.
         if np.isnan(control.sum()):
-            valid = np.asarray(~np.isnan(control).any(axis=1))
+            valid &= ~np.isnan(control).any(axis=1)
             control[~valid] = 0.0
         state, sensed = self._simulate(self._state[rows])
         self._state[rows] = state
