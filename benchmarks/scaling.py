@@ -43,7 +43,7 @@ def sweep(name: str, axis: str, values: list[int], repeats: int) -> dict[str, di
             rows[way][value] = row
             cells += [f"{row['median_ms']:.3g}", f"{row['median_ms'] / work:.3g}"]
             cells += [f"{row['peak_rss_mb']:.0f}"]
-        print("| " + " | ".join(cells) + " |", flush=True)
+        tqdm.write("| " + " | ".join(cells) + " |")
     return rows
 
 
