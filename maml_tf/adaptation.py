@@ -41,9 +41,10 @@ def fast(
     weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None
 ) -> list[tf.Tensor | FastWeight]:
     """As `stack`, but a matrix stays shared and factored while that is less work: for `adapt`."""
+    adapts = adapts if adapts is not None else [True] * len(weights)
     return [
-        FastWeight(weight, num_tasks) if own is not weight and weight.shape.rank >= 2 else own
-        for weight, own in zip(weights, stack(weights, num_tasks, adapts), strict=True)
+        FastWeight(w, num_tasks) if own and w.shape.rank >= 2 else kept
+        for w, own, kept in zip(weights, adapts, stack(weights, num_tasks, adapts), strict=True)
     ]
 
 

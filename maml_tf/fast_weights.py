@@ -64,7 +64,7 @@ class FastWeight:
         return [use.output for use in self.uses or []]
 
     def recording(self) -> FastWeight:
-        """A copy that notes where it is used, for `gradients` and `stepped`."""
+        """A copy that notes where it is used, for `outputs` and `stepped`."""
         copy = FastWeight(self.shared, self.num_tasks, self.left, self.right)
         copy.uses = []
         return copy
