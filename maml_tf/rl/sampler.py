@@ -6,6 +6,7 @@ G numbers of a task; B = T * E environments.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -65,9 +66,10 @@ class Sampler:
         """Makes the environments.
 
         Args:
-            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's, or a function that
-                makes one environment, with `sample_tasks(rng, n)` and `set_task(task)`; or B
-                environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
+            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
+                a module first), or a function that makes one environment, with
+                `sample_tasks(rng, n)` and `set_task(task)`; or B environments in one, with
+                `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
             tasks: T.
             episodes: E.
             horizon: H; the environment's own if not given.
@@ -212,8 +214,13 @@ def _make(
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             **{key: options[key] for key in known.options},
         )
+    module, _, environment = environment.rpartition(":")
     try:
+        if module:
+            importlib.import_module(module)
         gymnasium.spec(environment)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; is the directory of {module} on PYTHONPATH?") from error
     except gymnasium.error.Error as error:
         raise ValueError(
             f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, "
