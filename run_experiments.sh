@@ -125,7 +125,10 @@ esac
 
 # shellcheck disable=SC1091
 . tools/environment.sh
-environment ""
+case "$name" in
+  all | navigation_* | cheetah_* | ant_*) environment "[rl]" ;;
+  *) environment "" ;;
+esac
 case "$name" in
   all) all "$@" ;;
   quick)

@@ -148,9 +148,16 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
 
 def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
     """Whether a run of these very flags was started from the release that they name."""
-    if paths or not run_directory(Config(**given).trained()).is_dir():
+    if paths:
         return False
-    _LOG.info("--init=%s is what this run was started from.", given["init"])
+    try:
+        config = Config(**given).trained()
+    except ValueError:  # They are fit for the release's own flags alone.
+        return False
+    flags_file = run_directory(config) / FLAGS_FILE
+    if not flags_file.exists() or contradictions(from_flags(flags_file.read_text()), config):
+        return False
+    _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
     return True
 
 

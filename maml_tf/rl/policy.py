@@ -55,9 +55,9 @@ class GaussianPolicy:
         observation_size: int,
         action_size: int,
         hidden: tuple[int, ...] = (100, 100),
+        seed: int = 0,
         *,
         context: bool = False,
-        seed: int = 0,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -65,8 +65,8 @@ class GaussianPolicy:
           observation_size: O.
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
-          context: put a `Context` of five numbers beside the observation.
           seed: of the initial weights.
+          context: put a `Context` of five numbers beside the observation.
 
         Raises:
           ValueError: a size is below 1.
