@@ -49,6 +49,7 @@ class TrpoMetrics(NamedTuple):
     surrogate_after: np.ndarray
     kl: np.ndarray  # mean KL(old || new) of the adapted policies
     backtracks: np.ndarray  # of the line search; -1 where it found nothing and theta stayed
+    diverged: np.ndarray  # episodes that ended because their simulation did
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray  # baselines, advantages and inner steps
     meta_step_seconds: np.ndarray  # the trust-region step
@@ -123,6 +124,11 @@ class MetaTRPO:
         self._batch = tf.function(self._weigh, autograph=False)
         self._adapt = tf.function(self._inner_step, autograph=False)
         self._improve = tf.function(self._trust_region_step, autograph=False)
+
+    @property
+    def model(self) -> keras.Model:
+        """All of the policy's weights, for Keras' files."""
+        return self.policy.stored
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -254,7 +260,9 @@ class MetaTRPO:
         Returns:
           `TrpoMetrics` without the leading axis.
         """
+        diverged = -getattr(sampler, "diverged", 0)
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
+        diverged += getattr(sampler, "diverged", 0)
         clock = _Clock()
         share = rollouts.share(self.curvature_share)
         step = self._improve(rollouts.batches, share)
@@ -267,6 +275,7 @@ class MetaTRPO:
             step.loss_after.numpy(),
             step.divergence.numpy(),
             step.backtracks.numpy(),
+            np.asarray(diverged),
             np.asarray(rollouts.sampling_seconds),
             np.asarray(rollouts.inner_seconds),
             np.asarray(clock.seconds["meta_step"]),

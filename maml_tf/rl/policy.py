@@ -15,6 +15,7 @@ import tensorflow_probability as tfp
 from keras import initializers, layers
 
 from maml_tf.functional import functional
+from maml_tf.networks import CONTEXT_NUMBERS, Context
 from maml_tf.types import Weights
 
 LOG_STD_FLOOR = math.log(1e-6)
@@ -55,6 +56,8 @@ class GaussianPolicy:
         action_size: int,
         hidden: tuple[int, ...] = (100, 100),
         seed: int = 0,
+        *,
+        context: bool = False,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -63,6 +66,7 @@ class GaussianPolicy:
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
           seed: of the initial weights.
+          context: put a `Context` of five numbers beside the observation.
 
         Raises:
           ValueError: a size is below 1.
@@ -72,6 +76,8 @@ class GaussianPolicy:
             raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
         self.observation_size, self.action_size = observation_size, action_size
         self.model = keras.Sequential([keras.Input((observation_size,))], name="mean_network")
+        if context:
+            self.model.add(Context(CONTEXT_NUMBERS, name="context"))
         for index, width in enumerate((*hidden, action_size)):
             last = index == len(hidden)
             kernel = initializers.GlorotUniform(1000 * seed + index)
@@ -86,6 +92,7 @@ class GaussianPolicy:
         self.log_std = keras.Variable(
             np.zeros(action_size), dtype=keras.config.floatx(), name="log_std"
         )
+        self.stored = _Stored(self.model, self.log_std)
         self._apply = functional(self.model)
         self._act = tf.function(self._draw, autograph=False)
 
@@ -106,6 +113,15 @@ class GaussianPolicy:
     def _draw(self, weights, observations, noise) -> tuple[tf.Tensor, tf.Tensor]:
         means, log_stds = self(weights, observations)
         return means + tf.exp(log_stds)[..., tf.newaxis, :] * noise, means
+
+
+class _Stored(keras.Model):
+    """All weights of a policy, for Keras' files: `save_weights`, `load_weights`."""
+
+    def __init__(self, mean_network: keras.Model, log_std: keras.Variable):
+        super().__init__(name="policy")
+        self.mean_network, self.log_std = mean_network, log_std
+        self.built = True
 
 
 class Actor:
