@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.adaptation import adapt, fast, stack
-from maml_tf.rl import trust_region
+from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
 from maml_tf.rl.policy import Actor, Gaussian, GaussianPolicy
 from maml_tf.rl.trust_region import TrustRegionStep
@@ -86,6 +86,7 @@ class MetaTRPO:
         first_order: bool = False,
         learn_step_size: bool = False,
         adapts: Callable[[keras.Variable], bool] | None = None,
+        task_chunks: int | None = None,
     ):
         """Sets the learner up; nothing is computed yet.
 
@@ -103,6 +104,8 @@ class MetaTRPO:
           first_order: hold inner gradients constant.
           learn_step_size: meta-learn alpha, one number for each that adapts (Meta-SGD).
           adapts: which weights the inner step moves; all by default.
+          task_chunks: work on the tasks in this many pieces in the meta-step, as many at a time as
+            TensorFlow may run operations; `pieces.default_number` of them by default.
 
         Raises:
           ValueError: an argument is out of range, or no weight adapts.
@@ -115,6 +118,7 @@ class MetaTRPO:
         self.max_kl, self.damping = max_kl, damping
         self.curvature, self.curvature_share = curvature, curvature_share
         self.first_order = first_order
+        self.task_chunks = task_chunks
         self.adapts = [adapts is None or bool(adapts(v)) for v in policy.variables]
         if not any(self.adapts):
             paths = ", ".join(v.path for v in policy.variables)
@@ -246,9 +250,18 @@ class MetaTRPO:
 
     def _trust_region_step(self, batches, curvature_batches) -> TrustRegionStep:
         parameters = [tf.convert_to_tensor(v.value) for v in self.variables]
+        number = self.task_chunks or pieces.default_number(*batches[-1].mask.shape)
+        cut = pieces.cut(batches, number)
+
+        def slope(values, piece):
+            return trust_region.slope(lambda at: self.meta_objective(at, piece), values)
+
         return trust_region.trust_region_step(
-            lambda values: self.meta_objective(values, batches),
-            self.kl_curvature(parameters, curvature_batches),
+            pieces.mean(self.meta_objective, cut),
+            pieces.mean(slope, cut)(parameters),
+            pieces.mean_product(
+                self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
+            ),
             parameters,
             max_divergence=self.max_kl,
             damping=self.damping,
