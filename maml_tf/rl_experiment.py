@@ -37,8 +37,8 @@ def make_sampler(config: Config, split: str) -> Sampler:
     sampler = _sampler(config, config.meta_batch_size, resample=resample)
     steps = sampler.tasks * sampler.episodes * sampler.horizon
     _LOG.info(
-        "An iteration: %d tasks, %d trajectories of up to %d steps before and after each of %d "
-        "gradient steps: up to %s environment steps.",
+        "An iteration: %d tasks x %d trajectories x %d steps, %d gradient steps: %s environment "
+        "steps at most.",
         sampler.tasks,
         sampler.episodes,
         sampler.horizon,

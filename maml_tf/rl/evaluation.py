@@ -135,6 +135,7 @@ def _paths(batch: PolicyBatch, task: int, horizon: int, episodes: int) -> list[l
         np.asarray(a[task]).reshape(-1, horizon, *a.shape[2:])[:episodes]
         for a in (batch.observations, batch.actions, batch.mask)
     )
+    places = places[..., :2]  # an oracle's observation goes on with the goal
     following = places + STEP * np.clip(actions, -1.0, 1.0)
     rows = []
     for before, after, taken in zip(places, following, mask > 0, strict=True):

@@ -164,7 +164,7 @@ def test_every_flagfile_is_named_by_its_experiment(path):
     assert not words and path.stem.startswith(Config(**given).experiment)
 
 
-@pytest.mark.parametrize("path", map(flagfile, FLAGFILES))
+@pytest.mark.parametrize("path", [flagfile(path) for path in FLAGFILES])
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
