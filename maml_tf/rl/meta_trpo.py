@@ -11,9 +11,8 @@ Shape letters: T tasks, E episodes a task, H horizon, S inner steps.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -22,23 +21,10 @@ import tensorflow as tf
 from maml_tf.adaptation import adapt, fast, stack
 from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
-from maml_tf.rl.policy import Actor, Gaussian, GaussianPolicy
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.rollouts import Clock, Rollouts, Sampler
 from maml_tf.rl.trust_region import TrustRegionStep
 from maml_tf.types import Trajectories, Weights
-
-
-class Sampler(Protocol):
-    """Where trajectories come from; for `training.train`, in the place of tasks."""
-
-    def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
-        """Draws T tasks `[T, ...]`, a function of (seed, split, index)."""
-        ...
-
-    def sample(
-        self, act: Actor, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
-    ) -> Trajectories:
-        """Runs E episodes in each task, a function of (seed, split, index, stage) and `act`."""
-        ...
 
 
 class TrpoMetrics(NamedTuple):
@@ -108,9 +94,11 @@ class MetaTRPO:
             TensorFlow may run operations; `pieces.default_number` of them by default.
 
         Raises:
-          ValueError: an argument is out of range, or no weight adapts.
+          ValueError: an argument is out of range, the tasks do not divide into these pieces, or
+            no weight adapts.
         """
         _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, curvature)
+        _check_pieces(meta_batch_size, task_chunks)
         self.policy = policy
         self.meta_batch_size = meta_batch_size
         self.step_size, self.inner_steps = step_size, inner_steps
@@ -180,7 +168,7 @@ class MetaTRPO:
         weights = self.initial_weights()
         batches: list[PolicyBatch] = []
         returns = []
-        clock = _Clock()
+        clock = Clock()
         for stage in range(len(step_sizes) + 1):
             actor = self.policy.actor(weights, len(tasks))
             trajectories = sampler.sample(actor, tasks, index, stage, split)
@@ -276,7 +264,7 @@ class MetaTRPO:
         diverged = -getattr(sampler, "diverged", 0)
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
         diverged += getattr(sampler, "diverged", 0)
-        clock = _Clock()
+        clock = Clock()
         share = rollouts.share(self.curvature_share)
         step = self._improve(rollouts.batches, share)
         for variable, value in zip(self.variables, step.weights, strict=True):
@@ -334,38 +322,6 @@ class MetaTRPO:
         ]
 
 
-class Rollouts(NamedTuple):
-    """What sampling and adapting in turns gave."""
-
-    batches: list[PolicyBatch]  # one a stage
-    returns: np.ndarray  # [T, stages], undiscounted
-    horizon: int
-    sampling_seconds: float
-    inner_seconds: float
-
-    def share(self, share: float) -> list[PolicyBatch]:
-        """The first episodes of every task, `share` of them and at least one."""
-        if share == 1:
-            return self.batches
-        episodes = self.batches[0].mask.shape[1] // self.horizon
-        steps = max(round(share * episodes), 1) * self.horizon
-        return [batch.first(steps) for batch in self.batches]
-
-
-class _Clock:
-    """Adds up seconds by name."""
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def stop(self, name: str) -> None:
-        """Counts the time since the last stop for `name`."""
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now
-
-
 def _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, curvature) -> None:
     if meta_batch_size < 1 or inner_steps < 0:
         raise ValueError(
@@ -380,4 +336,12 @@ def _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, cur
     if curvature not in trust_region.CURVATURES:
         raise ValueError(
             f"curvature must be one of {', '.join(trust_region.CURVATURES)}; not '{curvature}'."
+        )
+
+
+def _check_pieces(meta_batch_size: int, task_chunks: int | None) -> None:
+    if task_chunks is not None and (task_chunks < 1 or meta_batch_size % task_chunks):
+        raise ValueError(
+            f"{meta_batch_size} tasks do not divide into task_chunks={task_chunks} pieces; choose "
+            "a divisor, or None."
         )

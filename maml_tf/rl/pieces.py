@@ -18,7 +18,7 @@ import tensorflow as tf
 from maml_tf.rl.trust_region import Product
 from maml_tf.types import Weights
 
-STEPS_A_PIECE = 4000
+STEPS_A_PIECE = 8000
 """A piece has at least so many steps, if its tasks have them: an operation that is over sooner
 spends its time on being called."""
 

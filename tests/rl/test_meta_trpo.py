@@ -2,38 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import PointSampler, assert_is_the_derivative, normal
+from learners import SAMPLER, make_learner, random_batches
 
 from maml_tf import train
 from maml_tf.adaptation import adapt, stack
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.rl.evaluation import ReturnEvaluator
-from maml_tf.rl.meta_trpo import MetaTRPO
-from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
-from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.objectives import reinforce, surrogate
 from maml_tf.rl.trust_region import flatten
-
-SAMPLER = PointSampler(tasks=4, episodes=5, horizon=10)
-
-
-def make_learner(hidden=(8,), seed=1, **options):
-    options = {"meta_batch_size": 4, "step_size": 0.5, **options}
-    return MetaTRPO(GaussianPolicy(2, 2, hidden, seed), **options)
-
-
-def random_batches(learner, stages, tasks=3, steps=6):
-    """Stored trajectories, the last of them drawn by the adapted policies."""
-    batches = [
-        PolicyBatch(
-            normal(10 * s, tasks, steps, 2),
-            normal(10 * s + 1, tasks, steps, 2),
-            normal(10 * s + 2, tasks, steps),
-            tf.cast(normal(10 * s + 3, tasks, steps) > -1, normal(0).dtype),
-            Gaussian(normal(10 * s + 4, tasks, steps, 2), normal(10 * s + 5, tasks, 2)),
-        )
-        for s in range(stages)
-    ]
-    old = learner.adapted_policy([v.value for v in learner.variables], batches)
-    return [*batches[:-1], batches[-1]._replace(old=old)]
 
 
 def displaced(learner):
@@ -110,6 +86,24 @@ def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_onc
         assert function.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"inner_steps": 0},
+        {"inner_steps": 2, "learn_step_size": True, "adapts": lambda v: "kernel" in v.path},
+        {"first_order": True, "curvature": "hessian"},
+    ],
+)
+def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
+    learners = [make_learner((4,), task_chunks=number, **options) for number in (1, 4)]
+    batches = random_batches(learners[0], learners[0].inner_steps + 1, tasks=4)
+    shares = [batch.first(3) for batch in batches]
+    whole, cut = (learner._improve(batches, shares) for learner in learners)
+    assert whole.backtracks >= 0 and whole.loss_after < whole.loss_before
+    tf.nest.map_structure(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), whole, cut)
+
+
 def test_a_share_of_the_episodes_for_the_curvature_alone():
     learner = make_learner(curvature_share=0.4)
     rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
@@ -176,6 +170,8 @@ def test_training_raises_the_return_after_adaptation():
         ({"meta_batch_size": 0}, "meta_batch_size >= 1"),
         ({"step_size": 0.0}, "step_size > 0"),
         ({"curvature_share": 0.0}, "0 < curvature_share <= 1"),
+        ({"task_chunks": 0}, "4 tasks do not divide into task_chunks=0"),
+        ({"task_chunks": 3}, "4 tasks do not divide into task_chunks=3"),
         ({"curvature": "exact"}, "fisher, hessian, finite_differences"),
         ({"adapts": lambda v: False}, "No weight adapts"),
     ],
