@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_files
-from maml_tf.result_files import Curve, Samples, Wanted
+from maml_tf import paper, result_choice, result_files
+from maml_tf.result_choice import Wanted
+from maml_tf.result_files import Curve, Samples
 
 OMNIGLOT = Wanted("maml", "omniglot", 1, 1, step=3, ways=5, conv=True)
 
@@ -99,15 +100,15 @@ def test_a_release_holds_several_results_in_one_file(tmp_path):
     ],
 )
 def test_what_another_protocol_measured_does_not_fit(tmp_path, change):
-    assert result_files.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
-    assert not result_files.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
+    assert result_choice.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
+    assert not result_choice.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
 
 
 def test_the_longest_trained_counts_one_a_seed(tmp_path):
     short = read_one(tmp_path / "short.json", iteration=5000)
     first = read_one(tmp_path / "first.json", seed=0)
     second = read_one(tmp_path / "second.json", seed=1)
-    chosen = result_files.choose([second, short, first], OMNIGLOT)
+    chosen = result_choice.choose([second, short, first], OMNIGLOT)
     assert [curve.path.name for curve in chosen] == ["first.json", "second.json"]
 
 
@@ -115,17 +116,17 @@ def test_alpha_as_trained_goes_before_another(tmp_path):
     own = read_one(tmp_path / "own.json")
     flags = ["--update_lr=0.1", "--train_update_lr=0.4"]
     other = read_one(tmp_path / "other.json", step_size=0.1, flags=flags, mean=[0.5] * 11)
-    assert result_files.choose([other, own], OMNIGLOT) == [own]
-    assert result_files.choose([other], OMNIGLOT) == [other]
+    assert result_choice.choose([other, own], OMNIGLOT) == [own]
+    assert result_choice.choose([other], OMNIGLOT) == [other]
 
 
 def test_two_files_for_one_place_are_an_error_that_names_them(tmp_path):
     one = read_one(tmp_path / "one.json")
     copy = read_one(tmp_path / "copy.json")  # such as a release's: it says the same
-    assert result_files.choose([one, copy], OMNIGLOT) == [one]
+    assert result_choice.choose([one, copy], OMNIGLOT) == [one]
     two = read_one(tmp_path / "two.json", mean=[0.5] * 11)
     with pytest.raises(ValueError, match="one.json and .*two.json would fill the same place"):
-        result_files.choose([one, two], OMNIGLOT)
+        result_choice.choose([one, two], OMNIGLOT)
 
 
 def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
@@ -139,7 +140,7 @@ def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
         numbers = {name: number.tolist() for name, number in numbers.items()}
         path = tmp_path / f"{seed}.json"
         curves.append(read_one(path, num_tasks=len(v), steps=[0, 1], seed=seed, **numbers))
-    pooled, together = result_files.pool(curves), np.concatenate(values)
+    pooled, together = result_choice.pool(curves), np.concatenate(values)
     np.testing.assert_allclose(pooled.mean, together.mean(0))
     np.testing.assert_allclose(pooled.std, together.std(0))
     np.testing.assert_allclose(pooled.ci95, 1.96 * together.std(0) / 200**0.5)

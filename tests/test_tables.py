@@ -1,7 +1,7 @@
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_files, tables
+from maml_tf import paper, result_choice, tables
 
 REST = ["60000", "0", "600"]
 EMPTY = ["—"] * 4
@@ -104,4 +104,4 @@ def test_without_files_there_is_no_table(make):
 def test_every_method_of_the_tables_has_a_name():
     wanted = [row.wanted for row in (*paper.TABLE_1, *paper.TABLE_2, *paper.TABLE_3)]
     assert {w.method for w in wanted} <= set(paper.METHODS)
-    assert all(isinstance(w, result_files.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
+    assert all(isinstance(w, result_choice.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
