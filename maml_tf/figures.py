@@ -123,7 +123,7 @@ def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure
     """
     rows = 1 if len(panels) == 1 else 2
     columns = -(-len(panels) // rows)
-    width, height = max(2.6 * columns, 3.4), 2.0 * rows + 0.6
+    width, height = max(2.6 * columns, 4.6), 2.0 * rows + 0.6
     figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
     grid = figure.subplots(rows, columns, squeeze=False)
     handles = {}

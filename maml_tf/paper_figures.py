@@ -97,7 +97,7 @@ def _before_and_after(paths: Paths | None, number: int) -> list[PathCell | None]
     if paths is None:
         return [None, None]
     task, last = paths.tasks[number], paths.steps[-1]
-    method, after = paper.METHODS[paths.method], f"{last} gradient step{'s' * (last > 1)}"
+    method, after = paper.METHODS[paths.method], f"{last} step{'s' * (last > 1)}"
     return [
         PathCell(f"{method}, pre-update", task.goal, task.paths[0], adapted=False),
         PathCell(f"{method}, {after}", task.goal, task.paths[-1], adapted=True),

@@ -97,10 +97,11 @@ class _Layout(NamedTuple):
 _CLASSIFICATION = _Layout(("data", "method", "shots", "trained with", "steps"))
 _REGRESSION = _Layout(("method",), (1, 5, 10))
 _RETURN = _Layout(("method",), paper.RETURN_STEPS, ("trajectories", *_RUN))
-_ALL_RETURNS = _RETURN._replace(lead=("data", "method"))
+_ALL_RETURNS = _RETURN._replace(lead=("environment", "method"))
 
 _LEADS: dict[str, Callable[[Row], str]] = {
     "data": lambda row: row.data,
+    "environment": lambda row: row.data,
     "method": lambda row: paper.METHODS[row.wanted.method],
     "shots": lambda row: f"{row.wanted.shots}-shot",
     "trained with": lambda row: f"{row.wanted.train_shots}-shot",

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MultipleLocator
 
 from maml_tf.figures import SETTINGS, WIDTH, Line, legend_below
 from maml_tf.result_files import Samples, SampleTask
@@ -23,6 +24,7 @@ _AFTER = (  # fewest steps first
 _USED = Line("#D55E00", "", "^")
 _GOAL = Line("#D55E00", "", "*")
 _START = Line("#000000", "", "o")
+_ORDER = ("start", "goal", "pre-update", "after adaptation")
 
 
 class SampleCell(NamedTuple):
@@ -78,12 +80,12 @@ def path_grid(rows: Sequence[Sequence[PathCell | None]]) -> Figure:
     All panels have one scale: of the goals and of the adapted ways. Others may leave it.
 
     Args:
-      rows: the panels; None leaves one empty.
+      rows: the panels, a row a task; None leaves one empty. Titles stand above the first row.
 
     Returns:
       A figure with one legend below.
     """
-    height = WIDTH / len(rows[0]) * len(rows) + 0.45
+    height = (WIDTH - 0.4) / len(rows[0]) * len(rows) + 0.55
     figure = Figure(figsize=(WIDTH, height), layout="constrained", dpi=200)
     grid = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
     cells = [cell for row in rows for cell in row]
@@ -94,13 +96,17 @@ def path_grid(rows: Sequence[Sequence[PathCell | None]]) -> Figure:
             axes.set_axis_off()
             continue
         handles |= _draw_paths(axes, cell)
-        axes.set(title=cell.title, aspect="equal", xlim=(-limit, limit), ylim=(-limit, limit))
+        axes.set(aspect="equal", xlim=(-limit, limit), ylim=(-limit, limit))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MultipleLocator(0.5))
         axes.grid(alpha=0.3)
+    for axes, cell in zip(grid[0], rows[0], strict=True):
+        axes.set_title(cell.title if cell else "")
     for axes in grid[-1]:
         axes.set_xlabel("x")
     for axes in grid[:, 0]:
         axes.set_ylabel("y")
-    legend_below(figure, handles)
+    legend_below(figure, dict(sorted(handles.items(), key=lambda entry: _ORDER.index(entry[0]))))
     return figure
 
 
@@ -116,7 +122,7 @@ def _draw_paths(axes: Axes, cell: PathCell) -> dict[str, Line2D]:
     drawn = {}
     for path in cell.paths:
         label = "after adaptation" if cell.adapted else "pre-update"
-        (drawn[label],) = axes.plot(*path.T, "-", color=line.colour, linewidth=0.9, alpha=0.9)
+        (drawn[label],) = axes.plot(*path.T, "-", color=line.colour, linewidth=0.6, alpha=0.6)
     for place, label, mark, size in (
         (np.zeros(2), "start", _START, 4.0),
         (cell.goal, "goal", _GOAL, 11.0),
