@@ -9,7 +9,7 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"types", "_version", "normalization", "patches", "fast_weights"},
+    {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"},
     {"functional", "losses", "networks", "compiled_loop", "result_files"},
     {"layer_rules", "adaptation", "config", "result_choice"},
     {"meta_learner", "paper"},
