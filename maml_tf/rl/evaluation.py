@@ -49,11 +49,7 @@ class ReturnEvaluator:
             )
         self.learner, self.sampler = learner, sampler
         self.num_tasks, self.steps, self.split = num_tasks, steps, split
-        if learner.step_sizes and step_size is None:
-            self._step_sizes: list[float | None] = [None] * steps
-        else:
-            alpha = learner.step_size if step_size is None else step_size
-            self._step_sizes = [alpha if step == 0 else alpha / 2 for step in range(steps)]
+        self.step_sizes = schedule(learner, steps, step_size)
 
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, deviation and 95 % interval after each step, `[S + 1]`."""
@@ -62,7 +58,7 @@ class ReturnEvaluator:
         with bar:
             while sum(map(len, curves)) < self.num_tasks:
                 rollouts = self.learner.roll_out_and_adapt(
-                    self.sampler, len(curves), self._step_sizes, self.split
+                    self.sampler, len(curves), self.step_sizes, self.split
                 )
                 curves.append(rollouts.returns)
                 bar.update(len(rollouts.returns))
@@ -72,3 +68,11 @@ class ReturnEvaluator:
 def evaluate(learner: MetaTRPO, sampler: Sampler, *, progress: bool = False, **options) -> Estimate:
     """Measures a learner on held-out tasks once; the options are `ReturnEvaluator`'s."""
     return ReturnEvaluator(learner, sampler, **options)(progress=progress)
+
+
+def schedule(learner: MetaTRPO, steps: int, step_size: float | None = None) -> list[float | None]:
+    """Alpha of each gradient step; None: the learner's own, where it has learned them."""
+    if learner.step_sizes and step_size is None:
+        return [None] * steps
+    alpha = learner.step_size if step_size is None else step_size
+    return [alpha if step == 0 else alpha / 2 for step in range(steps)]

@@ -23,9 +23,10 @@ from maml_tf.rl.sampler import Act, Sampler
 from maml_tf.types import Trajectories
 
 _HEADER = 44  # pixels above the pictures: two lines of text
-_SIZE = 400, 300  # pixels of a robot's picture
+_GAP = 8  # pixels between them
+_SIZE = 360, 270  # pixels of a robot's picture
 _COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
-_VIEWS = {"half_cheetah.xml": (3.5, -12.0), "ant.xml": (6.0, -30.0)}  # distance, elevation
+_VIEWS = {"half_cheetah.xml": (2.8, -12.0), "ant.xml": (5.0, -30.0)}  # distance, elevation
 
 
 class Episode(NamedTuple):
@@ -166,8 +167,9 @@ def _offscreen():
 
 def _robot(env: Any, positions: np.ndarray, task: np.ndarray, back_end: str) -> np.ndarray:
     offscreen, (distance, elevation) = _offscreen(), _VIEWS[env.xml]
+    goal = task if len(task) == 2 else None  # a place, to be in the picture too
+    distance *= 1.0 if goal is None else 1.6
     view = offscreen.View(_SIZE[1], _SIZE[0], distance=distance, elevation=elevation)
-    goal = task if len(task) == 2 else None  # a place
     return offscreen.frames(env.model, positions, view, back_end=back_end, goal=goal)
 
 
@@ -181,7 +183,7 @@ def _on_the_plane(shown: Sequence[np.ndarray], goal: np.ndarray) -> list[np.ndar
 
 
 def _ways(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
-    figure = Figure(figsize=(3.2, 3.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(3.4, 3.4), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
     axes.grid(alpha=0.3)
@@ -204,25 +206,28 @@ def _compose(
     """Puts panels side by side under their texts; the shorter one waits on its last picture."""
     height, width = panels[0].shape[1:3]
     large, small = ImageFont.load_default(15), ImageFont.load_default(13)
-    blank = Image.new("RGB", (width * len(panels), height + _HEADER), "white")
+    left = [(width + _GAP) * number for number in range(len(panels))]
+    blank = Image.new("RGB", (left[-1] + width, height + _HEADER), "white")
     draw = ImageDraw.Draw(blank)
     draw.text((blank.width // 2, 2), headline, "black", large, anchor="ma")
-    for number, text in enumerate(texts):
-        draw.text((width * number + width // 2, 24), text, "black", small, anchor="ma")
+    for start, text in zip(left, texts, strict=True):
+        draw.text((start + width // 2, 24), text, "black", small, anchor="ma")
     composed = []
     for frame in range(max(map(len, panels))):
         picture = blank.copy()
-        for number, panel in enumerate(panels):
+        for start, panel in zip(left, panels, strict=True):
             one = Image.fromarray(panel[min(frame, len(panel) - 1)])
-            picture.paste(one, (width * number, _HEADER))
+            picture.paste(one, (start, _HEADER))
         composed.append(picture)
     return composed
 
 
 def _write(path: Path, pictures: Sequence[Image.Image], fps: int) -> None:
     """Writes the file whole or not at all, in the colours of the middle picture."""
-    palette = pictures[len(pictures) // 2].quantize(128, dither=Image.Dither.NONE)
-    first, *rest = (p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
+    how: Any = {"dither": Image.Dither.NONE}
+    # Rare colours count as much as the floor's.
+    palette = pictures[len(pictures) // 2].quantize(128, Image.Quantize.MAXCOVERAGE, **how)
+    first, *rest = (picture.quantize(palette=palette, **how) for picture in pictures)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     durations = [round(1000 / fps)] * len(rest) + [1500]  # rests on the last one
