@@ -30,6 +30,7 @@ evaluations() { # evaluations NAME
       echo "--update_batch_size=1"
       echo "--update_batch_size=5 $trained=1"
       ;;
+    navigation_2d*) echo "--update_batch_size=40 $trained=20" ;; # trajectories, as in the paper
     *) echo ;;
   esac
 }
@@ -124,7 +125,10 @@ esac
 
 # shellcheck disable=SC1091
 . tools/environment.sh
-environment ""
+case "$name" in
+  all | navigation_* | cheetah_* | ant_*) environment "[rl]" ;;
+  *) environment "" ;;
+esac
 case "$name" in
   all) all "$@" ;;
   quick)

@@ -8,12 +8,21 @@ reads a flag.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from maml_tf.networks import NORMS
 
-DATASOURCES = ("sinusoid", "omniglot", "miniimagenet")
+SUPERVISED = ("sinusoid", "omniglot", "miniimagenet")
+
+ROBOTS = ("cheetah_velocity", "cheetah_direction", "ant_velocity", "ant_direction", "ant_goal")
+
+REINFORCEMENT = ("navigation_2d", *ROBOTS, "gymnasium")
+"""Environments with tasks: the names of `rl.envs.ENVIRONMENTS`, and any other of Gymnasium's."""
+
+DATASOURCES = (*SUPERVISED, *REINFORCEMENT)
 
 PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 0.1}
 """The multi-task baselines, and how strongly each pulls its regressors (docs/design.md)."""
@@ -25,9 +34,26 @@ METHODS = ("maml", "fomaml", "context", *NO_INNER_STEPS)
 """How the weights are learned; baselines.py describes those that are not MAML."""
 
 
-def _flag(default: Any, help: str, *, choices: tuple = (), names_run: bool = True) -> Any:  # noqa: A002
-    metadata = {"help": help, "choices": choices, "names_run": names_run}
+def _flag(
+    default: Any,
+    help: str,  # noqa: A002
+    *,
+    choices: tuple = (),
+    names_run: bool = True,
+    of: tuple[str, ...] = DATASOURCES,
+) -> Any:
+    metadata = {"help": help, "choices": choices, "names_run": names_run, "of": of}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def _supervised(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+    """A flag that meta-RL does not look at."""
+    return _flag(default, help, choices=choices, of=SUPERVISED)
+
+
+def _reinforcement(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+    """A flag that only meta-RL looks at."""
+    return _flag(default, help, choices=choices, of=REINFORCEMENT)
 
 
 def _detail(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
@@ -41,10 +67,14 @@ class Config:
 
     # The task.
     datasource: str = _flag("sinusoid", "Where tasks come from.", choices=DATASOURCES)
-    num_classes: int = _flag(5, "N, classes of a classification task (ways).")
-    update_batch_size: int = _flag(5, "K, support examples a class, or a regression task (shots).")
-    queries: int = _flag(-1, "Query examples a class; -1: K (15 for MiniImagenet).")
-    baseline: str = _flag(
+    num_classes: int = _supervised(5, "N, classes of a classification task (ways).")
+    update_batch_size: int = _flag(
+        5,
+        "K, support examples a class, or a regression task (shots); meta-RL: E, trajectories a "
+        "task and step.",
+    )
+    queries: int = _supervised(-1, "Query examples a class; -1: K (15 for MiniImagenet).")
+    baseline: str = _supervised(
         "None",
         "oracle: the sinusoid's input shows its amplitude and phase.",
         choices=("None", "oracle"),
@@ -59,7 +89,7 @@ class Config:
         "What the inner loop moves: all but normalisation, or the head only.",
         choices=("all", "head"),
     )
-    loss_reduction: str = _flag(
+    loss_reduction: str = _supervised(
         "sum",
         "Cross-entropy of a set: sum (over examples, divided by K: the paper's figures; it "
         "steps N times as far) or mean.",
@@ -81,25 +111,54 @@ class Config:
     meta_batch_size: int = _flag(
         25, "T, tasks a meta-step; multitask: regressors (the paper's 500)."
     )
-    meta_lr: float = _flag(0.001, "Step size of the meta-optimizer, Adam.")
-    clip: float = _flag(
+    meta_lr: float = _supervised(0.001, "Step size of the meta-optimizer, Adam.")
+    clip: float = _supervised(
         -1.0,
         "Clip each element of the meta-gradient to +-this; -1: 10 for "
         "MiniImagenet, else no clipping.",
     )
-    l2: float = _flag(
+    l2: float = _supervised(
         -1.0,
         "multitask_l2, multitask_mean: lambda, the penalty's factor; -1: the largest that costs a "
         "regressor little.",
     )
     seed: int = _flag(0, "Everything random is a function of it.")
     # The network.
-    norm: str = _flag(
+    norm: str = _supervised(
         "batch_norm", "Normalisation: batch_norm, layer_norm or None.", choices=(*NORMS[:2], "None")
     )
-    num_filters: int = _flag(64, "Filters of each convolution.")
-    conv: bool = _flag(True, "Convolutional network; False: dense (Omniglot only).")
-    max_pool: bool = _flag(False, "Max-pooling instead of strided convolution.")
+    num_filters: int = _supervised(64, "Filters of each convolution.")
+    conv: bool = _supervised(True, "Convolutional network; False: dense (Omniglot only).")
+    max_pool: bool = _supervised(False, "Max-pooling instead of strided convolution.")
+    # Reinforcement learning.
+    environment: str = _reinforcement(
+        "",
+        "With --datasource=gymnasium: a registered environment with sample_tasks and set_task, "
+        "Id-v0, or module:Id-v0 to import a module first.",
+    )
+    horizon: int = _reinforcement(-1, "H, steps of an episode; -1: the environment's own.")
+    dynamics: str = _reinforcement(
+        "paper",
+        "Of cheetah and ant. paper: one physics step an action; gymnasium: v5's frame skip, time "
+        "step and observation.",
+        choices=("paper", "gymnasium"),
+    )
+    squared_reward: bool = _reinforcement(
+        False, "2D navigation: minus the squared distance (the paper's text), not the distance."
+    )
+    discount: float = _reinforcement(0.99, "Of later rewards.")
+    gae_lambda: float = _reinforcement(
+        1.0, "Of generalised advantages; 1: the discounted return minus the baseline."
+    )
+    max_kl: float = _reinforcement(0.01, "The trust region: the largest mean KL of a meta-step.")
+    curvature: str = _reinforcement(
+        "fisher",
+        "How products with the KL's Hessian are computed; all three are the same matrix.",
+        choices=("fisher", "hessian", "finite_differences"),
+    )
+    curvature_share: float = _reinforcement(
+        1.0, "Share of the episodes that those products use: less exact, and less time."
+    )
     # Logging and test.
     logdir: str = _detail("logs/", "Runs are directories in here, named by their settings.")
     log: bool = _detail(True, "Write checkpoints and TensorBoard's event file.")
@@ -118,8 +177,10 @@ class Config:
         -1.0, "alpha of the training, where the evaluation's is another; -1: the same."
     )
     # Evaluation.
-    test_steps: int = _detail(10, "Gradient steps of an evaluation.")
-    num_test_tasks: int = _detail(600, "Tasks of an evaluation.")
+    test_steps: int = _detail(
+        -1, "Gradient steps of an evaluation; -1: 10 (meta-RL: 3, 2D navigation 4)."
+    )
+    num_test_tasks: int = _detail(-1, "Tasks of an evaluation; -1: 600 (meta-RL: 40).")
     inputs: str = _detail(
         "all",
         "half: a sinusoid's support points all have x > 0; query points are everywhere.",
@@ -129,7 +190,7 @@ class Config:
         "auto",
         "Choose the evaluation's alpha on as many validation tasks, by the metric after the last "
         "step. auto: for methods trained without inner steps, unless update_lr is another than "
-        "the training's.",
+        "the training's; not for meta-RL.",
         choices=("auto", "True", "False"),
     )
     batch_statistics: str = _detail(
@@ -140,7 +201,9 @@ class Config:
     )
     use_best: bool = _detail(False, "Evaluate or export the weights that validated best.")
     init: str = _detail(
-        "", "Evaluate or export a release, such as models/NAME, instead of a run's checkpoint."
+        "",
+        "A release, such as models/NAME. train: start a new run from its weights. evaluate, "
+        "export: use it instead of a run's checkpoint, unless such a run was started from it.",
     )
     to: str = _detail(
         "",
@@ -156,10 +219,16 @@ class Config:
         "Fetch a missing data set through TensorFlow Datasets (MiniImagenet: read what it built).",
     )
     run_name: str = _detail("", "Name of the run's directory; empty: made from the settings.")
-    log_every: int = _detail(100, "Iterations averaged into a point of TensorBoard.")
-    validate_every: int = _detail(-1, "Iterations between validations; -1: 500 (sinusoid: 5000).")
-    validation_tasks: int = _detail(96, "Tasks of a validation.")
-    save_every: int = _detail(-1, "Iterations between checkpoints; -1: 1000 (sinusoid: 10000).")
+    log_every: int = _detail(
+        -1, "Iterations averaged into a point of TensorBoard; -1: 100 (meta-RL: 1)."
+    )
+    validate_every: int = _detail(
+        -1, "Iterations between validations; -1: 500 (sinusoid: 5000, meta-RL: 10)."
+    )
+    validation_tasks: int = _detail(-1, "Tasks of a validation; -1: 96 (meta-RL: 20).")
+    save_every: int = _detail(
+        -1, "Iterations between checkpoints; -1: 1000 (sinusoid: 10000, meta-RL: 10)."
+    )
     progress: bool = _detail(True, "Show a progress bar.")
     recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
     task_chunks: int = _detail(
@@ -173,10 +242,10 @@ class Config:
     intra_op_threads: int = _detail(
         -1,
         "Threads inside one operation; -1: 1 on a CPU (each core "
-        "works on its own tasks); 0: TensorFlow's choice.",
+        "works on its own tasks), but not for meta-RL; 0: TensorFlow's choice.",
     )
     inter_op_threads: int = _detail(
-        -1, "Operations at a time; -1: one a core; 0: TensorFlow's choice."
+        -1, "Operations, and robots, at a time; -1: one a core; 0: TensorFlow's choice."
     )
     distribute: str = _detail(
         "none",
@@ -197,28 +266,29 @@ class Config:
             "update_batch_size",
             "meta_batch_size",
             "num_filters",
-            "log_every",
-            "num_test_tasks",
-            "validation_tasks",
         ):
             self._at_least(name, 1)
         for name in (
             "num_updates",
             "metatrain_iterations",
             "pretrain_iterations",
-            "test_steps",
             "seed",
         ):
             self._at_least(name, 0)
+        self._at_least("test_steps", 0, derived=True)
         for name in (
             "queries",
+            "horizon",
+            "log_every",
+            "num_test_tasks",
             "validate_every",
+            "validation_tasks",
             "save_every",
             "task_chunks",
             "train_update_batch_size",
         ):
             self._at_least(name, 1, derived=True)
-        for name in ("update_lr", "meta_lr"):
+        for name in ("update_lr", "meta_lr", "max_kl"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name} must be positive; got {getattr(self, name)}.")
         if self.clip != -1 and not self.clip > 0:
@@ -227,6 +297,10 @@ class Config:
             raise ValueError(f"--l2 must be 0 or more, or -1 for the default; got {self.l2}.")
         self._settle_method()
         self._check_method()
+        self._check_reinforcement()
+        for name, value in _defaults(self.datasource).items():
+            if getattr(self, name) == -1:
+                object.__setattr__(self, name, value)
         if not self.conv and self.datasource == "miniimagenet":
             raise ValueError(
                 "--conv=False is for Omniglot; MiniImagenet's network is convolutional."
@@ -264,7 +338,7 @@ class Config:
         method, multitask = f"--method={self.method}", self.method in PENALTIES
         meta_trained = self.method in ("maml", "fomaml")
         sinusoid = self.datasource == "sinusoid"
-        if self.baseline == "oracle" and not sinusoid:
+        if self.baseline == "oracle" and not sinusoid and not self.reinforcement:
             raise ValueError(
                 "The oracle sees a sinusoid's amplitude and phase; "
                 f"--datasource={self.datasource} has none. Drop --baseline and --method=oracle."
@@ -292,12 +366,41 @@ class Config:
         if self.inputs == "half" and not sinusoid:
             raise ValueError("--inputs=half is for sinusoids; drop it.")
 
+    def _check_reinforcement(self) -> None:
+        for name in ("discount", "gae_lambda", "curvature_share"):
+            value = getattr(self, name)
+            least = "above 0" if name == "curvature_share" else "from 0"
+            if not (0 <= value <= 1) or (value == 0 and least == "above 0"):
+                raise ValueError(f"--{name} must be {least} to 1; got {value}.")
+        source = f"--datasource={self.datasource}"
+        if self.environment and self.datasource != "gymnasium":
+            raise ValueError(f"{source} is an environment already; drop --environment.")
+        if not self.environment and self.datasource == "gymnasium":
+            raise ValueError(f"{source} needs --environment=Id-v0 or --environment=module:Id-v0.")
+        if self.squared_reward and self.datasource != "navigation_2d":
+            raise ValueError("--squared_reward is for --datasource=navigation_2d; drop it.")
+        if self.dynamics != "paper" and self.datasource not in ROBOTS:
+            raise ValueError(f"--dynamics is for {', '.join(ROBOTS)}; drop it.")
+        if not self.reinforcement:
+            return
+        if self.baseline == "oracle" and self.method != "oracle":
+            raise ValueError("--baseline=oracle is for sinusoids; use --method=oracle.")
+        if self.distribute != "none":
+            raise ValueError(f"{source} trains on one device; drop --distribute.")
+        if self.batch_statistics != "transductive":
+            raise ValueError(f"{source} has no batch normalisation; drop --batch_statistics.")
+
     # --- derived settings ---
+
+    @property
+    def reinforcement(self) -> bool:
+        """Whether tasks are those of an environment: meta-RL."""
+        return self.datasource in REINFORCEMENT
 
     @property
     def classification(self) -> bool:
         """Whether tasks have classes."""
-        return self.datasource != "sinusoid"
+        return self.datasource in ("omniglot", "miniimagenet")
 
     @property
     def query_shots(self) -> int:
@@ -336,11 +439,15 @@ class Config:
         if self.tune_step_size != "auto":
             return self.tune_step_size == "True"
         same = self.update_lr == self.trained().update_lr
-        return self.method in NO_INNER_STEPS and same
+        return self.method in NO_INNER_STEPS and same and not self.reinforcement
 
     @property
     def experiment(self) -> str:
         """A short title: data and task."""
+        if self.datasource == "gymnasium":
+            return re.sub(r"[^\w-]+", "_", self.environment)
+        if self.reinforcement:
+            return self.datasource
         if not self.classification:
             return f"sinusoid_{self.update_batch_size}shot"
         return f"{self.datasource}_{self.num_classes}way_{self.update_batch_size}shot"
@@ -372,25 +479,31 @@ class Config:
         own = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.metadata["names_run"]
+            if field.metadata["names_run"] and self.datasource in field.metadata["of"]
         }
         if self.pretrain_iterations and self.metatrain_iterations:
             own["pretrain_iterations"] = self.pretrain_iterations
+        if self.init:
+            own["init"] = Path(self.init).name
         return {"method": self.method, **own}
 
     def directory_name(self) -> str:
         """The run's directory: no two runs that learn otherwise share one."""
         if self.run_name:
             return self.run_name
-        identity, defaults = self.identity(), Config().identity()
+        identity = self.identity()
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
         head = [self.experiment, self.method]
-        told = ["datasource", "update_batch_size", "stop_grad", "method"]
+        told = ["datasource", "stop_grad", "method", "environment"]
         told += ["baseline"] if self.method == "oracle" else []
-        for name in [*told, "num_classes"] if self.classification else told:
-            del identity[name]
+        told += ["num_classes"] if self.classification else []
+        told += [] if self.reinforcement else ["update_batch_size"]
+        for name in told:
+            identity.pop(name, None)
         for short, name in _SHORT_NAMES.items():
-            head.append(f"{short}_{_text(identity.pop(name))}")
-        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults.get(n)]
+            if name in identity:
+                head.append(f"{short}_{_text(identity.pop(name))}")
+        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults[n]]
         return ".".join(head + rest)
 
     def to_flags(self) -> str:
@@ -401,7 +514,34 @@ class Config:
 
 
 # As the original wrote them in its own directory names.
-_SHORT_NAMES = {"mbs": "meta_batch_size", "numstep": "num_updates", "updatelr": "update_lr"}
+_SHORT_NAMES = {
+    "mbs": "meta_batch_size",
+    "ubs": "update_batch_size",
+    "numstep": "num_updates",
+    "updatelr": "update_lr",
+}
+
+
+def _defaults(datasource: str) -> dict[str, int]:
+    """What -1 stands for."""
+    if datasource in REINFORCEMENT:
+        return {
+            "test_steps": 4 if datasource == "navigation_2d" else 3,
+            "num_test_tasks": 40,
+            "log_every": 1,
+            "validate_every": 10,
+            "validation_tasks": 20,
+            "save_every": 10,
+        }
+    sinusoid = datasource == "sinusoid"
+    return {
+        "test_steps": 10,
+        "num_test_tasks": 600,
+        "log_every": 100,
+        "validate_every": 5000 if sinusoid else 500,
+        "validation_tasks": 96,
+        "save_every": 10000 if sinusoid else 1000,
+    }
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -155,11 +155,42 @@ def tune_step_size(
     """
     alpha = tf.Variable(0.0, trainable=False)
     evaluator = Evaluator(learner, tasks, step_size=alpha, **options)
-    scores = []
-    for step_size in tqdm(step_sizes, desc="tune", unit="step size", disable=not progress):
+
+    def measure(step_size: float) -> Estimate:
         alpha.assign(step_size)
-        scores.append(float(evaluator().mean[-1]))
-    sign = 1.0 if learner.metric_name == "loss" else -1.0
+        return evaluator()
+
+    return choose_step_size(
+        measure, step_sizes, lower_is_better=learner.metric_name == "loss", progress=progress
+    )
+
+
+def choose_step_size(
+    measure: Callable[[float], Estimate],
+    step_sizes: Sequence[float] = STEP_SIZES,
+    *,
+    lower_is_better: bool = False,
+    progress: bool = False,
+) -> Tuning:
+    """Chooses the step size whose estimate is best after the last step.
+
+    Args:
+      measure: `step size -> Estimate`.
+      step_sizes: the candidates.
+      lower_is_better: of the metric.
+      progress: show a progress bar.
+
+    Returns:
+      `Tuning`; see `tune_step_size`.
+
+    Raises:
+      ValueError: there are no candidates, or all diverge.
+    """
+    scores = [
+        float(measure(step_size).mean[-1])
+        for step_size in tqdm(step_sizes, desc="tune", unit="step size", disable=not progress)
+    ]
+    sign = 1.0 if lower_is_better else -1.0
     ranked = sorted((sign * m, a) for m, a in zip(scores, step_sizes, strict=True) if m == m)
     if not ranked or math.isinf(ranked[0][0]):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -12,20 +13,39 @@ from maml_tf.baselines import MultitaskLearner
 from maml_tf.config import PENALTIES, Config
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid, miniimagenet_episodes, omniglot_episodes
-from maml_tf.types import TaskSource
+
+if TYPE_CHECKING:
+    from maml_tf.rl.meta_trpo import MetaTRPO
 
 IMAGES_A_PIECE = {"convolutional": 16, "dense": 64}
 """On a CPU the meta-batch is cut into the most pieces that still hold this many images of a set: a
 piece fits a core's cache, and is not dispatched for next to nothing (benchmarks/README.md)."""
 
 
-def make_tasks(config: Config, split: str) -> TaskSource:
+def _reinforcement(config: Config):
+    """The module for meta-RL, which needs an extra."""
+    try:
+        from maml_tf import rl_experiment
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--datasource={config.datasource} needs {error.name}; pip install maml-tf[rl]."
+        ) from error
+    return rl_experiment
+
+
+def make_tasks(config: Config, split: str) -> Any:
     """Makes the source of the tasks of one split: "train", "val" or "test".
+
+    Returns:
+      A `TaskSource`; for meta-RL a sampler of trajectories.
 
     Raises:
       FileNotFoundError: the data set is not there; the message says how to get it.
-      ValueError: the data set is damaged, or too small for the settings.
+      ValueError: the data set is damaged, or too small for the settings; the environment is
+        unknown, has no tasks, or needs an extra.
     """
+    if config.reinforcement:
+        return _reinforcement(config).make_sampler(config, split)
     shots, queries = config.update_batch_size, config.query_shots
     if config.datasource == "sinusoid":
         training = split == "train"
@@ -48,6 +68,13 @@ def make_tasks(config: Config, split: str) -> TaskSource:
         seed=config.seed,
         download=config.download,
     )
+
+
+def make_validation(config: Config, learner: MetaLearner | MetaTRPO) -> Any:
+    """Makes what `train` takes as validation for these settings."""
+    if config.reinforcement:
+        return _reinforcement(config).make_validation(config, learner)
+    return make_tasks(config, "val")
 
 
 def make_network(config: Config) -> keras.Model:
@@ -80,8 +107,10 @@ def make_network(config: Config) -> keras.Model:
     )
 
 
-def make_learner(config: Config) -> MetaLearner:
+def make_learner(config: Config) -> MetaLearner | MetaTRPO:
     """Makes the learner for these settings; pre-training is meta-training without inner steps."""
+    if config.reinforcement:
+        return _reinforcement(config).make_learner(config)
     network = make_network(config)
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     jit = (

@@ -1,7 +1,8 @@
 """What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON, and their names.
 
-Two kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with what
-the model predicted for them, for a picture.
+Three kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with
+what the model predicted for them, and "paths" a few tasks of 2D navigation with where the policy
+went, each for a picture.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ GRID_POINTS = 100
 
 def curve_name(config: Config) -> str:
     """A curve's file name; it does not depend on what was measured, so a repetition replaces it."""
+    if config.reinforcement:
+        shots = f"{config.update_batch_size}trajectories"
+        return f"{split(config)}_{shots}_stepsize{_step_size_name(config)}.json"
     name = f"{split(config)}_{config.update_batch_size}shot_stepsize{_step_size_name(config)}"
     name += "_half" if config.inputs == "half" else ""
     return name + ("_inductive" if config.batch_statistics == "inductive" else "") + ".json"
@@ -36,6 +40,11 @@ def samples_name(config: Config) -> str:
     """A samples file's name."""
     half = "_half" if config.inputs == "half" else ""
     return f"samples_{config.update_batch_size}shot{half}.json"
+
+
+def paths_name(config: Config) -> str:
+    """The name of a file of paths on the plane."""
+    return f"paths_{config.update_batch_size}trajectories.json"
 
 
 def original_name(config: Config) -> str:
@@ -82,7 +91,7 @@ def curve(
         "metric": metric,
         "num_tasks": estimate.num_tasks,
         "ways": config.num_classes if config.classification else None,
-        "queries": config.query_shots,
+        "queries": None if config.reinforcement else config.query_shots,
         "conv": config.classification and config.conv,
         "batch_statistics": config.batch_statistics,
         "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": _finite(tuning.scores)},
@@ -141,6 +150,28 @@ def samples(
             }
             for t in range(SAMPLES)
         ],
+        "flags": config.to_flags().split(),
+    }
+
+
+def paths(
+    config: Config, tasks: list[dict[str, Any]], *, iteration: int, tuning: Tuning | None = None
+) -> dict[str, Any]:
+    """Describes where 2D navigation went.
+
+    Args:
+      config: the settings of the evaluation.
+      tasks: what `rl.evaluation.paths` returns.
+      iteration: of the weights.
+      tuning: how alpha was chosen, if it was.
+
+    Returns:
+      The file's contents.
+    """
+    return {
+        **_common("paths", config, iteration, tuning),
+        "steps": list(range(config.test_steps + 1)),
+        "tasks": tasks,
         "flags": config.to_flags().split(),
     }
 

@@ -170,7 +170,7 @@ class _Loop:
 
     def _advance(self, boundary: int) -> None:
         """One compiled call, of about `CALL_SECONDS`, not past `boundary`."""
-        # The first call compiles: one step says nothing about speed.
+        # The first call compiles: it says no more than how long a step takes at most.
         affordable = max(1, int(CALL_SECONDS / self._seconds_a_step))
         count = min(affordable, boundary - self.iteration)
         began, first = time.perf_counter(), math.isinf(self._seconds_a_step)
@@ -178,7 +178,7 @@ class _Loop:
         metrics = metrics._make(np.asarray(m) for m in metrics)
         seconds = time.perf_counter() - began
         self._check_finite(metrics)
-        self._seconds_a_step = 0.1 if first else seconds / count
+        self._seconds_a_step = seconds / count
         self.iteration += count
         if seconds > CALL_SECONDS / 2 and not first:
             self._tell_cost()

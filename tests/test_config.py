@@ -5,6 +5,9 @@ import pytest
 from maml_tf.config import METHODS, NO_INNER_STEPS, Config, contradictions, from_flags
 
 PRETRAINED = {"pretrain_iterations": 5, "metatrain_iterations": 0}
+NAVIGATION = {"datasource": "navigation_2d"}
+CHEETAH = {"datasource": "cheetah_velocity"}
+GYMNASIUM = {"datasource": "gymnasium", "environment": "my_module:Line-v0"}
 OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size": 32}
 
 
@@ -39,6 +42,24 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
         ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be 0 or more, or -1"),
         ({"datasource": "miniimagenet", "conv": False}, "--conv=False is for Omniglot"),
+        ({**NAVIGATION, "horizon": 0}, "--horizon must be 1 or more, or -1 for the default; got 0"),
+        ({**NAVIGATION, "max_kl": 0.0}, "--max_kl must be positive"),
+        ({**NAVIGATION, "discount": 1.01}, "--discount must be from 0 to 1; got 1.01"),
+        ({**NAVIGATION, "gae_lambda": float("nan")}, "--gae_lambda must be from 0 to 1"),
+        ({**NAVIGATION, "curvature_share": 0.0}, "--curvature_share must be above 0 to 1"),
+        ({**NAVIGATION, "curvature": "kfac"}, "--curvature must be one of fisher, hessian"),
+        ({**NAVIGATION, "method": "multitask"}, "use it with --datasource=sinusoid"),
+        ({**NAVIGATION, "inputs": "half"}, "--inputs=half is for sinusoids"),
+        ({**NAVIGATION, "baseline": "oracle"}, "use --method=oracle"),
+        ({**NAVIGATION, "distribute": "mirrored"}, "drop --distribute"),
+        ({**NAVIGATION, "batch_statistics": "inductive"}, "drop --batch_statistics"),
+        ({**NAVIGATION, "dynamics": "gymnasium"}, "--dynamics is for cheetah_velocity"),
+        ({**CHEETAH, "squared_reward": True}, "--squared_reward is for --datasource=navigation_2d"),
+        ({**CHEETAH, "environment": "Line-v0"}, "drop --environment"),
+        ({"environment": "Line-v0"}, "drop --environment"),
+        ({"datasource": "gymnasium"}, "needs --environment=Id-v0"),
+        ({**CHEETAH, "log_every": 0}, "--log_every must be 1 or more, or -1"),
+        ({**CHEETAH, "test_steps": -2}, "--test_steps must be 0 or more, or -1"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_mend(settings, message):
@@ -61,13 +82,19 @@ OTHER = {
     "adapt": "head",
     "norm": "None",
     "loss_reduction": "mean",
+    "environment": "Other-v0",
+    "dynamics": "gymnasium",
+    "curvature": "hessian",
 }
+SHARES = ("discount", "gae_lambda", "curvature_share")
 
 
 def other_value(field):
     """A legal value that is not the default."""
     if isinstance(field.default, bool):
         return not field.default
+    if field.name in SHARES:
+        return field.default / 2
     return OTHER[field.name] if isinstance(field.default, str) else field.default + 7
 
 
@@ -77,8 +104,10 @@ IDENTITY = [field for field in dataclasses.fields(Config) if field.metadata["nam
 @pytest.mark.parametrize("name, value", [(f.name, other_value(f)) for f in IDENTITY])
 def test_what_changes_what_is_learned_changes_the_directory(name, value):
     """Also a guard: a new field that names a run must show in the name."""
-    method = {"method": "multitask_l2"} if name == "l2" else {}
-    plain, changed = Config(**method), Config(**method, **{name: value})
+    base = {"method": "multitask_l2"} if name == "l2" else {}
+    if name in [f.name for f in IDENTITY if "sinusoid" not in f.metadata["of"]]:
+        base = {"environment": GYMNASIUM, "dynamics": CHEETAH}.get(name, NAVIGATION)
+    plain, changed = Config(**base), Config(**{**base, name: value})
     assert changed.directory_name() != plain.directory_name()
     assert contradictions(plain, changed)
 
@@ -181,3 +210,66 @@ def test_derived_settings():
     assert Config().clip_value is None and Config(clip=2.0).clip_value == 2.0
     trained = Config(update_batch_size=5, train_update_batch_size=1, train_update_lr=0.4).trained()
     assert (trained.update_batch_size, trained.update_lr) == (1, 0.4)
+
+
+SUPERVISED_NAMES = {
+    "sinusoid_10shot.maml.mbs_25.numstep_1.updatelr_0.01.norm_None": {
+        "norm": "None",
+        "update_batch_size": 10,
+    },
+    "omniglot_5way_1shot.fomaml.mbs_32.numstep_1.updatelr_0.01": {**OMNIGLOT, "stop_grad": True},
+    "sinusoid_5shot.oracle.mbs_25.numstep_1.updatelr_0.01": {**PRETRAINED, "baseline": "oracle"},
+    "sinusoid_5shot.maml.mbs_25.numstep_1.updatelr_0.01.pretrain_iterations_5": {
+        "pretrain_iterations": 5
+    },
+}
+
+
+@pytest.mark.parametrize("name", SUPERVISED_NAMES)
+def test_supervised_runs_keep_their_names(name):
+    """Directories of earlier versions are found again."""
+    assert Config(**SUPERVISED_NAMES[name]).directory_name() == name
+
+
+@pytest.mark.parametrize(
+    "settings, name",
+    [
+        (CHEETAH, "cheetah_velocity.maml.mbs_25.ubs_5.numstep_1.updatelr_0.01"),
+        (
+            {**CHEETAH, "method": "oracle", "norm": "None", "curvature_share": 0.25},
+            "cheetah_velocity.oracle.mbs_25.ubs_5.numstep_1.updatelr_0.01.curvature_share_0.25",
+        ),
+        (GYMNASIUM, "my_module_Line-v0.maml.mbs_25.ubs_5.numstep_1.updatelr_0.01"),
+    ],
+)
+def test_runs_of_meta_rl_are_named_by_what_it_looks_at(settings, name):
+    assert Config(**settings).directory_name() == name
+
+
+def test_settings_that_depend_on_the_data():
+    names = ("test_steps", "num_test_tasks", "log_every", "validate_every", "validation_tasks")
+    names += ("save_every",)
+
+    def settled(**settings):
+        return tuple(getattr(Config(**settings), name) for name in names)
+
+    assert settled() == (10, 600, 100, 5000, 96, 10000)
+    assert settled(**OMNIGLOT) == (10, 600, 100, 500, 96, 1000)
+    assert settled(**CHEETAH) == (3, 40, 1, 10, 20, 10)
+    assert settled(**NAVIGATION) == (4, 40, 1, 10, 20, 10)
+    given = dict.fromkeys(names, 7)
+    assert settled(**NAVIGATION, **given) == (7,) * 6
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("multitask")])
+def test_every_method_of_meta_rl_is_read_back_from_its_flags(method):
+    config = Config(**NAVIGATION, method=method)
+    assert config.reinforcement and not config.classification and not config.tunes_step_size
+    assert from_flags(config.to_flags()) == config
+
+
+def test_a_run_that_starts_from_a_release_is_a_run_of_its_own():
+    started = Config(init="models/omniglot_5way_1shot/")
+    assert started.directory_name() == f"{Config().directory_name()}.init_omniglot_5way_1shot"
+    assert contradictions(Config(), started)
+    assert not contradictions(Config(init="elsewhere/omniglot_5way_1shot"), started)

@@ -15,7 +15,6 @@ from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.evaluation import Tuning, evaluate, tune_step_size
 from maml_tf.experiment import make_tasks
-from maml_tf.meta_learner import MetaLearner
 from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 
@@ -30,13 +29,8 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     learner, iteration = runs.restore(directory, config)
     began = time.perf_counter()
     tuning = _tune(learner, config) if config.tunes_step_size else None
-    estimate = evaluate(
-        learner,
-        tasks,
-        step_size=results.step_size(config, tuning),
-        progress=config.progress,
-        **_protocol(config),
-    )
+    alpha = results.step_size(config, tuning)
+    estimate = _measure(config, learner, tasks, alpha)
     seconds = time.perf_counter() - began
     _say(config, learner, iteration, tuning, estimate)
     curve = results.curve(
@@ -51,28 +45,52 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     if isinstance(tasks, Sinusoid):
         samples = results.samples(config, learner, tasks, iteration=iteration, tuning=tuning)
         _write(directory, results.samples_name(config), samples)
-    if config.test_set and config.batch_statistics == "transductive" and config.inputs == "all":
+    if config.datasource == "navigation_2d":
+        split = results.split(config)
+        walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
+        paths = results.paths(config, walked, iteration=iteration, tuning=tuning)
+        _write(directory, results.paths_name(config), paths)
+    original = not config.reinforcement and config.test_set
+    if original and config.batch_statistics == "transductive" and config.inputs == "all":
         runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
     return 0
 
 
 def _protocol(config: Config) -> dict[str, Any]:
-    return {
+    common = {
         "num_tasks": config.num_test_tasks,
         "steps": config.test_steps,
-        "batch_statistics": config.batch_statistics,
+        "progress": config.progress,
     }
+    if config.reinforcement:
+        return common
+    return {**common, "batch_statistics": config.batch_statistics}
 
 
-def _tune(learner: MetaLearner, config: Config) -> Tuning:
-    validation = make_tasks(config, "val")
-    return tune_step_size(learner, validation, progress=config.progress, **_protocol(config))
+def _measure(config: Config, learner: Any, tasks: Any, alpha: float | None) -> Estimate:
+    if config.reinforcement:
+        split = results.split(config)
+        return _rl().evaluate(learner, tasks, step_size=alpha, split=split, **_protocol(config))
+    return evaluate(learner, tasks, step_size=alpha, **_protocol(config))
 
 
-def _say(config: Config, learner: MetaLearner, iteration: int, tuning, estimate: Estimate) -> None:
+def _tune(learner: Any, config: Config) -> Tuning:
+    choose = _rl().tune_step_size if config.reinforcement else tune_step_size
+    return choose(learner, make_tasks(config, "val"), **_protocol(config))
+
+
+def _rl():
+    from maml_tf.rl import evaluation  # needs an extra
+
+    return evaluation
+
+
+def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimate) -> None:
     trained, alpha = config.trained(), results.step_size(config, tuning)
     told = [f"{trained.experiment}, {trained.method}", f"iteration {iteration}"]
-    told += [f"{results.split(config)} split", f"K = {config.update_batch_size}"]
+    shots = config.update_batch_size
+    told += [f"{results.split(config)} split"]
+    told += [f"{shots} trajectories" if config.reinforcement else f"K = {shots}"]
     told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
     told[-1] += " (the best on validation tasks)" if tuning else ""
     told += ["support points in one half"] if config.inputs == "half" else []

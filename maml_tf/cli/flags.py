@@ -24,6 +24,7 @@ _SECTIONS = {
     "update_lr": "Inner loop",
     "method": "Outer loop",
     "norm": "Network",
+    "environment": "Reinforcement learning",
     "logdir": "Run and checkpoint",
     "test_steps": "Evaluation and export",
     "data_dir": "Data and machine",

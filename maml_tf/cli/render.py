@@ -9,7 +9,6 @@ from typing import Any
 from maml_tf import results
 from maml_tf.cli import runs
 from maml_tf.experiment import make_tasks
-from maml_tf.meta_learner import MetaLearner
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,11 +16,11 @@ _LOG = logging.getLogger(__name__)
 def run(given: dict[str, Any], words: list[str]) -> int:
     """Writes a GIF of what an evaluation with the same flags meets."""
     directory, config = runs.locate(given, words)
+    if not config.reinforcement:
+        raise ValueError(f"render shows policies; {config.datasource} has none. Use figures.")
     target = Path(config.to or directory / "figures" / f"task_{config.task}.gif")
     runs.set_up_machine(config)
     learner, iteration = runs.restore(directory, config)
-    if isinstance(learner, MetaLearner):
-        raise ValueError(f"render shows policies; {config.datasource} has none. Use figures.")
     from maml_tf.rl.evaluation import schedule  # needs an extra
     from maml_tf.rl.rendering import render
 

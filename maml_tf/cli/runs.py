@@ -15,7 +15,6 @@ import tensorflow as tf
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config, contradictions, from_flags
 from maml_tf.experiment import make_learner, on_cpu
-from maml_tf.meta_learner import MetaLearner
 
 _LOG = logging.getLogger(__name__)
 
@@ -28,10 +27,12 @@ RESULT_FILE = "result.json"
 def set_up_machine(config: Config) -> None:
     """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
 
-    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
+    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations;
+    the operations of meta-RL are few and large, and use all cores.
     """
     cpu = on_cpu()
-    intra = (1 if cpu else 0) if config.intra_op_threads == -1 else config.intra_op_threads
+    whole = not cpu or config.reinforcement  # whose meta-batch is not cut into pieces
+    intra = (0 if whole else 1) if config.intra_op_threads == -1 else config.intra_op_threads
     inter = (
         (os.cpu_count() or 0 if cpu else 0)
         if config.inter_op_threads == -1
@@ -120,11 +121,12 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
       FileNotFoundError: there is no such run.
       ValueError: the path holds several.
     """
-    if given.get("init"):
+    if given.get("init") and not _was_started_from_it(given, paths):
         return _locate_release(given, paths)
     if not paths:
         config = Config(**given)
         directory = run_directory(config.trained())
+        config = dataclasses.replace(config, init="")
         untrained = config.method == "random"  # so that there is no run before its evaluation
         if not (untrained or (directory / FLAGS_FILE).exists()):
             raise FileNotFoundError(
@@ -140,8 +142,23 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     if given.get("method", own.method) not in (own.method, "auto"):
         raise ValueError(f"{runs[0]} was made by --method={own.method}; drop --method.")
     return runs[0], dataclasses.replace(
-        own, **{**given, **_trained_with(own), "method": own.method}
+        own, **{**given, **_trained_with(own), "method": own.method, "init": ""}
     )
+
+
+def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
+    """Whether a run of these very flags was started from the release that they name."""
+    if paths:
+        return False
+    try:
+        config = Config(**given).trained()
+    except ValueError:  # They are fit for the release's own flags alone.
+        return False
+    flags_file = run_directory(config) / FLAGS_FILE
+    if not flags_file.exists() or contradictions(from_flags(flags_file.read_text()), config):
+        return False
+    _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
+    return True
 
 
 def _trained_with(own: Config) -> dict[str, Any]:
@@ -152,7 +169,7 @@ def _trained_with(own: Config) -> dict[str, Any]:
     }
 
 
-def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
+def restore(directory: Path, config: Config) -> tuple[Any, int]:
     """Makes the learner of a run, with its trained weights; also returns their iteration.
 
     The random baseline has none: its run is made here, and its weights are fresh.
@@ -163,7 +180,9 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
     """
     learner = make_learner(config)
     if config.init:
-        return learner, _load_release(Path(config.init), learner, directory)
+        iteration = _load_release(Path(config.init), learner)
+        directory.mkdir(parents=True, exist_ok=True)
+        return learner, iteration
     if config.method == "random":
         if not (directory / FLAGS_FILE).exists():
             open_directory(config.trained())
@@ -183,18 +202,37 @@ def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Conf
     release = Path(given["init"])
     if paths:
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
+    _check_release(release)
+    own = from_flags((release / FLAGS_FILE).read_text())
+    config = dataclasses.replace(own, **{**given, **_trained_with(own), "method": own.method})
+    return Path(config.logdir) / release.resolve().name, config
+
+
+def start_from_release(config: Config, learner: Any) -> None:
+    """Gives a new run the weights of the release `config.init`; a run in progress has its own.
+
+    Raises:
+      FileNotFoundError: there is no such release.
+      ValueError: its weights are another network's.
+    """
+    if list((run_directory(config) / "checkpoints").glob("ckpt-*.index")) and config.resume:
+        return
+    release = Path(config.init)
+    _check_release(release)
+    iteration = _load_release(release, learner)
+    _LOG.info("Starting from the weights of %s, iteration %d.", release, iteration)
+
+
+def _check_release(release: Path) -> None:
     for name in (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE):
         if not (release / name).is_file():
             raise FileNotFoundError(
                 f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
                 "makes one."
             )
-    own = from_flags((release / FLAGS_FILE).read_text())
-    config = dataclasses.replace(own, **{**given, **_trained_with(own), "method": own.method})
-    return Path(config.logdir) / release.resolve().name, config
 
 
-def _load_release(release: Path, learner: MetaLearner, directory: Path) -> int:
+def _load_release(release: Path, learner: Any) -> int:
     """Puts a release's weights into `learner`; returns the iteration that they are of."""
     try:
         learner.model.load_weights(release / WEIGHTS_FILE)
@@ -204,7 +242,6 @@ def _load_release(release: Path, learner: MetaLearner, directory: Path) -> int:
             f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
             f"change it from what {release / FLAGS_FILE} says."
         ) from error
-    directory.mkdir(parents=True, exist_ok=True)
     return int(json.loads((release / RESULT_FILE).read_text())["iteration"])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from maml_tf.cli import runs
 from maml_tf.config import Config
-from maml_tf.experiment import make_learner, make_tasks
+from maml_tf.experiment import make_learner, make_tasks, make_validation
 from maml_tf.training import TrainingResult, train
 
 _LOG = logging.getLogger(__name__)
@@ -37,12 +37,14 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 
 def _train(config: Config, initial=None):
-    tasks, validation = make_tasks(config, "train"), make_tasks(config, "val")
+    tasks = make_tasks(config, "train")
     learner = make_learner(config)
+    validation = make_validation(config, learner)
     if initial is not None:
         learner.model.set_weights(initial)
+    elif config.init:
+        runs.start_from_release(config, learner)
     directory = runs.open_directory(config) if config.log else runs.run_directory(config)
-    sinusoid = config.datasource == "sinusoid"
     _LOG.info("Run: %s", directory)
     result = train(
         learner,
@@ -53,18 +55,14 @@ def _train(config: Config, initial=None):
         validation_tasks=config.validation_tasks,
         validation_steps=config.test_steps,
         log_every=config.log_every,
-        validate_every=_default(config.validate_every, 5000 if sinusoid else 500),
-        save_every=_default(config.save_every, 10000 if sinusoid else 1000),
+        validate_every=config.validate_every,
+        save_every=config.save_every,
         record=config.log,
         description=config.to_flags(),
         progress=config.progress,
     )
     _report(result, config)
     return result, learner
-
-
-def _default(value: int, default: int) -> int:
-    return default if value == -1 else value
 
 
 def _report(result: TrainingResult, config: Config) -> None:

@@ -5,11 +5,15 @@ Shape letters: T tasks of the sampler, S gradient steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from tqdm import tqdm
 
-from maml_tf.evaluation import estimate
+from maml_tf.evaluation import Tuning, choose_step_size, estimate
+from maml_tf.rl.envs.point import STEP
 from maml_tf.rl.meta_trpo import MetaTRPO, Sampler
+from maml_tf.rl.objectives import PolicyBatch
 from maml_tf.types import Estimate
 
 
@@ -76,3 +80,64 @@ def schedule(learner: MetaTRPO, steps: int, step_size: float | None = None) -> l
         return [None] * steps
     alpha = learner.step_size if step_size is None else step_size
     return [alpha if step == 0 else alpha / 2 for step in range(steps)]
+
+
+def tune_step_size(
+    learner: MetaTRPO, sampler: Sampler, *, progress: bool = False, **options
+) -> Tuning:
+    """Chooses alpha by the return after the last step; the options are `ReturnEvaluator`'s."""
+    return choose_step_size(
+        lambda alpha: ReturnEvaluator(learner, sampler, step_size=alpha, **options)(),
+        progress=progress,
+    )
+
+
+def paths(
+    learner: MetaTRPO,
+    sampler: Sampler,
+    steps: int,
+    *,
+    step_size: float | None = None,
+    split: str = "test",
+    tasks: int = 3,
+    episodes: int = 5,
+) -> list[dict[str, Any]]:
+    """Where 2D navigation went while it adapted, on the first tasks of `split`.
+
+    Args:
+      learner: whose weights are adapted; they stay as they are.
+      sampler: of 2D navigation.
+      steps: gradient steps, S.
+      step_size: see `ReturnEvaluator`.
+      split: "val" or "test".
+      tasks: at most.
+      episodes: of a task and step, at most.
+
+    Returns:
+      A dictionary a task: `goal [2]`, and `paths`, for each of S + 1 steps and each episode the
+      places `[..., 2]` from the start to the last.
+    """
+    drawn = sampler.sample_tasks(0, split)[:tasks]
+    alphas = schedule(learner, steps, step_size)
+    rollouts = learner.roll_out_and_adapt(sampler, 0, alphas, split)
+    return [
+        {
+            "goal": np.round(goal, 4).tolist(),
+            "paths": [_paths(b, task, rollouts.horizon, episodes) for b in rollouts.batches],
+        }
+        for task, goal in enumerate(drawn)
+    ]
+
+
+def _paths(batch: PolicyBatch, task: int, horizon: int, episodes: int) -> list[list[list[float]]]:
+    """Episodes of one task and step."""
+    places, actions, mask = (
+        np.asarray(a[task]).reshape(-1, horizon, *a.shape[2:])[:episodes]
+        for a in (batch.observations, batch.actions, batch.mask)
+    )
+    following = places + STEP * np.clip(actions, -1.0, 1.0)
+    rows = []
+    for before, after, taken in zip(places, following, mask > 0, strict=True):
+        row = np.concatenate([before[taken], after[taken][-1:]])
+        rows.append(np.round(row.astype(float), 4).tolist())
+    return rows

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.adaptation import adapt, fast, stack
-from maml_tf.rl import trust_region
+from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
 from maml_tf.rl.policy import Actor, Gaussian, GaussianPolicy
 from maml_tf.rl.trust_region import TrustRegionStep
@@ -49,6 +49,7 @@ class TrpoMetrics(NamedTuple):
     surrogate_after: np.ndarray
     kl: np.ndarray  # mean KL(old || new) of the adapted policies
     backtracks: np.ndarray  # of the line search; -1 where it found nothing and theta stayed
+    diverged: np.ndarray  # episodes that ended because their simulation did
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray  # baselines, advantages and inner steps
     meta_step_seconds: np.ndarray  # the trust-region step
@@ -85,6 +86,7 @@ class MetaTRPO:
         first_order: bool = False,
         learn_step_size: bool = False,
         adapts: Callable[[keras.Variable], bool] | None = None,
+        task_chunks: int | None = None,
     ):
         """Sets the learner up; nothing is computed yet.
 
@@ -102,6 +104,8 @@ class MetaTRPO:
           first_order: hold inner gradients constant.
           learn_step_size: meta-learn alpha, one number for each that adapts (Meta-SGD).
           adapts: which weights the inner step moves; all by default.
+          task_chunks: work on the tasks in this many pieces in the meta-step, as many at a time as
+            TensorFlow may run operations; `pieces.default_number` of them by default.
 
         Raises:
           ValueError: an argument is out of range, or no weight adapts.
@@ -114,6 +118,7 @@ class MetaTRPO:
         self.max_kl, self.damping = max_kl, damping
         self.curvature, self.curvature_share = curvature, curvature_share
         self.first_order = first_order
+        self.task_chunks = task_chunks
         self.adapts = [adapts is None or bool(adapts(v)) for v in policy.variables]
         if not any(self.adapts):
             paths = ", ".join(v.path for v in policy.variables)
@@ -123,6 +128,11 @@ class MetaTRPO:
         self._batch = tf.function(self._weigh, autograph=False)
         self._adapt = tf.function(self._inner_step, autograph=False)
         self._improve = tf.function(self._trust_region_step, autograph=False)
+
+    @property
+    def model(self) -> keras.Model:
+        """All of the policy's weights, for Keras' files."""
+        return self.policy.stored
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -240,9 +250,18 @@ class MetaTRPO:
 
     def _trust_region_step(self, batches, curvature_batches) -> TrustRegionStep:
         parameters = [tf.convert_to_tensor(v.value) for v in self.variables]
+        number = self.task_chunks or pieces.default_number(*batches[-1].mask.shape)
+        cut = pieces.cut(batches, number)
+
+        def slope(values, piece):
+            return trust_region.slope(lambda at: self.meta_objective(at, piece), values)
+
         return trust_region.trust_region_step(
-            lambda values: self.meta_objective(values, batches),
-            self.kl_curvature(parameters, curvature_batches),
+            pieces.mean(self.meta_objective, cut),
+            pieces.mean(slope, cut)(parameters),
+            pieces.mean_product(
+                self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
+            ),
             parameters,
             max_divergence=self.max_kl,
             damping=self.damping,
@@ -254,7 +273,9 @@ class MetaTRPO:
         Returns:
           `TrpoMetrics` without the leading axis.
         """
+        diverged = -getattr(sampler, "diverged", 0)
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
+        diverged += getattr(sampler, "diverged", 0)
         clock = _Clock()
         share = rollouts.share(self.curvature_share)
         step = self._improve(rollouts.batches, share)
@@ -267,6 +288,7 @@ class MetaTRPO:
             step.loss_after.numpy(),
             step.divergence.numpy(),
             step.backtracks.numpy(),
+            np.asarray(diverged),
             np.asarray(rollouts.sampling_seconds),
             np.asarray(rollouts.inner_seconds),
             np.asarray(clock.seconds["meta_step"]),

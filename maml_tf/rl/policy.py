@@ -11,10 +11,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 from keras import initializers, layers
 
 from maml_tf.functional import functional
+from maml_tf.networks import CONTEXT_NUMBERS, Context
 from maml_tf.types import Weights
 
 LOG_STD_FLOOR = math.log(1e-6)
@@ -29,17 +29,30 @@ class Gaussian(NamedTuple):
 
 def log_prob(gaussian: Gaussian, actions: tf.Tensor) -> tf.Tensor:
     """Log pi(a|s) `[T, B]` of `actions [T, B, A]`."""
-    return _distribution(gaussian).log_prob(actions)
+    size = actions.shape[-1]
+    apart = _scaled_squares(actions - gaussian.means, gaussian.log_stds)
+    return -0.5 * (apart + size * math.log(2 * math.pi)) - _sum(gaussian.log_stds)
 
 
 def kl(old: Gaussian, new: Gaussian) -> tf.Tensor:
     """KL(old || new) `[T, B]`, one number a step."""
-    return tfp.distributions.kl_divergence(_distribution(old), _distribution(new))
+    apart = _scaled_squares(old.means - new.means, new.log_stds)
+    wider = old.log_stds - new.log_stds
+    return 0.5 * (apart + _sum(tf.math.expm1(2 * wider))) - _sum(wider)
 
 
-def _distribution(gaussian: Gaussian) -> tfp.distributions.Distribution:
-    scales = tf.exp(gaussian.log_stds)[..., tf.newaxis, :]
-    return tfp.distributions.Independent(tfp.distributions.Normal(gaussian.means, scales), 1)
+def _scaled_squares(differences: tf.Tensor, log_stds: tf.Tensor) -> tf.Tensor:
+    """Squares in units of the variances, summed: `[T, B]`.
+
+    As a product, since broadcasting a few numbers along many steps is slow, in derivatives too.
+    """
+    precisions = tf.exp(-2 * log_stds)[..., tf.newaxis]
+    return tf.matmul(tf.square(differences), precisions)[..., 0]
+
+
+def _sum(of_actions: tf.Tensor) -> tf.Tensor:
+    """`[T, A]` or `[A]` -> `[T, 1]` or `[1]`."""
+    return tf.reduce_sum(of_actions, -1, keepdims=True)
 
 
 class GaussianPolicy:
@@ -55,6 +68,8 @@ class GaussianPolicy:
         action_size: int,
         hidden: tuple[int, ...] = (100, 100),
         seed: int = 0,
+        *,
+        context: bool = False,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -63,6 +78,7 @@ class GaussianPolicy:
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
           seed: of the initial weights.
+          context: put a `Context` of five numbers beside the observation.
 
         Raises:
           ValueError: a size is below 1.
@@ -72,6 +88,8 @@ class GaussianPolicy:
             raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
         self.observation_size, self.action_size = observation_size, action_size
         self.model = keras.Sequential([keras.Input((observation_size,))], name="mean_network")
+        if context:
+            self.model.add(Context(CONTEXT_NUMBERS, name="context"))
         for index, width in enumerate((*hidden, action_size)):
             last = index == len(hidden)
             kernel = initializers.GlorotUniform(1000 * seed + index)
@@ -86,6 +104,7 @@ class GaussianPolicy:
         self.log_std = keras.Variable(
             np.zeros(action_size), dtype=keras.config.floatx(), name="log_std"
         )
+        self.stored = _Stored(self.model, self.log_std)
         self._apply = functional(self.model)
         self._act = tf.function(self._draw, autograph=False)
 
@@ -106,6 +125,15 @@ class GaussianPolicy:
     def _draw(self, weights, observations, noise) -> tuple[tf.Tensor, tf.Tensor]:
         means, log_stds = self(weights, observations)
         return means + tf.exp(log_stds)[..., tf.newaxis, :] * noise, means
+
+
+class _Stored(keras.Model):
+    """All weights of a policy, for Keras' files: `save_weights`, `load_weights`."""
+
+    def __init__(self, mean_network: keras.Model, log_std: keras.Variable):
+        super().__init__(name="policy")
+        self.mean_network, self.log_std = mean_network, log_std
+        self.built = True
 
 
 class Actor:

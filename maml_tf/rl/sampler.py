@@ -6,6 +6,7 @@ G numbers of a task; B = T * E environments.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -58,21 +59,26 @@ class Sampler:
         seed: int = 0,
         threads: int | None = None,
         dynamics: str = "paper",
+        squared_reward: bool = False,
         oracle: bool = False,
+        resample: bool = False,
     ):
         """Makes the environments.
 
         Args:
-            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's, or a function that
-                makes one environment, with `sample_tasks(rng, n)` and `set_task(task)`; or B
-                environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
+            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
+                a module first), or a function that makes one environment, with
+                `sample_tasks(rng, n)` and `set_task(task)`; or B environments in one, with
+                `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
             tasks: T.
             episodes: E.
             horizon: H; the environment's own if not given.
             seed: the run's seed.
             threads: native threads of MuJoCo; as many as processors if not given.
             dynamics: "paper" or "gymnasium", of this package's robots.
+            squared_reward: minus the squared distance; of 2D navigation.
             oracle: append the task to the observation.
+            resample: a task of each episode's own: all tasks at once, as pre-training sees them.
 
         Raises:
             ValueError: a number is below 1, or the environment is unknown, has no tasks, no
@@ -85,7 +91,8 @@ class Sampler:
         self.episodes = episodes
         self.seed = seed
         self.diverged = 0
-        options = {"threads": threads, "dynamics": dynamics}
+        self.resample = resample
+        options = {"threads": threads, "dynamics": dynamics, "squared": squared_reward}
         self.env = _make(environment, tasks * episodes, horizon, oracle, options)
         horizon = horizon or getattr(self.env, "max_episode_steps", None)
         if horizon is None:
@@ -95,10 +102,12 @@ class Sampler:
         self.action_size = flatdim(self.env.single_action_space)
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
-        """Draws the tasks [T, G] of meta-batch `index`."""
-        return self.env.sample_tasks(
-            seeds.generator(self.seed, split, "tasks of episodes", index), self.tasks
+        """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G]."""
+        count = self.tasks * (self.episodes if self.resample else 1)
+        drawn = self.env.sample_tasks(
+            seeds.generator(self.seed, split, "tasks of episodes", index), count
         )
+        return drawn.reshape(self.tasks, self.episodes, -1) if self.resample else drawn
 
     def sample(
         self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
@@ -107,7 +116,7 @@ class Sampler:
 
         Args:
             act: the policy.
-            tasks: [T, G].
+            tasks: [T, G], or [T, E, G]: one an episode.
             index: meta-batch number.
             stage: inner step; each has its own noise.
             split: "train", "val" or "test".
@@ -124,7 +133,8 @@ class Sampler:
             )
         rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
         shape = (self.tasks, self.episodes)
-        self.env.set_tasks(np.repeat(tasks, self.episodes, axis=0))
+        each = tasks if tasks.ndim == 3 else np.repeat(tasks[:, None], self.episodes, axis=1)
+        self.env.set_tasks(each.reshape(-1, each.shape[-1]))
         observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
         trajectories = self._empty(act)
         alive = np.ones(shape, np.float32)
@@ -202,10 +212,15 @@ def _make(
             max_episode_steps=horizon or known.horizon,
             oracle=oracle,
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
-            **(options if known.robot else {}),
+            **{key: options[key] for key in known.options},
         )
+    module, _, environment = environment.rpartition(":")
     try:
+        if module:
+            importlib.import_module(module)
         gymnasium.spec(environment)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}; is the directory of {module} on PYTHONPATH?") from error
     except gymnasium.error.Error as error:
         raise ValueError(
             f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, "

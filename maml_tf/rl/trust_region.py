@@ -77,38 +77,57 @@ def curvature(
     if method not in CURVATURES:
         raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; not '{method}'.")
 
-    def fisher(vector):
-        here = [tf.identity(w) for w in weights]
-        with (
-            tf.autodiff.ForwardAccumulator(here, unflatten(vector, here)) as forward,
-            tf.GradientTape(watch_accessed_variables=False) as tape,
-        ):
+    zero = tf.UnconnectedGradients.ZERO
+    here = [tf.identity(w) for w in weights]
+
+    def fisher():
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(here)
             new = outputs(here)
-        moved = forward.jvp(new, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return _gradient(tape, new, here, _hessian_product(divergence, new, moved))
+        flat = tf.nest.flatten(new)
+        hessian_of_outputs = _hessian(divergence, new)
 
-    def hessian(vector):
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            here = [tf.identity(w) for w in weights]
+        def product(vector):
+            # J'u is linear in u, so that its gradient along v is J v for any u.
+            upstream = [tf.zeros_like(n) for n in flat]
+            with tf.GradientTape(watch_accessed_variables=False) as transposed:
+                transposed.watch(upstream)
+                pulled = tape.gradient(flat, here, upstream, unconnected_gradients=zero)
+            pushed = transposed.gradient(
+                pulled, upstream, unflatten(vector, here), unconnected_gradients=zero
+            )
+            return _gradient(tape, flat, here, hessian_of_outputs(pushed))
+
+        return product
+
+    def hessian():
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(here)
-            slope = _slope(outputs, divergence, here, here)
-        return _gradient(tape, slope, here, vector)
+            gradient = _divergence_gradient(outputs, divergence, here, here)
+        return lambda vector: _gradient(tape, gradient, here, vector)
 
-    def finite_differences(vector):
-        length = DIFFERENCE * tf.maximum(tf.norm(flatten(weights)), 1.0) / tf.norm(vector)
-        ahead, behind = (
-            _slope(outputs, divergence, weights, unflatten(flatten(weights) + by * vector, weights))
-            for by in (length, -length)
-        )
-        return (ahead - behind) / (2 * length)
+    def finite_differences():
+        start = flatten(weights)
 
-    return {"fisher": fisher, "hessian": hessian, "finite_differences": finite_differences}[method]
+        def product(vector):
+            length = DIFFERENCE * tf.maximum(tf.norm(start), 1.0) / tf.norm(vector)
+            ahead, behind = (
+                _divergence_gradient(
+                    outputs, divergence, weights, unflatten(start + by * vector, weights)
+                )
+                for by in (length, -length)
+            )
+            return (ahead - behind) / (2 * length)
+
+        return product
+
+    ways = {"fisher": fisher, "hessian": hessian, "finite_differences": finite_differences}
+    return ways[method]()
 
 
 def conjugate_gradient(
     product: Product, target: tf.Tensor, iterations: int = 10, tolerance: float = 1e-10
-) -> tf.Tensor:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Solves A x = target for a positive definite A.
 
     Args:
@@ -118,7 +137,7 @@ def conjugate_gradient(
       tolerance: stop when the residual's squared length is below.
 
     Returns:
-      x `[n]`.
+      x, and its product A x, each `[n]`.
     """
 
     def body(i, x, residual, direction, squared):
@@ -129,16 +148,27 @@ def conjugate_gradient(
         return i + 1, x, residual, residual + following / squared * direction, following
 
     squared = _dot(target, target)
-    _, x, *_ = tf.while_loop(
+    _, x, residual, *_ = tf.while_loop(
         lambda i, x, r, d, squared: (i < iterations) & (squared > tolerance),
         body,
         [tf.constant(0), tf.zeros_like(target), target, target, squared],
     )
-    return x
+    return x, target - residual
+
+
+def slope(
+    evaluate: Callable[[Weights], tuple[tf.Tensor, tf.Tensor]], weights: Weights
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A differentiable `evaluate`'s loss `[]` at `weights`, and its gradient `[n]`."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(weights)
+        loss, _ = evaluate(weights)
+    return loss, _gradient(tape, loss, weights)
 
 
 def trust_region_step(
     evaluate: Callable[[Weights], tuple[tf.Tensor, tf.Tensor]],
+    slope: tuple[tf.Tensor, tf.Tensor],
     product: Product,
     weights: Weights,
     *,
@@ -154,8 +184,9 @@ def trust_region_step(
     first that lowers the loss within the divergence is taken.
 
     Args:
-      evaluate: `weights -> (loss [], divergence [])`, differentiable.
-      product: with H, such as by `curvature`.
+      evaluate: `weights -> (loss [], divergence [])`.
+      slope: loss `[]` and gradient `[n]` at `weights`, such as by `slope`.
+      product: with H at `weights`, such as by `curvature`.
       weights: where to start.
       max_divergence: delta.
       damping: added to H's diagonal.
@@ -166,16 +197,13 @@ def trust_region_step(
     Returns:
       `TrustRegionStep`.
     """
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(weights)
-        before, _ = evaluate(weights)
-    gradient = _gradient(tape, before, weights)
+    before, gradient = slope
 
     def damped(vector):
         return product(vector) + damping * vector
 
-    direction = conjugate_gradient(damped, gradient, iterations)
-    scale = tf.sqrt(2 * max_divergence / _dot(direction, damped(direction)))
+    direction, image = conjugate_gradient(damped, gradient, iterations)
+    scale = tf.sqrt(2 * max_divergence / _dot(direction, image))
     start = flatten(weights)
 
     def candidate(k):
@@ -214,7 +242,7 @@ def _gradient(tape, target, sources: Weights, upstream=None) -> tf.Tensor:
     return flatten(gradients)
 
 
-def _slope(outputs, divergence, old: Weights, new: Weights) -> tf.Tensor:
+def _divergence_gradient(outputs, divergence, old: Weights, new: Weights) -> tf.Tensor:
     """Gradient `[n]` of the divergence by `new`."""
     fixed = tf.nest.map_structure(tf.stop_gradient, outputs(old))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -223,16 +251,15 @@ def _slope(outputs, divergence, old: Weights, new: Weights) -> tf.Tensor:
     return _gradient(tape, apart, new)
 
 
-def _hessian_product(divergence: Divergence, point, direction):
-    """The divergence's Hessian by its second argument, both at `point`, times `direction`."""
+def _hessian(divergence: Divergence, point) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+    """Products with the divergence's Hessian by its second argument, both at `point`; flat."""
     fixed = tf.nest.map_structure(tf.stop_gradient, point)
-    flat = tf.nest.flatten(tf.nest.map_structure(tf.identity, fixed))
+    flat = [tf.identity(t) for t in tf.nest.flatten(fixed)]
     zero = tf.UnconnectedGradients.ZERO
-    with tf.GradientTape(watch_accessed_variables=False) as outer:
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as outer:
         outer.watch(flat)
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(flat)
             apart = divergence(fixed, tf.nest.pack_sequence_as(point, flat))
         slope = inner.gradient(apart, flat, unconnected_gradients=zero)
-    product = outer.gradient(slope, flat, tf.nest.flatten(direction), unconnected_gradients=zero)
-    return tf.nest.pack_sequence_as(point, product)
+    return lambda direction: outer.gradient(slope, flat, direction, unconnected_gradients=zero)

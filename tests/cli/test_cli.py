@@ -13,7 +13,7 @@ from benchmarks import generated_images
 from maml_tf import evaluation, experiment
 from maml_tf.cli import flags
 from maml_tf.cli.main import run
-from maml_tf.config import Config
+from maml_tf.config import REINFORCEMENT, Config
 from maml_tf.tasks import Episodes
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +148,23 @@ def few_episodes(*image_shape):
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 
 
+QUICK_ENVIRONMENTS = ("navigation_2d", "cheetah_velocity.")
+"""Of meta-RL; those of the others, whose graphs take seconds to make, are slow tests."""
+
+
+def flagfile(path):
+    rl = any(path.stem.startswith(name) for name in REINFORCEMENT)
+    slow = rl and not path.name.startswith(QUICK_ENVIRONMENTS)
+    return pytest.param(path, marks=[pytest.mark.slow] if slow else [], id=path.stem)
+
+
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
+def test_every_flagfile_is_named_by_its_experiment(path):
+    given, words = flags.parse([f"--flagfile={path}"])
+    assert not words and path.stem.startswith(Config(**given).experiment)
+
+
+@pytest.mark.parametrize("path", map(flagfile, FLAGFILES))
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
@@ -163,9 +179,11 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
         "--jit_compile=False",
         "--task_chunks=1",
     ]
-    given, words = flags.parse(line)
-    config = Config(**given)
-    assert not words and path.stem.startswith(config.experiment)
+    config = Config(**flags.parse(line)[0])
+    if config.reinforcement:
+        pytest.importorskip("mujoco", reason="needs the extra rl")
+        line += ["--update_batch_size=2", "--horizon=3"]
+        config = Config(**flags.parse(line)[0])
     assert run(["train", *line]) == 0
     assert run(["evaluate", "--test_set", *line]) == 0
     told = f"{config.trained().experiment}, {config.method}, iteration {config.iterations}, test"
@@ -281,7 +299,7 @@ def test_help_explains_every_flag(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--datasource=mnist"], "must be one of sinusoid, omniglot, miniimagenet; got 'mnist'"),
+        (["--datasource=mnist"], "must be one of sinusoid, omniglot, miniimagenet, navigation_2d"),
         (["--meta_batch_size=-1"], "--meta_batch_size must be 1 or more"),
         (["--meta_batch_size=many"], "meta_batch_size"),
         (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),

@@ -99,3 +99,31 @@ def test_what_a_release_cannot_be_made_of(trained, tmp_path, capsys):
     assert "--to=models/NAME" in error_of(["release", str(directory)], capsys)
     learned = [str(directory), "--learn_step_size", f"--to={tmp_path / 'm'}"]
     assert "meta-learned step sizes" in error_of(["release", *learned], capsys)
+
+
+def test_a_run_starts_from_a_release_and_then_goes_its_own_way(trained, tmp_path, capsys):
+    _, release = trained
+    start = [*SETTINGS, f"--init={release}", f"--logdir={tmp_path}", "--run_name="]
+    assert run(["train", *start, "--metatrain_iterations=1", "--meta_lr=1e-30"]) == 0
+    assert f"Starting from the weights of {release}, iteration 20" in capsys.readouterr().err
+    (directory,) = tmp_path.iterdir()
+    assert directory.name.endswith(".init_sine")
+    # A step of no size: the released weights, of a run that is called after its own iteration.
+    assert run(["evaluate", *start, "--meta_lr=1e-30", *EVALUATION]) == 0
+    assert "iteration 1, test split" in capsys.readouterr().out
+    assert results(directory)["mean"] == pytest.approx(results(trained[0])["mean"], rel=1e-6)
+    assert run(["train", *start, "--meta_lr=1e-30", "--metatrain_iterations=2"]) == 0
+    assert "Starting from" not in capsys.readouterr().err
+    # By the directory alone, and with other flags, which mean the release.
+    assert run(["evaluate", str(directory), *EVALUATION]) == 0
+    assert "iteration 2, test split" in capsys.readouterr().out
+    assert run(["evaluate", f"--init={release}", f"--logdir={tmp_path}", *EVALUATION]) == 0
+    assert "iteration 20, test split" in capsys.readouterr().out
+
+
+def test_a_release_to_start_from_that_is_not_there_or_does_not_fit(trained, tmp_path, capsys):
+    start = [*SETTINGS, f"--logdir={tmp_path}"]
+    assert "No release in nowhere" in error_of(["train", *start, "--init=nowhere"], capsys)
+    other = [*start, f"--init={trained[1]}", "--norm=batch_norm"]
+    assert "does not fit this network" in error_of(["train", *other], capsys)
+    assert not list(tmp_path.iterdir())

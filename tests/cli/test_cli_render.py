@@ -4,11 +4,9 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from maml_tf import losses, networks
 from maml_tf.cli import render, runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
-from maml_tf.meta_learner import MetaLearner
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
@@ -17,9 +15,13 @@ from maml_tf.rl.sampler import Sampler
 @pytest.fixture
 def policy_run(tmp_path, monkeypatch):
     """A run of 2D navigation; its learner is not trained."""
+
+    def of(given):
+        return Config(**{"datasource": "navigation_2d", **given})
+
     sampler = Sampler("navigation_2d", tasks=2, episodes=2, horizon=5)
     learner = MetaTRPO(GaussianPolicy(2, 2, (4,)), meta_batch_size=2)
-    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, Config(**given)))
+    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, of(given)))
     monkeypatch.setattr(runs, "restore", lambda directory, config: (learner, 7))
     monkeypatch.setattr(render, "make_tasks", lambda config, split: sampler)
     return tmp_path
@@ -42,8 +44,6 @@ def test_a_mistake_is_one_line(policy_run, capsys):
 
 
 def test_what_has_no_policy_is_refused(tmp_path, monkeypatch, capsys):
-    learner = MetaLearner(networks.dense_network(1, 1, (3,)), losses.mean_squared_error)
     monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, Config(**given)))
-    monkeypatch.setattr(runs, "restore", lambda directory, config: (learner, 7))
     assert run(["render", "RUN"]) == 1
     assert "render shows policies; sinusoid has none" in capsys.readouterr().err

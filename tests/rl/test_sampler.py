@@ -243,3 +243,14 @@ def test_tasks_of_another_number_are_refused():
     sampler = Sampler("navigation_2d", tasks=2, episodes=1)
     with pytest.raises(ValueError, match="3 tasks are given; the sampler was made for 2"):
         sampler.sample(Noise(2, 2), np.zeros((3, 2)), 0)
+
+
+def test_a_task_of_each_episodes_own():
+    sampler, tasks, _, mixed = roll(resample=True, oracle=True)
+    assert tasks.shape == (2, 3, 1) and len(np.unique(tasks)) == 6
+    seen = mixed.observations[..., -1]
+    np.testing.assert_array_equal(seen, np.broadcast_to(tasks.astype(np.float32), seen.shape))
+    # The same episodes as where each task of one episode is a task of its own.
+    _, alone, _, apart = roll(tasks=6, episodes=1, oracle=True)
+    np.testing.assert_array_equal(alone[:, 0], tasks.ravel())
+    assert sampler.observation_size == apart.observations.shape[-1]

@@ -4,7 +4,7 @@ import tensorflow as tf
 from helpers import normal
 
 from maml_tf.rl import trust_region
-from maml_tf.rl.trust_region import conjugate_gradient, curvature, trust_region_step
+from maml_tf.rl.trust_region import conjugate_gradient, curvature, slope, trust_region_step
 
 
 def positive_definite(size, seed=0):
@@ -14,14 +14,21 @@ def positive_definite(size, seed=0):
 
 def test_conjugate_gradients_solve_what_a_dense_solver_solves():
     matrix, target = positive_definite(8), np.arange(8.0)
-    got = tf.function(lambda b: conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), b, 20))(
-        tf.constant(target)
-    )
+    solve = tf.function(lambda b: conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), b, 20))
+    got, image = solve(tf.constant(target))
     np.testing.assert_allclose(got, np.linalg.solve(matrix, target), rtol=1e-6)
+    np.testing.assert_allclose(image, target, rtol=1e-6, atol=1e-9)
+
+
+def test_few_conjugate_gradients_tell_the_product_of_what_they_found():
+    matrix, target = positive_definite(8), np.arange(8.0)
+    got, image = conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), tf.constant(target), 3)
+    assert not np.allclose(image, target, rtol=1e-3)
+    np.testing.assert_allclose(image, matrix @ got.numpy(), rtol=1e-9)
 
 
 def test_conjugate_gradients_of_zero_are_zero():
-    assert not conjugate_gradient(lambda v: 2 * v, tf.zeros(3)).numpy().any()
+    assert not np.any(conjugate_gradient(lambda v: 2 * v, tf.zeros(3)))
 
 
 WEIGHTS = [np.array([[0.3, -0.2], [0.1, 0.4]]), np.array([0.7, -0.5])]
@@ -91,7 +98,9 @@ def test_a_full_step_ends_on_the_border_along_the_natural_gradient():
     matrix, center = positive_definite(3), np.array([5.0, -3.0, 4.0])
     evaluate, product = quadratic(center, matrix)
     start = [tf.zeros(3, tf.float64)]
-    step = trust_region_step(evaluate, product, start, max_divergence=0.5, damping=1e-9)
+    step = trust_region_step(
+        evaluate, slope(evaluate, start), product, start, max_divergence=0.5, damping=1e-9
+    )
     natural = np.linalg.solve(matrix, 2 * center)
     expected = natural / np.sqrt(natural @ matrix @ natural)  # w'Mw / 2 = 0.5
     got = step.weights[0].numpy()
@@ -107,7 +116,10 @@ def test_a_step_too_long_is_shortened_until_it_fits():
     evaluate, product = quadratic(np.array([1.0, 0.0]), np.eye(2))
     start = [tf.zeros(2, tf.float64)]
     # The curvature is told 100 times too small, so the step comes out 10 times too long.
-    step = trust_region_step(evaluate, lambda v: product(v) / 100, start, max_divergence=0.02)
+    step = trust_region_step(
+        *(evaluate, slope(evaluate, start), lambda v: product(v) / 100, start),
+        max_divergence=0.02,
+    )
     k = int(step.backtracks)
     assert 0.8**k * 10 <= 1 < 0.8 ** (k - 1) * 10
     assert 0 < step.divergence <= 0.02
@@ -122,7 +134,9 @@ def test_a_search_in_vain_leaves_the_weights(value):
         # The gradient says go; any other place is worse, or no number at all.
         return weights[0][0] + (1e6 * value) * tf.stop_gradient(tf.sign(away)), 0.0 * away
 
-    step = tf.function(lambda: trust_region_step(evaluate, lambda v: v, start))()
+    step = tf.function(
+        lambda: trust_region_step(evaluate, slope(evaluate, start), lambda v: v, start)
+    )()
     if value == value:
         assert float(step.loss_before) == 1.0
     assert int(step.backtracks) == -1 and float(step.divergence) == 0.0

@@ -16,11 +16,13 @@ class Environment(NamedTuple):
     id: str  # Gymnasium's
     place: str  # module:class below this package
     horizon: int  # H
-    robot: bool = True  # of MuJoCo: it has dynamics and threads
+    options: tuple[str, ...] = ("dynamics", "threads")  # of its own; these are MuJoCo's
 
 
 ENVIRONMENTS = {
-    "navigation_2d": Environment("maml_tf/Navigation2D-v0", "point:Navigation2D", 100, False),
+    "navigation_2d": Environment(
+        "maml_tf/Navigation2D-v0", "point:Navigation2D", 100, ("squared",)
+    ),
     "cheetah_velocity": Environment(
         "maml_tf/HalfCheetahVelocity-v0", "half_cheetah:HalfCheetahVelocity", 200
     ),

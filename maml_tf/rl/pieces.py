@@ -1,0 +1,118 @@
+"""Work on many tasks a piece at a time: large batches, whose tensors leave the caches.
+
+A piece holds a few tasks' steps, so that its tensors stay near the core that works on it, while
+other cores work on other pieces. Each piece runs the same compiled function. Sums over pieces are
+taken in the pieces' order, so that results do not depend on the number of cores.
+
+Shape letters: T tasks, B steps of a task, n numbers of a vector.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from maml_tf.rl.trust_region import Product
+from maml_tf.types import Weights
+
+STEPS_A_PIECE = 4000
+"""A piece has at least so many steps, if its tasks have them: an operation that is over sooner
+spends its time on being called."""
+
+
+def default_number(tasks: int, steps: int) -> int:
+    """The most pieces into which T tasks of B steps divide, each of `STEPS_A_PIECE` or more."""
+    numbers = [n for n in range(1, tasks + 1) if tasks % n == 0]
+    return max(n for n in numbers if n == 1 or tasks // n * steps >= STEPS_A_PIECE)
+
+
+def cut(structure: Any, number: int) -> list[Any]:
+    """Cuts tensors `[T, ...]` into a `number` of structures of `[T / number, ...]`."""
+    parts = [tf.split(tensor, number) for tensor in tf.nest.flatten(structure)]
+    return [tf.nest.pack_sequence_as(structure, part) for part in zip(*parts, strict=True)]
+
+
+def mean(function: Callable[..., Any], pieces: Sequence[Any]) -> Callable[[Any], Any]:
+    """The mean over pieces of `function(argument, piece)`, a function of the argument."""
+    compiled = _one_for_all(function)
+
+    def over_pieces(argument):
+        return _average(_in_lanes(lambda piece: compiled(argument, piece), pieces))
+
+    return over_pieces
+
+
+def mean_product(
+    product: Callable[[Weights, Any], Product], weights: Weights, pieces: Sequence[Any]
+) -> Product:
+    """The mean over pieces of products with a matrix of each.
+
+    Args:
+      product: `(weights, piece) -> (vector [n] -> [n])`. What it computes at once, and not in the
+        function that it returns, is computed once for all vectors.
+      weights: of n numbers in all.
+      pieces: alike in structure and shapes.
+
+    Returns:
+      `vector [n] -> [n]`; any number of calls, in graph loops too.
+    """
+    size = sum(w.shape.num_elements() for w in weights)
+    stages = _TwoStages(product, tf.TensorSpec([size], weights[0].dtype))
+    kept = _in_lanes(lambda piece: stages.prepare(weights, piece), pieces)
+    return lambda vector: _average(_in_lanes(lambda own: stages.apply(vector, own), kept))
+
+
+class _TwoStages:
+    """A function that returns a function of a vector, as two compiled functions for any piece.
+
+    The inner function is traced inside the outer one, where the tensors that it closes over are
+    known: they are what `prepare` returns. `apply` puts another piece's in their place.
+    """
+
+    def __init__(self, outer: Callable[..., Callable], vector: tf.TensorSpec):
+        self._outer, self._vector = outer, vector
+        self._inner: Any = None
+        self.prepare = _one_for_all(self._prepare)
+        self.apply = _one_for_all(self._apply)
+
+    def _prepare(self, *arguments) -> list[tf.Tensor]:
+        inner = tf.function(self._outer(*arguments), autograph=False)
+        self._inner = inner.get_concrete_function(self._vector)
+        return list(self._inner.captured_inputs)
+
+    def _apply(self, vector: tf.Tensor, kept: list[tf.Tensor]) -> tf.Tensor:
+        names = [tensor.name for tensor in self._inner.inputs]
+        [result] = tf.graph_util.import_graph_def(
+            self._inner.graph.as_graph_def(),
+            input_map=dict(zip(names, [vector, *kept], strict=True)),
+            return_elements=[self._inner.outputs[0].name],
+            name="",
+        )
+        return tf.ensure_shape(result, self._inner.outputs[0].shape)
+
+
+def _one_for_all(function: Callable) -> Callable:
+    """`function`, compiled once; inlined, the graph would hold a copy a piece."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _in_lanes(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+    """Calls `function` on each piece, as many at a time as there are threads for operations.
+
+    All at once, they would take turns at every operation, and the caches and memory would have to
+    hold them all.
+    """
+    lanes = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
+    results: list[Any] = []
+    for index, piece in enumerate(pieces):
+        before = tf.nest.flatten(results[index - lanes]) if index >= lanes else []
+        with tf.control_dependencies(before):
+            results.append(function(piece))
+    return results
+
+
+def _average(results: Sequence[Any]) -> Any:
+    return tf.nest.map_structure(lambda *parts: tf.add_n(parts) / len(parts), *results)

@@ -1,0 +1,252 @@
+"""Meta-RL by the same commands as supervised learning."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maml_tf import experiment
+from maml_tf.cli import runs
+from maml_tf.cli.main import run
+from maml_tf.evaluation import STEP_SIZES
+
+pytest.importorskip("mujoco", reason="needs the extra rl")
+gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
+
+FLAGS = Path(__file__).parents[2] / "flags"
+SMALL = ["--meta_batch_size=2", "--update_batch_size=3", "--horizon=8", "--validation_tasks=2"]
+SMALL += ["--num_test_tasks=3", "--test_steps=1", "--progress=False", "--run_name=run"]
+
+
+def line(name, logdir, *more):
+    return [f"--flagfile={FLAGS / name}.flags", f"--logdir={logdir}", *SMALL, *more]
+
+
+def weights(directory, iteration):
+    reader = tf.train.load_checkpoint(str(directory / "checkpoints" / f"ckpt-{iteration}"))
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("weights/")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys() and len(one) == 7
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def error_of(arguments, capsys):
+    assert run(arguments) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("maml-tf: ") and not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def run_all(*commands):
+    """What a fixture of the module's runs, which comes before conftest's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "set_up_machine", lambda config: None)
+        assert all(run(command) == 0 for command in commands)
+
+
+@pytest.fixture(scope="module")
+def navigation(tmp_path_factory):
+    """The whole of a small run: four iterations, in one go."""
+    logdir = tmp_path_factory.mktemp("whole")
+    run_all(["train", *line("navigation_2d", logdir, "--metatrain_iterations=4")])
+    return logdir / "run"
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(navigation, tmp_path):
+    for iterations in (2, 4):
+        flags = line("navigation_2d", tmp_path, f"--metatrain_iterations={iterations}")
+        assert run(["train", *flags]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "ckpt-2.index").exists()
+    assert_same(weights(tmp_path / "run", 4), weights(navigation, 4))
+
+
+def test_what_an_evaluation_leaves(navigation, capsys):
+    flags = ["--test_set", "--update_batch_size=6", "--update_lr=0.25", "--num_test_tasks=4"]
+    assert run(["evaluate", str(navigation), *flags]) == 0
+    assert "navigation_2d, maml, iteration 4, test split, 6 trajectories" in capsys.readouterr().out
+    results = {p.name: json.loads(p.read_text()) for p in (navigation / "results").iterdir()}
+    assert set(results) == {"test_6trajectories_stepsize0.25.json", "paths_6trajectories.json"}
+    curve = results["test_6trajectories_stepsize0.25.json"]
+    common = {"version": 1, "datasource": "navigation_2d", "experiment": "navigation_2d"}
+    common |= {"method": "maml", "split": "test", "seed": 0, "shots": 6, "train_shots": 3}
+    common |= {"inputs": "all", "step_size": 0.25, "iteration": 4, "steps": [0, 1]}
+    own = {"kind": "curve", "metric": "return", "num_tasks": 4, "ways": None, "queries": None}
+    own |= {"conv": False, "batch_statistics": "transductive", "tuning": None}
+    assert {key: curve[key] for key in common | own} == common | own
+    assert len(curve["mean"]) == len(curve["ci95"]) == len(curve["std"]) == 2
+    paths = results["paths_6trajectories.json"]
+    assert {key: paths[key] for key in common} == common and paths["kind"] == "paths"
+    assert len(paths["tasks"]) == 3
+    for task in paths["tasks"]:
+        assert len(task["goal"]) == 2 and len(task["paths"]) == 2
+        for episodes in task["paths"]:
+            assert len(episodes) == 5
+            for path in map(np.array, episodes):
+                arrived = np.linalg.norm(path[-1] - task["goal"]) < 0.01
+                assert (len(path) == 9 or arrived) and (path[0] == 0).all()
+                assert np.abs(np.diff(path, axis=0)).max() <= 0.1001  # rounded to 4 digits
+
+
+def test_the_best_weights_and_a_tuned_step_size(navigation, capsys):
+    flags = ["--use_best", "--tune_step_size=True", "--update_lr=0.25"]
+    assert run(["evaluate", str(navigation), *flags]) == 0
+    assert "(the best on validation tasks)" in capsys.readouterr().out
+    path = navigation / "results" / "val_3trajectories_stepsizetuned.json"
+    result = json.loads(path.read_text())
+    path.unlink()
+    tuning = result["tuning"]
+    assert tuning["step_sizes"] == list(STEP_SIZES)
+    assert result["step_size"] == tuning["step_sizes"][int(np.argmax(tuning["scores"]))]
+    assert result["mean"][-1] == pytest.approx(max(tuning["scores"]), rel=1e-5)
+
+
+def test_as_many_threads_of_robots_as_one_likes(tmp_path):
+    for threads in (1, 2):
+        flags = line("cheetah_velocity", tmp_path / str(threads), "--metatrain_iterations=1")
+        assert run(["train", *flags, f"--inter_op_threads={threads}"]) == 0
+    assert_same(weights(tmp_path / "1" / "run", 1), weights(tmp_path / "2" / "run", 1))
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Two iterations of a cheetah, evaluated and released."""
+    logdir = tmp_path_factory.mktemp("released")
+    flags = line("cheetah_velocity_pretrained", logdir, "--metatrain_iterations=2")
+    target = logdir / "models" / "cheetah"
+    release = ["release", str(logdir / "run"), f"--to={target}"]
+    run_all(["train", *flags], ["evaluate", "--test_set", *flags], release)
+    return target
+
+
+def test_a_release_gives_the_same_numbers(release, tmp_path):
+    flags = ["--test_set", f"--logdir={tmp_path}", "--run_name="]
+    assert run(["evaluate", f"--init={release}", *flags]) == 0
+    name = "test_3trajectories_stepsize0.02.json"
+    again = json.loads((tmp_path / "cheetah" / "results" / name).read_text())
+    (first,) = json.loads((release / "result.json").read_text())["results"]
+    assert again["mean"] == first["mean"] and again["iteration"] == 2
+
+
+def test_a_run_starts_from_a_release_and_then_goes_its_own_way(release, tmp_path, capsys):
+    start = line("cheetah_direction_pretrained", tmp_path, f"--init={release}", "--run_name=")
+    assert run(["train", *start, "--metatrain_iterations=1"]) == 0
+    assert f"Starting from the weights of {release}, iteration 2" in capsys.readouterr().err
+    (directory,) = tmp_path.iterdir()
+    assert directory.name.endswith(".init_cheetah")
+    log_std = "weights/v006_log_std/.ATTRIBUTES/VARIABLE_VALUE"
+    trained = weights(release.parent.parent / "run", 2)[log_std]
+    one = weights(directory, 1)[log_std]
+    assert 0 < np.abs(one - trained).max() < 0.5 * np.abs(trained).max()
+    assert run(["train", *start, "--metatrain_iterations=2"]) == 0
+    assert "Starting from" not in capsys.readouterr().err
+    assert run(["evaluate", *start]) == 0
+    assert "cheetah_direction, pretrained, iteration 2, val" in capsys.readouterr().out
+
+
+def test_a_policy_of_another_environment(release, tmp_path, capsys):
+    flags = line("ant_velocity_pretrained", tmp_path, f"--init={release}")
+    message = error_of(["train", *flags], capsys)
+    assert "initial.weights.h5 does not fit this network" in message
+    assert not list(tmp_path.iterdir())
+
+
+MODULE = """
+import gymnasium, numpy as np
+from gymnasium.spaces import Box, Discrete
+
+class Line(gymnasium.Env):
+    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float64)
+
+    def sample_tasks(self, rng, num_tasks):
+        return rng.uniform(-1, 1, (num_tasks, 1))
+
+    def set_task(self, task):
+        self.goal = float(task[0])
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0.0
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        self.x += float(action[0])
+        return np.array([self.x]), -abs(self.x - self.goal), False, False, {}
+
+class Choice(Line):
+    action_space = Discrete(2)
+
+gymnasium.register("Line-v0", Line, max_episode_steps=5)
+gymnasium.register("Choice-v0", Choice, max_episode_steps=5)
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "my_line.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path / "own"))
+    yield "my_line"
+    sys.modules.pop("my_line", None)
+    for name in ("Line-v0", "Choice-v0"):
+        gymnasium.registry.pop(name, None)
+
+
+def test_an_environment_of_ones_own(own_module, tmp_path, capsys):
+    flags = ["--datasource=gymnasium", f"--environment={own_module}:Line-v0", *SMALL]
+    flags += [f"--logdir={tmp_path / 'logs'}", "--metatrain_iterations=1", "--run_name="]
+    assert run(["train", *flags]) == run(["evaluate", *flags]) == 0
+    assert "my_line_Line-v0, maml, iteration 1" in capsys.readouterr().out
+    (directory,) = (tmp_path / "logs").iterdir()
+    assert directory.name.startswith("my_line_Line-v0.maml.mbs_2.ubs_3.")
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ("CartPole-v1", "CartPole-v1 has no tasks; give it sample_tasks and set_task"),
+        ("my_line:Choice-v0", "a Gaussian policy needs a Box of real numbers"),
+        ("Nowhere-v0", "environment 'Nowhere-v0' is unknown"),
+        ("no_such_module:Line-v0", "No module named 'no_such_module'"),
+    ],
+)
+def test_environments_that_do_not_do(environment, message, own_module, tmp_path, capsys):
+    flags = ["--datasource=gymnasium", f"--environment={environment}", *SMALL]
+    assert message in error_of(["train", *flags, f"--logdir={tmp_path / 'logs'}"], capsys)
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--horizon=0"], "--horizon must be 1 or more, or -1"),
+        (["--method=multitask"], "averages regressors of sinusoids"),
+        (["--environment=Line-v0"], "drop --environment"),
+        (["--datasource=gymnasium"], "needs --environment=Id-v0"),
+        (["--max_kl=0"], "--max_kl must be positive"),
+    ],
+)
+def test_mistakes(flags, message, tmp_path, capsys):
+    assert message in error_of([*line("navigation_2d", tmp_path), *flags], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_probability", "gymnasium", "mujoco"])
+def test_without_the_extra(missing, tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr("maml_tf.rl_experiment", raising=False)
+    for name in [n for n in sys.modules if n.startswith(("maml_tf.rl.", "maml_tf.rl_"))]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [n for n in sys.modules if n.split(".")[0] == missing]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    message = error_of(line("cheetah_velocity", tmp_path), capsys)
+    assert missing in message and "maml-tf[rl]" in message
+    assert not list(tmp_path.iterdir())
+    experiment.make_tasks(experiment.Config(), "val")  # needs no extra
