@@ -208,8 +208,10 @@ class Config:
     to: str = _detail(
         "",
         "Directory to write: of export (empty: <run>/export), of release, of the paper's figures "
-        "(empty: figures/ in the first directory named).",
+        "(empty: figures/ in the first directory named); file of render (<run>/figures/*.gif).",
     )
+    task: int = _detail(0, "render: which of the evaluation's tasks is shown.")
+    fps: int = _detail(25, "render: pictures a second.")
     # Running.
     data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
     download: bool = _detail(

@@ -24,25 +24,16 @@ The graph is for prediction: a derivative taken through it ignores custom gradie
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from maml_tf._version import __version__
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.saved_models import replacing, write
 from maml_tf.serving import Servable, compiled
-
-SAVED_MODEL = "saved_model.pb"
-SIDECAR = "maml_tf.json"
 
 
 def export(
@@ -80,29 +71,10 @@ def export(
         raise ValueError(f"step_size must be positive, not {step_size}.")
     if step_size is None:
         step_size = math.nan if learner.step_sizes else learner.step_size
-    with _replacing(directory) as staging:
+    with replacing(directory) as staging:
         servable = Servable(learner, target)
         signatures = compiled(servable, steps, step_size)
-        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(servable, str(staging), signatures=signatures, options=options)
-        _forget_custom_gradients(staging / SAVED_MODEL)
-        description = _description(learner, servable, steps, step_size)
-        text = json.dumps(description, indent=2, allow_nan=False) + "\n"
-        (staging / SIDECAR).write_text(text, encoding="utf-8")
-
-
-def _forget_custom_gradients(path: Path) -> None:
-    """Removes the names of custom gradients, which live in this process alone.
-
-    They are not needed: the inner loop's gradients are in the graph. Left in, TensorFlow warns of
-    each when it loads the model, and a derivative through it fails.
-    """
-    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
-    for meta_graph in saved.meta_graphs:
-        for function in meta_graph.graph_def.library.function:
-            for node in function.node_def:
-                node.attr.pop("_gradient_op_type", None)
-    path.write_bytes(saved.SerializeToString(deterministic=True))
+        write(staging, servable, signatures, _description(learner, servable, steps, step_size))
 
 
 def _description(learner, servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
@@ -124,56 +96,3 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
         "weights": [spec.name for spec in weights[: len(servable.initial)]],
         "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
     }
-
-
-# --- the directory ---
-
-
-@contextlib.contextmanager
-def _replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a new directory beside `directory` to write in, and moves it there at the end.
-
-    When the body fails, what was written is removed and `directory` is as it was.
-    """
-    if "://" in os.fspath(directory):
-        raise ValueError(f"'{directory}' is not a local directory; export to one, then copy it.")
-    place = Path(directory).resolve()
-    _check_replaceable(place)
-    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise OSError(
-            f"Cannot write in '{place.parent}' ({error.strerror}); choose another directory."
-        ) from error
-    try:
-        yield staging
-        _move(staging, place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _check_replaceable(place: Path) -> None:
-    if place.exists() and not place.is_dir():
-        raise ValueError(f"'{place}' is a file; choose a directory.")
-    if place.is_dir() and any(place.iterdir()):
-        if not all((place / name).is_file() for name in (SAVED_MODEL, SIDECAR)):
-            raise ValueError(
-                f"'{place}' holds files that are not an export of maml_tf; choose an empty or new "
-                "directory."
-            )
-
-
-def _move(staging: Path, place: Path) -> None:
-    """Renames; between the two renames of a replacement the place is empty for a moment."""
-    if not place.is_dir():
-        staging.rename(place)
-        return
-    aside = staging.with_name(f"{staging.name}.old")
-    place.rename(aside)
-    try:
-        staging.rename(place)
-    except OSError:
-        aside.rename(place)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -19,14 +19,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from maml_tf import paper
-from maml_tf.result_files import Curve, Result, Samples, SampleTask, pool, step_size_text
+from maml_tf.result_choice import pool
+from maml_tf.result_files import Curve, Result, step_size_text
 from maml_tf.types import Estimate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 _LABELS = {"accuracy": "accuracy on query data (%)", "loss": "mean squared error on query data"}
-_WIDTH = 7.0  # inches: a page of two columns
-_SETTINGS: dict[Any, Any] = {
+WIDTH = 7.0
+"""Inches: a page of two columns."""
+
+SETTINGS: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 7.5,
     "legend.fontsize": 8,
@@ -34,37 +37,22 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
+    """How a line looks."""
+
     colour: str
     dashes: str = "-"
     marker: str = ""
 
 
 METHODS = {
-    "maml": _Line("#0072B2", "-", "o"),
-    "fomaml": _Line("#56B4E9", "--", "s"),
-    "pretrained": _Line("#D55E00", "-", "^"),
-    "random": _Line("#CC79A7", "--", "v"),
-    "oracle": _Line("#000000", ":", "D"),
+    "maml": Line("#0072B2", "-", "o"),
+    "fomaml": Line("#56B4E9", "--", "s"),
+    "pretrained": Line("#D55E00", "-", "^"),
+    "random": Line("#CC79A7", "--", "v"),
+    "oracle": Line("#000000", ":", "D"),
 }
 """How each method of a learning curve is drawn, in the order of the legend."""
-
-_TRUTH = _Line("#000000")
-_AFTER = (  # fewest steps first
-    _Line("#E69F00", ":"),
-    _Line("#56B4E9", "--"),
-    _Line("#0072B2", "-."),
-)
-_USED = _Line("#D55E00", "", "^")
-
-
-class SampleCell(NamedTuple):
-    """One panel of `sample_grid`."""
-
-    title: str
-    samples: Samples
-    task: int  # which of them
-
 
 # --- drawings ---
 
@@ -84,11 +72,11 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
     axes = figure.add_subplot()
     scale, handles = 100.0 if metric == "accuracy" else 1.0, {}
     for index, (label, curve) in enumerate(curves.items()):
-        line = _Line(COLOURS[index % len(COLOURS)], "-", "o")
+        line = Line(COLOURS[index % len(COLOURS)], "-", "o")
         handles[label] = _draw_curve(axes, curve, line, label, scale=scale)
     _finish_curves(axes, title)
     if len(curves) > 3:  # more would hide the curves
-        _legend_below(figure, handles)
+        legend_below(figure, handles)
     else:
         axes.legend(frameon=False)
     axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
@@ -96,7 +84,7 @@ def adaptation_curve(curves: Mapping[str, Estimate], metric: str, title: str = "
     return figure
 
 
-@matplotlib.rc_context(_SETTINGS)
+@matplotlib.rc_context(SETTINGS)
 def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
     """Draws learning curves at meta-test time, panels side by side with one scale.
 
@@ -106,7 +94,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     Returns:
       A figure, a page wide if there are three panels.
     """
-    width = max(_WIDTH / 3 * len(panels), 3.6)
+    width = max(WIDTH / 3 * len(panels), 3.6)
     figure = Figure(figsize=(width, 2.6), layout="constrained", dpi=200)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     handles = {}
@@ -117,41 +105,56 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
         _finish_curves(axes, title)
     _scale_to_ends(grid, [pool(c) for methods in panels.values() for c in methods.values()])
     grid[0].set_ylabel("mean squared error")
-    _legend_below(figure, handles)
+    legend_below(figure, handles)
     return figure
 
 
-@matplotlib.rc_context(_SETTINGS)
-def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
-    """Draws regression tasks before and after adaptation, a panel a task.
+@matplotlib.rc_context(SETTINGS)
+def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
+    """Draws returns at meta-test time, panels in two rows, each with a scale of its own.
+
+    The oracle knows the task, and its return before any gradient step is a horizontal line.
 
     Args:
-      rows: the panels; None leaves one empty. All have the same gradient steps.
+      panels: title -> method (a key of `METHODS`) -> its curves, one a seed.
 
     Returns:
-      A figure, a page wide, with one legend below.
+      A figure, with one legend below.
     """
-    figure = Figure(figsize=(_WIDTH, 1.7 * len(rows) + 0.45), layout="constrained", dpi=200)
-    grid = figure.subplots(len(rows), len(rows[0]), sharex=True, sharey=True, squeeze=False)
-    drawn = []
-    for axes, cell in zip(grid.flat, (cell for row in rows for cell in row), strict=True):
-        axes.set_title(cell.title if cell else "")
-        if cell:
-            _draw_sample(axes, cell.samples.tasks[cell.task], cell.samples.steps)
-            drawn.append(axes)
-        else:
-            axes.set_axis_off()
-    for axes in grid[-1]:
-        axes.set_xlabel("x (rad)")
+    rows = 1 if len(panels) == 1 else 2
+    columns = -(-len(panels) // rows)
+    width, height = max(2.6 * columns, 4.6), 2.0 * rows + 0.6
+    figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    handles = {}
+    for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
+        for method, curves in methods.items():
+            if method == "oracle":
+                label, draw = paper.METHODS[method], _draw_level
+            else:
+                label, draw = _with_step_sizes(method, panels.values()), _draw_curve
+            handles[label] = draw(axes, pool(curves), METHODS[method], label)
+        _finish_curves(axes, title)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[:-1].flat:
+        axes.set_xlabel("")
     for axes in grid[:, 0]:
-        axes.set_ylabel("y")
-    handles, labels = drawn[0].get_legend_handles_labels()
-    _legend_below(figure, dict(zip(labels, handles, strict=True)))
+        axes.set_ylabel("return")
+    legend_below(figure, handles)
     return figure
+
+
+def _draw_level(axes: Axes, curve: Estimate, line: Line, label: str) -> Line2D:
+    """Draws a metric before any step as a horizontal line, with its 95 % interval."""
+    mean, ci95 = curve.mean[0], curve.ci95[0]
+    drawn = axes.axhline(mean, linestyle=line.dashes, linewidth=1.2, color=line.colour, label=label)
+    axes.axhspan(mean - ci95, mean + ci95, color=line.colour, alpha=0.12, linewidth=0)
+    return drawn
 
 
 def _draw_curve(
-    axes: Axes, curve: Estimate, line: _Line, label: str, *, scale: float = 1.0
+    axes: Axes, curve: Estimate, line: Line, label: str, *, scale: float = 1.0
 ) -> Line2D:
     steps = np.arange(len(curve.mean))
     mean, ci95 = scale * np.asarray(curve.mean), scale * np.asarray(curve.ci95)
@@ -200,7 +203,7 @@ def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]
     return ", ".join([paper.METHODS[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
 
 
-def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
+def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
     """One legend for all panels, in as many columns as the figure is wide enough for."""
     canvas = FigureCanvasAgg(figure)
     for columns in range(len(handles), 0, -1):
@@ -217,23 +220,6 @@ def _legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
         ):
             return
         legend.remove()
-
-
-def _draw_sample(axes: Axes, task: SampleTask, steps: Sequence[int]) -> None:
-    axes.plot(task.x, task.y, color=_TRUTH.colour, linewidth=1.0, label="ground truth")
-    for step, predicted, line in zip(steps, task.predictions, _AFTER, strict=False):
-        label = "pre-update" if step == 0 else f"{step} gradient step{'s' * (step > 1)}"
-        axes.plot(task.x, predicted, line.dashes, color=line.colour, linewidth=1.2, label=label)
-    axes.plot(
-        task.support_x,
-        task.support_y,
-        _USED.marker,
-        markersize=5.5,
-        markeredgecolor="white",
-        markeredgewidth=0.4,
-        color=_USED.colour,
-        label="used for grad",
-    )
 
 
 # --- files ---
@@ -263,7 +249,7 @@ def to_image(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-@matplotlib.rc_context(_SETTINGS)
+@matplotlib.rc_context(SETTINGS)
 def save(figure: Figure, path: Path) -> list[Path]:
     """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """What the paper reports (Finn, Abbeel & Levine 2017, arXiv 1703.03400v3), and how it measured it.
 
 Numbers are written as they are printed there. The baselines of MiniImagenet are those of Ravi &
-Larochelle 2017, which the paper cites.
+Larochelle 2017, which the paper cites. Returns are means over 40 tasks, taken from the result files
+that come with the original program; those of the context vector are printed in the paper.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from maml_tf.result_files import Wanted
+from maml_tf.result_choice import Wanted
 
 METHODS = {
     "maml": "MAML",
@@ -50,7 +51,8 @@ class Row(NamedTuple):
 def experiment(wanted: Wanted) -> str:
     """Names what `run_experiments.sh` is to run for the wanted results: a file in `flags/`."""
     way = "" if wanted.ways is None else f"_{wanted.ways}way"
-    name = f"{wanted.datasource}{way}_{wanted.train_shots}shot"
+    shots = "" if wanted.train_shots is None else f"_{wanted.train_shots}shot"
+    name = f"{wanted.datasource}{way}{shots}"
     name += "_dense" if wanted.conv is False else ""
     name += _SUFFIXES.get(wanted.method, f"_{wanted.method}")
     # Omniglot's 5-shot flagfiles evaluate the model trained 1-shot, as published.
@@ -117,3 +119,65 @@ TABLE_3 = (
     *_omniglot("context", 5, True, "94.9 ± 0.9", "97.7 ± 0.3"),
     *_omniglot("maml", 5, True, "98.7 ± 0.4", "99.9 ± 0.1"),
 )
+
+# --- reinforcement learning: Figures 4 and 5, Tables 4 and 5 ---
+
+RETURN_STEPS = (0, 1, 2, 3)
+ENVIRONMENTS = {
+    "navigation_2d": "2D navigation",
+    "cheetah_velocity": "half-cheetah, goal velocity",
+    "cheetah_direction": "half-cheetah, forward/backward",
+    "ant_velocity": "ant, goal velocity",
+    "ant_direction": "ant, forward/backward",
+    "ant_goal": "ant, goal place",
+}
+"""Every environment by its name in result files; the paper does not have the last one."""
+
+LOCOMOTION = tuple(ENVIRONMENTS)[1:5]
+
+_RETURNS = """
+navigation_2d      maml        −40.4±4.0   −11.7±2.2   −3.3±0.6    −3.2±0.6
+navigation_2d      pretrained  −40.8       −19.7       −11.7       −8.5
+navigation_2d      random      −82.7       −58.0       −53.8       −46.8
+navigation_2d      oracle      −2.3
+navigation_2d      context     −42.42      −13.90      −5.17       −3.18
+cheetah_velocity   maml        −129.5±17   −78.6±10    −66.6±9     −60.8±9
+cheetah_velocity   pretrained  −158.0      −135.4      −128.5      −133.6
+cheetah_velocity   random      −254.8      −254.3      −246.8      −230.8
+cheetah_velocity   oracle      −54.5
+cheetah_direction  maml        −50.7±6     293.2±17    313.5±16    315.7±14
+cheetah_direction  pretrained  −43.0       −24.8       −12.9       19.6
+cheetah_direction  random      −35.7       21.8        62.3        86.2
+cheetah_direction  oracle      442.7
+cheetah_direction  context     −40.49      −44.08      −38.27      −42.50
+ant_velocity       maml        30.6±30     96.7±21     100.1±21    101.4±21
+ant_velocity       pretrained  −1.8        6.1         8.5         9.5
+ant_velocity       random      −78.6       −62.8       −48.6       −35.6
+ant_velocity       oracle      107.9
+ant_direction      maml        8.7±14      499.2±32    500.7±32    499.1±33
+ant_direction      pretrained  3.2         1.3         6.5         6.9
+ant_direction      random      3.1         9.3         16.0        26.1
+ant_direction      oracle      524.8
+"""  # after 0, 1, 2 and 3 gradient steps
+
+
+def returns(method: str, environment: str, **other) -> Wanted:
+    """Names the returns of one method: after 3 gradient steps, or none for the oracle."""
+    return Wanted(method, environment, step=0 if method == "oracle" else 3, **other)
+
+
+def _returns_row(environment: str, method: str, *published: str) -> Row:
+    steps = (0,) if method == "oracle" else RETURN_STEPS
+    numbers = tuple(text.replace("±", " ± ") for text in published) or ("",) * len(steps)
+    return Row(ENVIRONMENTS[environment], returns(method, environment), steps, numbers)
+
+
+RETURNS = tuple(_returns_row(*line.split()) for line in _RETURNS.strip().splitlines())
+TABLE_4, TABLE_5 = (
+    tuple(row for row in RETURNS if row.wanted.datasource == name)
+    for name in ("navigation_2d", "cheetah_direction")
+)
+MORE_RETURNS = tuple(
+    _returns_row("ant_goal", method) for method in ("maml", "pretrained", "random", "oracle")
+)
+"""What the paper did not measure."""

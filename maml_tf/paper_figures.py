@@ -1,12 +1,14 @@
-"""The paper's figures of sinusoid regression, as far as result files allow."""
+"""The paper's figures, as far as result files allow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from maml_tf import figures, paper
+from maml_tf import figures, paper, task_figures
 from maml_tf.paper import Piece
-from maml_tf.result_files import Result, Samples, Wanted, choose, step_size_text
+from maml_tf.result_choice import Wanted, choose
+from maml_tf.result_files import Paths, Result, Samples, step_size_text
+from maml_tf.task_figures import PathCell, SampleCell
 
 
 def figure_2(results: Iterable[Result]) -> Piece:
@@ -39,7 +41,67 @@ def figure_7_half(results: Iterable[Result]) -> Piece:
     return _samples("figure_7_half", results, _two_of_each(), inputs="half")
 
 
-ALL = (figure_2, figure_3, figure_6, figure_7, figure_7_half)
+def figure_4(results: Iterable[Result]) -> Piece:
+    """Returns of 2D navigation at meta-test time: MAML, pretrained, random, oracle."""
+    return _returns("figure_4", results, ("navigation_2d",))
+
+
+def figure_4_paths(results: Iterable[Result]) -> Piece:
+    """Ways on the plane before and after adaptation: a row a task; MAML, then pretrained."""
+    results, missing, columns = list(results), [], []
+    for method in ("maml", "pretrained"):
+        wanted = paper.returns(method, "navigation_2d", kind=Paths)
+        chosen = choose(results, wanted)
+        columns.append(chosen[0] if chosen else None)
+        missing += [] if chosen else [wanted]
+    found = [paths for paths in columns if paths]
+    if not found:
+        return Piece("figure_4_paths", None, missing)
+    number = min(len(paths.tasks) for paths in found)
+    rows = [[cell for p in columns for cell in _before_and_after(p, t)] for t in range(number)]
+    return Piece("figure_4_paths", task_figures.path_grid(rows), missing)
+
+
+def figure_5(results: Iterable[Result]) -> Piece:
+    """Returns of locomotion at meta-test time: MAML, pretrained, random, oracle.
+
+    Environments without results have no panel; the ant's goal, which the paper has not, may have.
+    """
+    return _returns("figure_5", results, paper.LOCOMOTION, ("ant_goal",))
+
+
+ALL = (
+    *(figure_2, figure_3, figure_4, figure_4_paths, figure_5),
+    *(figure_6, figure_7, figure_7_half),
+)
+
+
+def _returns(
+    name: str, results: Iterable[Result], needed: Sequence[str], optional: Sequence[str] = ()
+) -> Piece:
+    results, panels, missing = list(results), {}, []
+    for environment in (*needed, *optional):
+        chosen = {}
+        for method in figures.METHODS:
+            wanted = paper.returns(method, environment)
+            if curves := choose(results, wanted):
+                chosen[method] = curves
+            elif environment in needed and method != "fomaml":
+                missing.append(wanted)
+        if chosen:
+            panels[paper.ENVIRONMENTS[environment]] = chosen
+    return Piece(name, figures.return_curves(panels) if panels else None, missing)
+
+
+def _before_and_after(paths: Paths | None, number: int) -> list[PathCell | None]:
+    if paths is None:
+        return [None, None]
+    task, last = paths.tasks[number], paths.steps[-1]
+    method, after = paper.METHODS[paths.method], f"{last} step{'s' * (last > 1)}"
+    return [
+        PathCell(f"{method}, pre-update", task.goal, task.paths[0], adapted=False),
+        PathCell(f"{method}, {after}", task.goal, task.paths[-1], adapted=True),
+    ]
 
 
 def _two_of_each() -> list[list[tuple[str, int, int | None]]]:
@@ -78,23 +140,23 @@ def _samples(
     results, rows = list(results), []
     missing: dict[Wanted, None] = {}
     for row in layout:
-        cells: list[figures.SampleCell | None] = []
+        cells: list[SampleCell | None] = []
         for method, shots, task in row:
-            wanted = paper.sinusoid(method, shots, inputs=inputs, samples=True)
+            wanted = paper.sinusoid(method, shots, inputs=inputs, kind=Samples)
             chosen = choose(results, wanted)
             cells.append(_cell(chosen[0], task) if chosen else None)
             if not chosen:
                 missing[wanted] = None
         if any(cells):
             rows.append(cells)
-    return Piece(name, figures.sample_grid(rows) if rows else None, list(missing))
+    return Piece(name, task_figures.sample_grid(rows) if rows else None, list(missing))
 
 
-def _cell(samples: Samples, task: int | None) -> figures.SampleCell | None:
+def _cell(samples: Samples, task: int | None) -> SampleCell | None:
     if task is None:
         tall = (i for i, t in enumerate(samples.tasks) if t.amplitude >= 2)
         task = next(tall, 0)
     if task >= len(samples.tasks):
         return None
     title = f"{paper.METHODS[samples.method]}, K = {samples.shots}, {step_size_text(samples)}"
-    return figures.SampleCell(title, samples, task)
+    return SampleCell(title, samples, task)

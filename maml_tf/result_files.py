@@ -1,17 +1,16 @@
-"""Result files: what an evaluation leaves, read back, and chosen for a figure or a table.
+"""Result files: what an evaluation leaves, read back.
 
 A run keeps them in `<run>/results/*.json`; a release holds its own in one `result.json`. There are
-two kinds: "curve", a metric after every gradient step, and "samples", a few regression tasks with
-the predictions before and after adaptation.
+three kinds: "curve", a metric after every gradient step; "samples", a few regression tasks with the
+predictions before and after adaptation; and "paths", where a point went on a plane.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,7 +66,7 @@ class Curve(Result):
     @property
     def label(self) -> str:
         """What tells it from the other results of its run."""
-        parts = [self.split, f"{self.shots}-shot"]
+        parts = [self.split, amount(self.metric, self.shots)]
         if self.inputs == "half":
             parts.append("half range")
         if self.batch_statistics != "transductive":
@@ -96,39 +95,28 @@ class Samples(Result):
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which results would do for one line of a figure, or one row of a table; None: any."""
+class PathTask:
+    """One goal on the plane, and the ways that were taken, from the origin."""
 
-    method: str
-    datasource: str
-    shots: int
-    train_shots: int
-    step: int = 0  # the last gradient step that is looked at
-    ways: int | None = None
-    conv: bool | None = None
-    inputs: str = "all"
-    samples: bool = False
+    goal: np.ndarray  # [2]
+    paths: tuple[tuple[np.ndarray, ...], ...]  # a step: an episode: [points, 2]
 
-    def fits(self, result: Result) -> bool:
-        """Whether `result` is one: of the test split, by the paper's protocol."""
-        same = ("method", "datasource", "shots", "train_shots", "inputs")
-        if any(getattr(self, name) != getattr(result, name) for name in same):
-            return False
-        if result.split != "test" or self.step not in result.steps:
-            return False
-        if not isinstance(result, Curve):
-            return self.samples
-        return (
-            not self.samples
-            and result.batch_statistics == "transductive"
-            and (self.ways is None or self.ways == result.ways)
-            and (self.conv is None or self.conv == result.conv)
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class Paths(Result):
+    """Tasks of 2D navigation to look at."""
+
+    tasks: tuple[PathTask, ...]
 
 
 def step_size_text(result: Result) -> str:
     """Names alpha, for a label."""
     return "α meta-learned" if result.step_size is None else f"α = {result.step_size:g}"
+
+
+def amount(metric: str, shots: int) -> str:
+    """Names K, or how many episodes a step learns from."""
+    return f"{shots} trajectories" if metric == "return" else f"{shots}-shot"
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
@@ -170,43 +158,6 @@ def read(path: Path) -> list[Result]:
         ) from error
 
 
-def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
-    """Picks the results that `wanted` is to be made of: the longest trained, one a seed.
-
-    Returns:
-      `Curve`s, or `Samples` if those are wanted, by ascending seed; none if none fits.
-
-    Raises:
-      ValueError: two files fit equally well.
-    """
-    fit = [result for result in results if wanted.fits(result)]
-    fit = [r for r in fit if r.iteration == max(f.iteration for f in fit)]
-    fit = [r for r in fit if r.as_trained] or fit
-    by_seed: dict[int, Result] = {}
-    for result in fit:
-        other = by_seed.setdefault(result.seed, result)
-        if other is not result and not _equal(other, result):
-            raise ValueError(
-                f"{other.path} and {result.path} would fill the same place; "
-                "name the runs to draw instead of their log directory, or move one away."
-            )
-    return [by_seed[seed] for seed in sorted(by_seed)]
-
-
-def pool(curves: Sequence[Curve]) -> Estimate:
-    """Takes the tasks of several seeds together, as one evaluation over all of them."""
-    if len(curves) == 1:
-        return curves[0].estimate
-    length = min(len(curve.steps) for curve in curves)
-    counts = np.array([curve.estimate.num_tasks for curve in curves], float)
-    share = (counts / counts.sum())[:, None]
-    means = np.stack([np.asarray(curve.estimate.mean)[:length] for curve in curves])
-    stds = np.stack([np.asarray(curve.estimate.std)[:length] for curve in curves])
-    mean = (share * means).sum(axis=0)
-    std = np.sqrt((share * (stds**2 + (means - mean) ** 2)).sum(axis=0))
-    return Estimate(mean, std, 1.96 * std / math.sqrt(counts.sum()), int(counts.sum()))
-
-
 def release(paths: Iterable[Path], iteration: int) -> dict[str, Any]:
     """Puts the curves of one iteration's weights together, without this machine's directories.
 
@@ -244,7 +195,10 @@ def _parse(path: Path, content: dict[str, Any]) -> Result:
     if kind == "samples":
         tasks = tuple(_sample_task(task, len(content["steps"])) for task in content["tasks"])
         return _fill(Samples, path, content, tasks=tasks)
-    raise ValueError(f"kind '{kind}' is none of curve, samples, {RELEASE}")
+    if kind == "paths":
+        walks = tuple(_path_task(task, len(content["steps"])) for task in content["tasks"])
+        return _fill(Paths, path, content, tasks=walks)
+    raise ValueError(f"kind '{kind}' is none of curve, samples, paths, {RELEASE}")
 
 
 def _fill(kind: type[_R], path: Path, content: dict[str, Any], **parsed: Any) -> _R:
@@ -269,8 +223,10 @@ def _sample_task(task: dict[str, Any], num_steps: int) -> SampleTask:
     return sample
 
 
-def _equal(one: Result, other: Result) -> bool:
-    """Whether two files say the same, as a release and the run that it was made from do."""
-    if isinstance(one, Curve) and isinstance(other, Curve):
-        return np.array_equal(one.estimate.mean, other.estimate.mean)
-    return False
+def _path_task(task: dict[str, Any], num_steps: int) -> PathTask:
+    goal = np.asarray(task["goal"], float)
+    paths = tuple(tuple(np.asarray(p, float) for p in episodes) for episodes in task["paths"])
+    every = [path for episodes in paths for path in episodes]
+    if len(paths) != num_steps or any(p.ndim != 2 or p.shape[1] != 2 for p in [goal[None], *every]):
+        raise ValueError("a task's paths are not points of a plane, episodes for every step")
+    return PathTask(goal, paths)

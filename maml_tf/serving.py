@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from typing import Any, NamedTuple
 
 import keras
@@ -17,6 +16,7 @@ from maml_tf import losses
 from maml_tf.adaptation import adapt_for, stack
 from maml_tf.functional import BatchStatistics
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.saved_models import given_or_learned, unique_names
 from maml_tf.types import Batch
 
 CROSS_ENTROPIES = (losses.cross_entropy, losses.summed_cross_entropy)
@@ -68,7 +68,7 @@ class Servable(tf.Module):
             stack([tf.convert_to_tensor(v) for v in self.initial.values()], 1, learner.adapts),
             support,
             steps,
-            step_size=self._alphas(step_size),
+            step_size=given_or_learned(step_size, self.initial, self.step_sizes),
             adapts=learner.adapts,
         )
         seen = learner.apply.statistics(weights, support.x)
@@ -91,16 +91,6 @@ class Servable(tf.Module):
             return apply(values, x[None], statistics=[BatchStatistics(None, *p) for p in pairs])[0]
 
         return tf.cond(transductive, by_batch, by_support) if moments else by_batch()
-
-    def _alphas(self, step_size) -> tf.Tensor | list[tf.Tensor]:
-        if not self.step_sizes:
-            return step_size
-        learned, alphas = tf.math.is_nan(step_size), []
-        for name, weight in self.initial.items():
-            given = tf.cast(step_size, weight.dtype)
-            own = self.step_sizes.get(name)
-            alphas.append(given if own is None else tf.where(learned, own, given))
-        return alphas
 
 
 def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
@@ -175,7 +165,7 @@ def _interface(learner: MetaLearner, weights, target: tf.TensorSpec | None) -> I
     paths = [v.path.removeprefix(f"{model.name}/") for v in model.trainable_variables]
     paths += [f"{s.layer.name}/{moment}" for s in seen for moment in ("mean", "variance")]
     values = [*weights, *(moment[0] for s in seen for moment in (s.mean, s.variance))]
-    named = zip(_names(paths), values, strict=True)
+    named = zip(unique_names(paths, ("x", "transductive")), values, strict=True)
     specs = tuple(tf.TensorSpec(value.shape, value.dtype, name) for name, value in named)
     return Interface(x, target, shape, shape[-1] if classifies else None, specs)
 
@@ -204,16 +194,3 @@ def _frozen_variables(model: keras.Model) -> list[tf.Variable]:
     normalizations = [v for v in layers if isinstance(v, keras.layers.BatchNormalization)]
     unused = {id(v) for layer in normalizations for v in layer.non_trainable_variables}
     return [v.value for v in model.non_trainable_variables if id(v) not in unused]
-
-
-def _names(paths: list[str]) -> list[str]:
-    """Names that can stand beside `x` and `transductive` as inputs of a signature: unique ones."""
-    names = ["x", "transductive"]
-    for path in paths:
-        base = name = re.sub(r"\W+", "_", path).strip("_")
-        count = 1
-        while name in names:
-            count += 1
-            name = f"{base}_{count}"
-        names.append(name)
-    return names[2:]

@@ -9,12 +9,13 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"types", "_version", "normalization", "patches", "fast_weights"},
+    {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"},
     {"functional", "losses", "networks", "compiled_loop", "result_files"},
-    {"layer_rules", "adaptation", "config", "paper"},
-    {"meta_learner", "figures", "tables"},
-    {"baselines", "checkpoints", "evaluation", "serving", "summaries", "paper_figures"},
-    {"training", "export", "rl"},
+    {"layer_rules", "adaptation", "config", "result_choice"},
+    {"meta_learner", "paper"},
+    {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
+    {"summaries", "task_figures"},
+    {"training", "export", "rl", "paper_figures"},
     {"rl_experiment"},
     {"experiment", "results"},
     {"cli"},

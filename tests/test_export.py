@@ -8,8 +8,9 @@ import tensorflow as tf
 
 import maml_tf
 from maml_tf import losses, networks
-from maml_tf.export import SIDECAR, export
+from maml_tf.export import export
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.saved_models import SIDECAR
 
 
 def _learner(**options):

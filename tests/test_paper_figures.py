@@ -1,8 +1,9 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
-from helpers import paper_results, result_content, write_result
+from helpers import RESULTS, paper_results, result_content, write_result
 
 from maml_tf import paper, paper_figures
 
@@ -42,15 +43,96 @@ def test_learning_curves_at_meta_test_time(make, shots, methods):
             said = content(method, f"test_{k}shot_stepsize{ALPHA[method]}")
             np.testing.assert_array_equal(line.get_xdata(), range(11))
             np.testing.assert_array_equal(line.get_ydata(), said["mean"])
-            edges = band.get_paths()[0].vertices
             for step in range(11):
-                heights = edges[edges[:, 0] == step][:, 1]
-                half = (heights.max() - heights.min()) / 2
-                assert half == pytest.approx(said["ci95"][step])
+                assert interval(band, step)[1] == pytest.approx(said["ci95"][step])
     expected = [f"{paper.METHODS[method]}, α = {ALPHA[method]}" for method in methods]
     assert sorted(legend(piece.content)) == sorted(expected)
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines}
     assert len(looks) == len(methods)
+
+
+def interval(band, step):
+    """Middle and half-width of a shaded band at one step."""
+    edges = band.get_paths()[0].vertices
+    heights = edges[edges[:, 0] == step][:, 1]
+    return (heights.max() + heights.min()) / 2, (heights.max() - heights.min()) / 2
+
+
+def return_files(environment, method):
+    suffix = "" if method == "maml" else f"_{method}"
+    (path,) = (RESULTS / f"{environment}{suffix}" / "results").glob("test_*.json")
+    return json.loads(path.read_text())
+
+
+RETURNS = {
+    "navigation_2d": ["maml", "pretrained", "random", "oracle"],
+    "cheetah_velocity": ["maml", "pretrained", "random", "oracle"],
+    "cheetah_direction": ["maml", "pretrained", "oracle"],
+    "ant_velocity": ["maml", "random"],
+    "ant_direction": ["maml"],
+}
+
+
+@pytest.mark.parametrize(
+    "make, environments",
+    [
+        (paper_figures.figure_4, ["navigation_2d"]),
+        (paper_figures.figure_5, list(RETURNS)[1:]),
+    ],
+)
+def test_returns_at_meta_test_time(make, environments):
+    piece = make(paper_results())
+    panels = piece.content.axes
+    titles = [paper.ENVIRONMENTS[name] for name in environments]
+    assert [axes.get_title() for axes in panels] == titles
+    assert panels[0].get_ylabel() == "return" and panels[-1].get_xlabel() == "gradient steps"
+    for axes, name in zip(panels, environments, strict=True):
+        bands = [*axes.collections, *axes.patches]  # curves, then the oracle's level
+        for method, line, band in zip(RETURNS[name], axes.lines, bands, strict=True):
+            said = return_files(name, method)
+            assert line.get_label().startswith(paper.METHODS[method])
+            if method == "oracle":
+                assert list(line.get_ydata()) == [said["mean"][0]] * 2
+                low, high = band.get_y(), band.get_y() + band.get_height()
+                assert ((high + low) / 2, (high - low) / 2) == pytest.approx(
+                    (said["mean"][0], said["ci95"][0])
+                )
+                continue
+            np.testing.assert_array_equal(line.get_xydata().T, [range(4), said["mean"]])
+            for step in range(4):
+                expected = said["mean"][step], said["ci95"][step]
+                assert interval(band, step) == pytest.approx(expected)
+
+
+def test_the_legend_of_returns_names_each_panels_step_size():
+    labels = legend(paper_figures.figure_5(paper_results()).content)
+    assert sorted(labels) == [
+        "MAML, α = 0.1",
+        "oracle",
+        "pretrained, α = 0.02, 0.2",
+        "random initialisation, α = 0.1, 1",
+    ]
+
+
+def test_returns_without_some_files_say_which():
+    piece = paper_figures.figure_5(paper_results())
+    assert [paper.experiment(wanted) for wanted in piece.missing] == [
+        "cheetah_direction_random",
+        "ant_velocity_pretrained",
+        "ant_velocity_oracle",
+        "ant_direction_pretrained",
+        "ant_direction_random",
+        "ant_direction_oracle",
+    ]
+    assert not paper_figures.figure_4(paper_results()).missing
+
+
+def test_the_ants_goal_has_a_panel_where_there_are_results(tmp_path):
+    for number, data in enumerate(("ant_velocity", "ant_goal")):
+        path = tmp_path / str(number) / "results" / "a.json"
+        write_result(path, "ant_velocity", "test_20trajectories_stepsize0.1", datasource=data)
+    panels = paper_figures.figure_5(paper_results(tmp_path)).content.axes
+    assert [axes.get_title() for axes in panels] == ["ant, goal velocity", "ant, goal place"]
 
 
 def test_a_task_that_diverges_on_the_way_does_not_hide_the_curves(tmp_path):
@@ -116,6 +198,35 @@ def test_figure_7_shows_two_tasks_a_method_and_k(make, half):
     for axes, (k, method, task) in zip(piece.content.axes, panels, strict=True):
         check_panel(axes, content(method, f"samples_{k}shot{half}"), task)
         assert f"K = {k}" in axes.get_title()
+
+
+def test_figure_4_shows_the_ways_to_each_goal():
+    piece = paper_figures.figure_4_paths(paper_results())
+    assert not piece.missing and len(piece.content.axes) == 3 * 4
+    panels = itertools.product(range(3), ("maml", "pretrained"), (0, 3))
+    for axes, (task, method, step) in zip(piece.content.axes, panels, strict=True):
+        suffix = "" if method == "maml" else "_pretrained"
+        said = result_content(f"navigation_2d{suffix}", "paths_40trajectories")["tasks"][task]
+        *ways, start, goal = axes.lines
+        for way, path in zip(ways, said["paths"][step], strict=True):
+            np.testing.assert_array_equal(way.get_xydata(), path)
+        assert start.get_xydata().tolist() == [[0, 0]]
+        assert goal.get_xydata().tolist() == [said["goal"]] and goal.get_marker() == "*"
+        assert axes.get_aspect() == 1.0
+        assert axes.get_xlim() == axes.get_ylim() and axes.get_xlim()[1] > 0.5
+    assert [axes.get_title() for axes in piece.content.axes[:4]] == [
+        "MAML, pre-update",
+        "MAML, 3 steps",
+        "pretrained, pre-update",
+        "pretrained, 3 steps",
+    ]
+    assert legend(piece.content) == ["start", "goal", "pre-update", "after adaptation"]
+
+
+def test_ways_without_the_pretrained_leave_its_panels_empty():
+    piece = paper_figures.figure_4_paths([r for r in paper_results() if r.method == "maml"])
+    assert [axes.axison for axes in piece.content.axes] == [True, True, False, False] * 3
+    assert [paper.experiment(wanted) for wanted in piece.missing] == ["navigation_2d_pretrained"]
 
 
 def test_figure_7_without_some_files_leaves_their_panels_empty():

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_files
-from maml_tf.result_files import Curve, Samples, Wanted
+from maml_tf import paper, result_choice, result_files
+from maml_tf.result_choice import Wanted
+from maml_tf.result_files import Curve, Paths, Samples
 
+PATHS = ["navigation_2d", "paths_40trajectories"]
 OMNIGLOT = Wanted("maml", "omniglot", 1, 1, step=3, ways=5, conv=True)
 
 
@@ -35,6 +37,17 @@ def test_samples_are_what_the_file_says(tmp_path):
         np.testing.assert_array_equal(task.support_y, said["support_y"])
 
 
+def test_paths_are_what_the_file_says(tmp_path):
+    name = "navigation_2d", "paths_40trajectories"
+    paths = read_one(tmp_path / "a.json", *name)
+    content = result_content(*name)
+    assert isinstance(paths, Paths) and paths.steps == (0, 1, 2, 3) and paths.as_trained
+    for task, said in zip(paths.tasks, content["tasks"], strict=True):
+        assert task.goal.tolist() == said["goal"]
+        walked = [[path.tolist() for path in episodes] for episodes in task.paths]
+        assert walked == said["paths"]
+
+
 @pytest.mark.parametrize(
     "arguments, changes, fault",
     [
@@ -46,6 +59,9 @@ def test_samples_are_what_the_file_says(tmp_path):
         ([], {"mean": [0.2, 0.9]}, "differ in length"),
         (["sinusoid_10shot", "samples_5shot"], {"steps": [0, 1]}, "do not fit"),
         (["sinusoid_10shot", "samples_5shot"], {"tasks": [{}]}, "no 'amplitude'"),
+        (PATHS, {"steps": [0, 1]}, "not points of a plane"),
+        (PATHS, {"tasks": [{}]}, "no 'goal'"),
+        (PATHS, {"tasks": [{"goal": [0, 1], "paths": [[[[0, 0]], [[1]]]]}]}, "not points"),
     ],
 )
 def test_a_file_of_another_version_is_named_with_the_mend(tmp_path, arguments, changes, fault):
@@ -99,15 +115,15 @@ def test_a_release_holds_several_results_in_one_file(tmp_path):
     ],
 )
 def test_what_another_protocol_measured_does_not_fit(tmp_path, change):
-    assert result_files.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
-    assert not result_files.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
+    assert result_choice.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
+    assert not result_choice.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
 
 
 def test_the_longest_trained_counts_one_a_seed(tmp_path):
     short = read_one(tmp_path / "short.json", iteration=5000)
     first = read_one(tmp_path / "first.json", seed=0)
     second = read_one(tmp_path / "second.json", seed=1)
-    chosen = result_files.choose([second, short, first], OMNIGLOT)
+    chosen = result_choice.choose([second, short, first], OMNIGLOT)
     assert [curve.path.name for curve in chosen] == ["first.json", "second.json"]
 
 
@@ -115,17 +131,30 @@ def test_alpha_as_trained_goes_before_another(tmp_path):
     own = read_one(tmp_path / "own.json")
     flags = ["--update_lr=0.1", "--train_update_lr=0.4"]
     other = read_one(tmp_path / "other.json", step_size=0.1, flags=flags, mean=[0.5] * 11)
-    assert result_files.choose([other, own], OMNIGLOT) == [own]
-    assert result_files.choose([other], OMNIGLOT) == [other]
+    assert result_choice.choose([other, own], OMNIGLOT) == [own]
+    assert result_choice.choose([other], OMNIGLOT) == [other]
+
+
+def test_returns_of_the_most_episodes_count_and_no_other_metric_does(tmp_path):
+    name = "navigation_2d", "test_40trajectories_stepsize0.5"
+    many = read_one(tmp_path / "many.json", *name)
+    few = read_one(tmp_path / "few.json", *name, shots=20)
+    ways = read_one(tmp_path / "paths.json", *PATHS)
+    wanted = paper.returns("maml", "navigation_2d")
+    assert result_choice.choose([few, many, ways], wanted) == [many]
+    assert result_choice.choose([few, ways], wanted) == [few]
+    walks = paper.returns("maml", "navigation_2d", kind=Paths)
+    assert result_choice.choose([few, many, ways], walks) == [ways]
+    assert many.as_trained and many.label == "test, 40 trajectories, α = 0.5"
 
 
 def test_two_files_for_one_place_are_an_error_that_names_them(tmp_path):
     one = read_one(tmp_path / "one.json")
     copy = read_one(tmp_path / "copy.json")  # such as a release's: it says the same
-    assert result_files.choose([one, copy], OMNIGLOT) == [one]
+    assert result_choice.choose([one, copy], OMNIGLOT) == [one]
     two = read_one(tmp_path / "two.json", mean=[0.5] * 11)
     with pytest.raises(ValueError, match="one.json and .*two.json would fill the same place"):
-        result_files.choose([one, two], OMNIGLOT)
+        result_choice.choose([one, two], OMNIGLOT)
 
 
 def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
@@ -139,7 +168,7 @@ def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
         numbers = {name: number.tolist() for name, number in numbers.items()}
         path = tmp_path / f"{seed}.json"
         curves.append(read_one(path, num_tasks=len(v), steps=[0, 1], seed=seed, **numbers))
-    pooled, together = result_files.pool(curves), np.concatenate(values)
+    pooled, together = result_choice.pool(curves), np.concatenate(values)
     np.testing.assert_allclose(pooled.mean, together.mean(0))
     np.testing.assert_allclose(pooled.std, together.std(0))
     np.testing.assert_allclose(pooled.ci95, 1.96 * together.std(0) / 200**0.5)
@@ -156,3 +185,7 @@ def test_what_is_wanted_names_the_flagfile_that_makes_it():
         "sinusoid_10shot",
         "sinusoid_10shot_multitask_l2",
     } <= names
+    rows = (*paper.RETURNS, *paper.MORE_RETURNS)
+    names = {paper.experiment(row.wanted) for row in rows}
+    assert {"navigation_2d", "navigation_2d_context", "ant_goal_oracle"} <= names
+    assert len(names) == len(rows) == 26

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import losses, networks, serving
+from maml_tf import losses, networks, saved_models
 from maml_tf.export import export
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.types import Batch
@@ -243,5 +243,7 @@ def test_other_models_and_losses_of_ones_own(make, tmp_path):
 
 
 def test_names_are_unique_and_clear_of_other_inputs():
-    names = serving._names(["x", "a/b", "a_b", "_c/d-e", "transductive"])
+    names = saved_models.unique_names(
+        ["x", "a/b", "a_b", "_c/d-e", "transductive"], ("x", "transductive")
+    )
     assert names == ["x_2", "a_b", "a_b_2", "c_d_e", "transductive_2"]

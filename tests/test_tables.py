@@ -1,7 +1,7 @@
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_files, tables
+from maml_tf import paper, result_choice, tables
 
 REST = ["60000", "0", "600"]
 EMPTY = ["—"] * 4
@@ -12,6 +12,8 @@ OMNIGLOT_5WAY = [
 ]
 DENSE = "Omniglot 5-way, no convolution"
 MINI = "MiniImagenet 5-way"
+NUMBERS = ("paper", "measured")
+CONTEXT = ["−40.49", "—", "−44.08", "—", "−38.27", "—", "−42.50", "—"]
 
 
 def rows(piece):
@@ -88,6 +90,47 @@ def test_table_3():
     ]
 
 
+NAVIGATION = [
+    ["MAML", "−40.4 ± 4.0", "−40.1 ± 4.5", "−11.7 ± 2.2", "−12.3 ± 4.0", "−3.3 ± 0.6"]
+    + ["−4.1 ± 3.5", "−3.2 ± 0.6", "−3.6 ± 3.0", "40", "500", "0", "40"],
+    ["oracle", "−2.3", "−2.4 ± 0.4", *["—"] * 6, "40", "500", "0", "40"],
+]
+
+
+def test_table_4():
+    piece = tables.table_4(paper_results())
+    heading, cells = rows(piece)
+    by_step = [f"{w}, {s}" for s in ("0 steps", "1 step", "2 steps", "3 steps") for w in NUMBERS]
+    assert heading == ["method", *by_step, "trajectories", "iterations", "seeds", "tasks"]
+    assert [row[0] for row in cells] == [
+        paper.METHODS[name] for name in ("maml", "pretrained", "random", "oracle", "context")
+    ]
+    assert [cells[0], cells[3]] == NAVIGATION and not piece.missing
+    assert cells[4][1:7:2] == ["−42.42", "−13.90", "−5.17"]
+    assert "2D navigation" in piece.content.splitlines()[0]
+
+
+def test_table_5():
+    piece = tables.table_5(paper_results())
+    _, cells = rows(piece)
+    assert cells[0][1:3] == ["−50.7 ± 6", "−48.2 ± 18.6"]
+    assert cells[4] == ["context vector", *CONTEXT, *["—"] * 4]
+    assert [w.method for w in piece.missing] == ["random", "context"]
+
+
+def test_returns_of_every_environment(tmp_path):
+    piece = tables.returns(paper_results())
+    heading, cells = rows(piece)
+    assert heading[:2] == ["environment", "method"] and len(cells) == 22
+    assert [row[1:] for row in cells if row[0] == "2D navigation"][::3] == NAVIGATION
+    assert len(piece.missing) == sum(row[-4:] == EMPTY for row in cells) == 7
+    name = "test_40trajectories_stepsize0.1"
+    write_result(tmp_path / "results" / "a.json", "ant_direction", name, datasource="ant_goal")
+    _, cells = rows(tables.returns(paper_results(tmp_path)))  # which the paper has not
+    assert len(cells) == 23
+    assert cells[-1][:4] == ["ant, goal place", "MAML", "—", "7.9 ± 37.2"]
+
+
 def test_seeds_share_a_row(tmp_path):
     for seed in (0, 1):
         write_result(tmp_path / "results" / f"{seed}.json", seed=seed)
@@ -104,4 +147,6 @@ def test_without_files_there_is_no_table(make):
 def test_every_method_of_the_tables_has_a_name():
     wanted = [row.wanted for row in (*paper.TABLE_1, *paper.TABLE_2, *paper.TABLE_3)]
     assert {w.method for w in wanted} <= set(paper.METHODS)
-    assert all(isinstance(w, result_files.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
+    wanted += [row.wanted for row in (*paper.RETURNS, *paper.MORE_RETURNS)]
+    assert all(isinstance(w, result_choice.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
+    assert {w.method for w in wanted} <= set(paper.METHODS)

@@ -72,7 +72,10 @@ def _explain(piece: Piece) -> str:
     """Says what a figure or a table lacks, and how to make it."""
     absent: dict[str, list[str]] = {}
     for wanted in piece.missing:
-        absent.setdefault(paper.experiment(wanted), []).append(f"{wanted.shots}-shot")
-    lacks = "; ".join(f"{name} ({', '.join(shots)})" for name, shots in absent.items())
+        shots = absent.setdefault(paper.experiment(wanted), [])
+        shots += [] if wanted.shots is None else [f"{wanted.shots}-shot"]
+    lacks = "; ".join(
+        name + (f" ({', '.join(shots)})" if shots else "") for name, shots in absent.items()
+    )
     state = "made without" if piece.content else "not made, for lack of"
     return f"{piece.name} {state} results that ./run_experiments.sh NAME makes, NAME: {lacks}."

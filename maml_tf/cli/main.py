@@ -1,17 +1,19 @@
 """maml-tf: model-agnostic meta-learning on TensorFlow 2 and Keras 3.
 
-usage: maml-tf [train|evaluate|export|figures|release|prepare] [RUN ...] [--flag=value ...]
+usage: maml-tf [train|evaluate|export|figures|render|release|prepare] [RUN ...] [--flag=value ...]
 
   train      meta-train; goes on from the newest checkpoint of the same settings
   evaluate   adapt to held-out tasks and measure after every gradient step
   export     write a SavedModel with predict, adapt and adapt_and_predict
   figures    draw result files: each run's, and the paper's figures and tables as far as they go
+  render     show a policy on one held-out task before and after adaptation: --to=FILE.gif
   release    keep a run's initial weights, flags and results as small files: --to=models/NAME
   prepare    decode a data set ahead of time
 
 Without a command: train, or with --train=False evaluate, as the original program did.
-evaluate, export, figures and release also take a run's directory, and then use the run's own
-flags; evaluate and export take a release as --init=models/NAME; figures takes any directories.
+evaluate, export, figures, render and release also take a run's directory, and then use the run's
+own flags; evaluate, export and render take a release as --init=models/NAME; figures takes any
+directories.
 --flagfile=FILE reads flags from a file; flags/ has one for each experiment of the paper.
 """
 
@@ -26,7 +28,7 @@ from absl import flags
 
 from maml_tf.cli import flags as settings
 
-COMMANDS = ("train", "evaluate", "export", "figures", "release", "prepare")
+COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,13 +10,22 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.rl.shapes import sizes
+
 
 def discounted_sums(values: tf.Tensor, factor: float) -> tf.Tensor:
     """Sum over k >= t of factor^(k - t) values_k, along the last axis of `[..., H]`."""
-    steps = np.arange(values.shape[-1])
-    ahead = steps[:, None] - steps[None, :]  # k - t
-    powers = np.where(ahead >= 0, float(factor) ** np.maximum(ahead, 0), 0.0)
-    return tf.linalg.matmul(values, tf.constant(powers, values.dtype))
+    return tf.linalg.matmul(values, tf.cast(_powers(sizes(values)[-1], factor), values.dtype))
+
+
+def _powers(size: int | tf.Tensor, factor: float) -> np.ndarray | tf.Tensor:
+    """factor^(k - t) at `[k, t]` for k >= t, else 0; a constant where the size is known."""
+    if not isinstance(size, int):
+        exponents = tf.range(size)[:, tf.newaxis] - tf.range(size)
+        powers = tf.constant(factor, tf.float64) ** tf.cast(tf.maximum(exponents, 0), tf.float64)
+        return tf.where(exponents >= 0, powers, tf.zeros_like(powers))
+    exponents = np.arange(size)[:, None] - np.arange(size)
+    return np.where(exponents >= 0, float(factor) ** np.maximum(exponents, 0), 0.0)
 
 
 def generalized_advantages(

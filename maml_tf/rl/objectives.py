@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from maml_tf.rl import advantages, policy, value
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.shapes import sizes
 from maml_tf.types import LossFn, Trajectories, Weights
 
 
@@ -55,7 +56,7 @@ def policy_batch(
         rewards, values, mask, discount=discount, gae_lambda=gae_lambda
     )
     gains = advantages.standardize(gains, mask)
-    tasks, episodes, horizon = rewards.shape
+    tasks, episodes, horizon = sizes(rewards)
     flat = [
         tf.reshape(a, [tasks, episodes * horizon, *a.shape[3:]])
         for a in (observations, actions, gains, mask, means)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from maml_tf.rl.shapes import sizes
+
 CLIP = 10.0
 STEPS_A_UNIT = 100.0
 RIDGE = 1e-5
@@ -20,8 +22,8 @@ TRIES = 5
 def features(observations: tf.Tensor) -> tf.Tensor:
     """`[T, E, H, O]` -> `[T, E, H, F]`."""
     o = tf.clip_by_value(observations, -CLIP, CLIP)
-    *lead, horizon, _ = observations.shape
-    t = tf.range(horizon, dtype=o.dtype)[:, tf.newaxis] / STEPS_A_UNIT
+    *lead, horizon, _ = sizes(observations)
+    t = tf.cast(tf.range(horizon), o.dtype)[:, tf.newaxis] / STEPS_A_UNIT
     of_time = tf.concat([t, t**2, t**3, tf.ones_like(t)], 1)
     return tf.concat([o, o**2, tf.broadcast_to(of_time, [*lead, horizon, 4])], -1)
 

@@ -94,6 +94,26 @@ def test_what_an_evaluation_leaves(navigation, capsys):
                 assert np.abs(np.diff(path, axis=0)).max() <= 0.1001  # rounded to 4 digits
 
 
+def test_a_run_is_exported_drawn_and_tabulated(navigation, tmp_path, capsys):
+    assert run(["export", str(navigation), f"--to={tmp_path}/export"]) == 0
+    model = tf.saved_model.load(str(tmp_path / "export"))
+    own = weights(navigation, 4).values()
+    exported = model.initial_weights()
+    for value in own:
+        assert any(np.array_equal(value, other) for other in exported.values())
+    gif = tmp_path / "task.gif"
+    flags = ["--test_set", "--task=1", "--fps=20", f"--to={gif}"]
+    assert run(["render", str(navigation), *flags]) == 0
+    assert "Task 1, iteration 4: return -" in capsys.readouterr().err
+    assert gif.read_bytes().startswith(b"GIF89a")
+    assert run(["evaluate", str(navigation), "--test_set", "--test_steps=3"]) == 0
+    assert run(["figures", str(navigation), f"--to={tmp_path}/paper"]) == 0
+    made = {path.name for path in (tmp_path / "paper").iterdir()}
+    assert {"figure_4.png", "figure_4_paths.pdf", "table_4.md", "returns.md"} <= made
+    (row,) = [x for x in (tmp_path / "paper/table_4.md").read_text().splitlines() if "MAML" in x]
+    assert row.endswith("| 3 | 4 | 0 | 3 |")
+
+
 def test_the_best_weights_and_a_tuned_step_size(navigation, capsys):
     flags = ["--use_best", "--tune_step_size=True", "--update_lr=0.25"]
     assert run(["evaluate", str(navigation), *flags]) == 0

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 PLACE = Path(__file__).parent / "results"
-STEPS = list(range(11))
 # Mean squared error after 0, 1 and 10 steps with K = 10; it falls geometrically from the second on.
 SINUSOID = {
     "maml": (3.1, 0.55, 0.15, 0.01),
@@ -32,6 +31,23 @@ CLASSIFICATION = (  # data, method, ways, train_shots, shots, conv, alpha, accur
     ("miniimagenet", "maml", 5, 1, 1, True, 0.01, 0.431, 0.472),
     ("miniimagenet", "pretrained", 5, 5, 5, True, 0.01, 0.381, 0.467),
 )
+RETURNS = (  # data, method, alpha, spread, trajectories, returns after 0, 1, 2, 3 steps
+    ("navigation_2d", "maml", 0.5, 12, 40, -40.1, -12.3, -4.1, -3.6),
+    ("navigation_2d", "pretrained", 0.5, 15, 40, -40.6, -20.2, -12.4, -9.1),
+    ("navigation_2d", "random", 0.5, 30, 40, -81.9, -60.2, -54.3, -47.7),
+    ("navigation_2d", "oracle", 0.5, 1, 40, -2.4),
+    ("navigation_2d", "context", 0.5, 12, 40, -42.0, -14.2, -5.4, -3.9),
+    ("cheetah_velocity", "maml", 0.1, 40, 20, -131.2, -80.4, -70.3, -63.9),
+    ("cheetah_velocity", "pretrained", 0.02, 60, 20, -156.0, -136.2, -127.0, -131.1),
+    ("cheetah_velocity", "random", 0.1, 90, 20, -251.3, -249.2, -240.1, -229.6),
+    ("cheetah_velocity", "oracle", 0.1, 20, 20, -55.8, -56.1, -56.0, -57.2),
+    ("cheetah_direction", "maml", 0.1, 50, 20, -48.2, 288.3, 309.9, 311.2),
+    ("cheetah_direction", "pretrained", 0.2, 40, 20, -44.0, -25.1, -11.0, 18.8),
+    ("cheetah_direction", "oracle", 0.1, 40, 20, 438.1),
+    ("ant_velocity", "maml", 0.1, 60, 20, 29.3, 92.1, 97.7, 99.0),
+    ("ant_velocity", "random", 1.0, 30, 20, -77.1, -60.2, -47.9, -36.0),
+    ("ant_direction", "maml", 0.1, 100, 40, 7.9, 470.2, 480.1, 481.3),
+)
 SUFFIX = {"maml": "", "fomaml": "_first_order"}
 
 
@@ -48,10 +64,12 @@ def write(data, method, name, **content):
     (folder / f"{name}.json").write_text(text.replace(', "', ',\n "') + "\n")
 
 
-def write_curve(experiment, method, mean, *, spread, dense="", **content):
+def write_curve(experiment, method, mean, *, spread, dense="", tasks=600, **content):
     mean = np.array(mean)
-    std = np.full(11, spread) if content["metric"] == "accuracy" else spread * mean
-    name = f"test_{content['shots']}shot_stepsize{content['step_size']:g}"
+    std = spread * mean if content["metric"] == "loss" else np.full(len(mean), spread)
+    std = np.linspace(1.2, 0.8, len(mean)) * std if content["metric"] == "return" else std
+    each = "trajectories" if content["metric"] == "return" else "shot"
+    name = f"test_{content['shots']}{each}_stepsize{content['step_size']:g}"
     write(
         experiment + dense,
         method,
@@ -59,15 +77,65 @@ def write_curve(experiment, method, mean, *, spread, dense="", **content):
         kind="curve",
         experiment=experiment,
         seed=0,
-        num_tasks=600,
+        num_tasks=tasks,
         batch_statistics="transductive",
-        steps=STEPS,
+        steps=list(range(len(mean))),
         mean=mean.round(4).tolist(),
-        ci95=(1.96 * std / 600**0.5).round(4).tolist(),
+        ci95=(1.96 * std / tasks**0.5).round(4).tolist(),
         std=std.round(4).tolist(),
         seconds=1.0,
         flags=[f"--update_lr={content['step_size']}", "--train_update_lr=-1.0"],
         **content,
+    )
+
+
+def write_returns(data, method, alpha, spread, trajectories, *mean):
+    write_curve(
+        data,
+        method,
+        mean,
+        spread=spread,
+        tasks=40,
+        datasource=data,
+        metric="return",
+        ways=None,
+        shots=trajectories,
+        train_shots=40 if data == "ant_direction" else 20,
+        queries=None,
+        inputs="all",
+        conv=False,
+        step_size=alpha,
+        iteration=0 if method == "random" else 500,
+        tuning=None,
+    )
+
+
+def write_paths(method, steps):
+    random = np.random.default_rng(len(method))
+    tasks = []
+    for goal in ((0.4, -0.1), (-0.3, 0.45), (-0.2, -0.4)):
+        paths = []
+        for step in steps:
+            aim = np.array(goal) * (step / max(steps) if method == "maml" else 0.3 * (step > 0))
+            ahead = np.minimum(np.arange(13) / 6, 1)[:, None] * aim
+            walks = [ahead + 0.05 * random.normal(size=ahead.shape) for _ in range(3)]
+            paths.append([np.concatenate([[[0, 0]], w[1:]]).round(3).tolist() for w in walks])
+        tasks.append({"goal": goal, "paths": paths})
+    write(
+        "navigation_2d",
+        method,
+        "paths_40trajectories",
+        kind="paths",
+        datasource="navigation_2d",
+        seed=0,
+        shots=40,
+        train_shots=20,
+        inputs="all",
+        step_size=0.5,
+        iteration=500,
+        steps=list(steps),
+        tasks=tasks,
+        flags=[],
     )
 
 
@@ -144,6 +212,10 @@ def main():
             step_size=alpha,
             iteration=60000,
         )
+    for numbers in RETURNS:
+        write_returns(*numbers)
+    for method in ("maml", "pretrained"):
+        write_paths(method, range(4))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ class AntVelocity(_Ant):
     """Task: velocity g ~ U[0, 3] m/s. Reward: -|v - g| + 1 and the common part."""
 
     task_size = 1
+    task_words = "goal velocity {:.2f} m/s"
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws velocities [num_tasks, 1]."""
@@ -123,6 +124,7 @@ class AntDirection(_Ant):
     """Task: direction d, 1 or -1. Reward: d v and the common part."""
 
     task_size = 1
+    task_words = "direction {:+.0f}"
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws directions [num_tasks, 1]."""
@@ -139,6 +141,7 @@ class AntGoal(_Ant):
     """
 
     task_size = 2
+    task_words = "goal ({:.2f}, {:.2f}) m"
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws goals [num_tasks, 2]."""

@@ -36,12 +36,13 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     With `AutoresetMode.NEXT_STEP` an ended environment is reset by the next step; with `DISABLED`
     it stands still, costs nothing and has reward 0 until `reset(options={"reset_mask": ...})`.
 
-    A subclass sets the sizes below and writes `sample_tasks`, `_reset` and `_advance`.
+    A subclass sets the sizes and words below and writes `sample_tasks`, `_reset` and `_advance`.
     """
 
     state_size: int  # O, without the task
     action_size: int  # A
     task_size: int  # G
+    task_words: str  # says what a task is, with a place for each of G numbers
 
     def __init__(
         self,
@@ -88,6 +89,20 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks [num_tasks, G]."""
         raise NotImplementedError
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where each environment's body or robot is now, [B, Q]: what is needed to draw it."""
+        raise NotImplementedError
+
+    @property
+    def step_seconds(self) -> float:
+        """Time that a step takes, in a moving picture of natural speed."""
+        raise NotImplementedError
+
+    def describe(self, task: np.ndarray) -> str:
+        """A few words on a task [G]."""
+        return self.task_words.format(*task)
 
     def _reset(self, rows: Rows, num: int) -> np.ndarray:
         """Starts episodes with `self.np_random`; returns observations [num, O]."""

@@ -35,6 +35,8 @@ class _HalfCheetah(MujocoTasks):
 class HalfCheetahVelocity(_HalfCheetah):
     """Task: velocity g ~ U[0, 2] m/s. Reward: -|v - g| - 0.05 |a|^2; v is a step behind."""
 
+    task_words = "goal velocity {:.2f} m/s"
+
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws velocities [num_tasks, 1]."""
         return rng.uniform(0.0, 2.0, (num_tasks, 1))
@@ -45,6 +47,8 @@ class HalfCheetahVelocity(_HalfCheetah):
 
 class HalfCheetahDirection(_HalfCheetah):
     """Task: direction d, 1 or -1. Reward: d v - 0.05 |a|^2; v is a step behind."""
+
+    task_words = "direction {:+.0f}"
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws directions [num_tasks, 1]."""

@@ -91,6 +91,16 @@ class MujocoTasks(TaskVectorEnv):
         self._control = np.zeros((num_envs, frames, self.action_size))
         self._sensed = np.zeros((num_envs, frames, self.model.nsensordata))
 
+    @property
+    def positions(self) -> np.ndarray:
+        """MuJoCo's `qpos`, [B, Q]."""
+        return self._state[:, 1 : 1 + self.model.nq]
+
+    @property
+    def step_seconds(self) -> float:
+        """Simulated time of a step."""
+        return self.frame_skip[self.dynamics] * self.timestep[self.dynamics]
+
     def _compile(self) -> mujoco.MjModel:
         """Gymnasium's model with this time step and these sensors."""
         assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"

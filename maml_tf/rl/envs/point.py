@@ -22,6 +22,8 @@ class Navigation2D(TaskVectorEnv):
     state_size = 2
     action_size = 2
     task_size = 2
+    task_words = "goal ({:.2f}, {:.2f})"
+    step_seconds = 0.04  # it has no time of its own
 
     def __init__(self, num_envs: int = 1, *, squared: bool = False, **kwargs):
         """Takes `squared` and what `TaskVectorEnv` takes."""
@@ -32,6 +34,11 @@ class Navigation2D(TaskVectorEnv):
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws goals [num_tasks, 2]."""
         return rng.uniform(-0.5, 0.5, (num_tasks, 2))
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where the points are, [B, 2]."""
+        return self._position
 
     def _reset(self, rows: Rows, num: int) -> np.ndarray:
         self._position[rows] = 0.0

@@ -1,0 +1,235 @@
+"""One task before and after adaptation, as a moving picture.
+
+Robots are drawn by MuJoCo, 2D navigation by matplotlib. What is shown are episodes that an
+evaluation meets, and with its very numbers: the first one of the task before any gradient step, and
+the first one after all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from maml_tf.rl.envs.point import Navigation2D
+from maml_tf.rl.meta_trpo import MetaTRPO
+from maml_tf.rl.sampler import Act, Sampler
+from maml_tf.types import Trajectories
+
+_HEADER = 44  # pixels above the pictures: two lines of text
+_GAP = 8  # pixels between them
+_SIZE = 360, 270  # pixels of a robot's picture
+_COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
+_VIEWS = {"half_cheetah.xml": (2.8, -12.0), "ant.xml": (5.0, -30.0)}  # distance, elevation
+
+
+class Episode(NamedTuple):
+    """What happened in one episode."""
+
+    positions: np.ndarray  # [n + 1, Q]: before each of n steps, and after the last
+    reward: float  # the sum over its steps
+
+
+def render(
+    learner: MetaTRPO,
+    sampler: Sampler,
+    path: str | os.PathLike[str],
+    *,
+    step_sizes: Sequence[float | None],
+    task: int = 0,
+    split: str = "test",
+    fps: int = 25,
+    title: str = "",
+) -> list[Episode]:
+    """Writes a GIF: the task before adaptation on the left, after it on the right, in real time.
+
+    Args:
+      learner: whose weights are adapted; they stay as they are.
+      sampler: as an evaluation's: of this package's environments.
+      path: the file, `*.gif`; its directory is created.
+      step_sizes: alpha of each gradient step; None: the learner's own.
+      task: number of the task that is shown, among those of an evaluation.
+      split: "val" or "test".
+      fps: pictures a second.
+      title: above the pictures, before the task.
+
+    Returns:
+      The two episodes.
+
+    Raises:
+      ValueError: an argument is out of range, or the environment is not one of this package's.
+      OSError: MuJoCo has no OpenGL to draw with, or nothing can be written there.
+    """
+    path = Path(path)
+    _check(sampler, path, task, fps)
+    env: Any = sampler.env
+    plane = isinstance(env, Navigation2D)
+    back_end = "" if plane else _offscreen().working_back_end()
+    goal, episodes = record(learner, sampler, task, step_sizes, split)
+    shown = [_in_real_time(e.positions, env.step_seconds, fps) for e in episodes]
+    if plane:
+        panels = _on_the_plane(shown, goal)
+    else:
+        panels = [_robot(env, positions, goal, back_end) for positions in shown]
+    steps = len(step_sizes)
+    when = "before adaptation", f"after {steps} gradient step{'s' * (steps != 1)}"
+    texts = [f"{w}: return {e.reward:.1f}" for w, e in zip(when, episodes, strict=True)]
+    headline = ", ".join(filter(None, [title, env.describe(goal)]))
+    _write(path, _compose(panels, texts, headline), fps)
+    return episodes
+
+
+def record(
+    learner: MetaTRPO,
+    sampler: Sampler,
+    task: int,
+    step_sizes: Sequence[float | None],
+    split: str = "test",
+) -> tuple[np.ndarray, list[Episode]]:
+    """Adapts as an evaluation does, and keeps what one task looked like.
+
+    Returns:
+      The task `[G]`, and its first episode before the first and after the last gradient step.
+    """
+    batch, row = divmod(task, sampler.tasks)
+    recorder = _Recorder(sampler, row)
+    learner.roll_out_and_adapt(recorder, batch, step_sizes, split)
+    return recorder.task, [recorder.episodes[0], recorder.episodes[-1]]
+
+
+class _Recorder:
+    """A sampler that notes where the first episode of one task went."""
+
+    def __init__(self, sampler: Sampler, row: int):
+        self.episodes: list[Episode] = []
+        self.task = np.zeros(0)
+        self._sampler, self._row = sampler, row
+
+    def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
+        tasks = self._sampler.sample_tasks(index, split)
+        self.task = tasks[self._row]
+        return tasks
+
+    def sample(
+        self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
+    ) -> Trajectories:
+        env: Any = self._sampler.env
+        number, places = self._row * self._sampler.episodes, []
+
+        class Watched:
+            log_stds = act.log_stds
+
+            def __call__(self, observations, noise):
+                places.append(env.positions[number].copy())
+                return act(observations, noise)
+
+        trajectories = self._sampler.sample(Watched(), tasks, index, stage, split)
+        taken = int(trajectories.mask[self._row, 0].sum())
+        positions = np.stack([*places, env.positions[number]])[: taken + 1]
+        reward = float(trajectories.rewards[self._row, 0].sum())
+        self.episodes.append(Episode(positions[np.isfinite(positions).all(1)], reward))
+        return trajectories
+
+
+def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:
+    env: Any = sampler.env
+    if not (isinstance(env, Navigation2D) or getattr(env, "xml", None) in _VIEWS):
+        raise ValueError(
+            f"{type(env).__name__} cannot be drawn; render draws 2D navigation, the cheetah and "
+            "the ant."
+        )
+    if path.suffix.lower() != ".gif":
+        raise ValueError(f"'{path}' is no GIF; name a file that ends in .gif.")
+    if task < 0 or not 1 <= fps <= 50:
+        raise ValueError(f"A task is 0 or more, and fps from 1 to 50; not {task} and {fps}.")
+
+
+def _in_real_time(positions: np.ndarray, seconds: float, fps: int) -> np.ndarray:
+    """The positions at each frame's time."""
+    times = np.arange(0.0, (len(positions) - 1) * seconds + 1e-9, 1.0 / fps)
+    return positions[np.round(times / seconds).astype(int)]
+
+
+# --- pictures ---
+
+
+def _offscreen():
+    from maml_tf.rl import offscreen  # needs MuJoCo
+
+    return offscreen
+
+
+def _robot(env: Any, positions: np.ndarray, task: np.ndarray, back_end: str) -> np.ndarray:
+    offscreen, (distance, elevation) = _offscreen(), _VIEWS[env.xml]
+    goal = task if len(task) == 2 else None  # a place, to be in the picture too
+    distance *= 1.0 if goal is None else 1.6
+    view = offscreen.View(_SIZE[1], _SIZE[0], distance=distance, elevation=elevation)
+    return offscreen.frames(env.model, positions, view, back_end=back_end, goal=goal)
+
+
+def _on_the_plane(shown: Sequence[np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
+    """Pictures `[n, height, width, 3]` of each episode: the way so far, in one scale for all."""
+    reach = 1.1 * max(0.5, *(float(np.abs(positions).max()) for positions in shown))
+    return [
+        _ways(positions, goal, reach, colour)
+        for positions, colour in zip(shown, _COLOURS, strict=True)
+    ]
+
+
+def _ways(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
+    figure = Figure(figsize=(3.4, 3.4), dpi=100, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    axes.grid(alpha=0.3)
+    axes.plot(0, 0, "o", color="black", markersize=4)
+    axes.plot(*goal[:, None], "*", color="#D55E00", markersize=14)
+    (way,) = axes.plot([], [], color=colour, linewidth=1.0)
+    (point,) = axes.plot([], [], "o", color=colour, markersize=7, markeredgecolor="black")
+    pictures = []
+    for last in range(1, len(positions) + 1):
+        way.set_data(*positions[:last].T)
+        point.set_data(*positions[last - 1 : last].T)
+        canvas.draw()
+        pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return np.stack(pictures)
+
+
+def _compose(
+    panels: Sequence[np.ndarray], texts: Sequence[str], headline: str
+) -> list[Image.Image]:
+    """Puts panels side by side under their texts; the shorter one waits on its last picture."""
+    height, width = panels[0].shape[1:3]
+    large, small = ImageFont.load_default(15), ImageFont.load_default(13)
+    left = [(width + _GAP) * number for number in range(len(panels))]
+    blank = Image.new("RGB", (left[-1] + width, height + _HEADER), "white")
+    draw = ImageDraw.Draw(blank)
+    draw.text((blank.width // 2, 2), headline, "black", large, anchor="ma")
+    for start, text in zip(left, texts, strict=True):
+        draw.text((start + width // 2, 24), text, "black", small, anchor="ma")
+    composed = []
+    for frame in range(max(map(len, panels))):
+        picture = blank.copy()
+        for start, panel in zip(left, panels, strict=True):
+            one = Image.fromarray(panel[min(frame, len(panel) - 1)])
+            picture.paste(one, (start, _HEADER))
+        composed.append(picture)
+    return composed
+
+
+def _write(path: Path, pictures: Sequence[Image.Image], fps: int) -> None:
+    """Writes the file whole or not at all, in the colours of the middle picture."""
+    how: Any = {"dither": Image.Dither.NONE}
+    # Rare colours count as much as the floor's.
+    palette = pictures[len(pictures) // 2].quantize(128, Image.Quantize.MAXCOVERAGE, **how)
+    first, *rest = (picture.quantize(palette=palette, **how) for picture in pictures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    durations = [round(1000 / fps)] * len(rest) + [1500]  # rests on the last one
+    first.save(beside, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+    os.replace(beside, path)

@@ -1,0 +1,140 @@
+"""SavedModels on disk: whole or not at all, with a description beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+SAVED_MODEL = "saved_model.pb"
+SIDECAR = "maml_tf.json"
+
+
+def write(
+    place: Path, module: tf.Module, signatures: dict[str, Any], description: dict[str, Any]
+) -> None:
+    """Writes a module whose functions are made, and beside it `maml_tf.json`.
+
+    Args:
+      place: an existing directory, such as `replacing` gives.
+      module: what to save.
+      signatures: of the SavedModel.
+      description: what `maml_tf.json` says.
+    """
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(place), signatures=signatures, options=options)
+    _forget_custom_gradients(place / SAVED_MODEL)
+    text = json.dumps(description, indent=2, allow_nan=False) + "\n"
+    (place / SIDECAR).write_text(text, encoding="utf-8")
+
+
+def unique_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Names of weights that can stand beside the inputs `taken` of a signature: unique ones."""
+    names = list(taken)
+    for path in paths:
+        base = name = re.sub(r"\W+", "_", path).strip("_")
+        count = 1
+        while name in names:
+            count += 1
+            name = f"{base}_{count}"
+        names.append(name)
+    return names[len(taken) :]
+
+
+def given_or_learned(
+    step_size: tf.Tensor, weights: dict[str, Any], learned: dict[str, Any]
+) -> tf.Tensor | list[tf.Tensor]:
+    """Alpha in a graph: the given one, or where it is NaN the meta-learned ones, if there are any.
+
+    Args:
+      step_size: `[]`.
+      weights: all weights by name.
+      learned: the meta-learned step sizes of those that adapt, by the same names.
+
+    Returns:
+      One number, or one tensor a weight.
+    """
+    if not learned:
+        return step_size
+    alphas = []
+    for name, weight in weights.items():
+        given, own = tf.cast(step_size, weight.dtype), learned.get(name)
+        alphas.append(given if own is None else tf.where(tf.math.is_nan(step_size), own, given))
+    return alphas
+
+
+@contextlib.contextmanager
+def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a new directory beside `directory` to write in, and moves it there at the end.
+
+    When the body fails, what was written is removed and `directory` is as it was.
+
+    Raises:
+      ValueError: the directory is not local, or holds something else than an export.
+      OSError: nothing can be written there.
+    """
+    if "://" in os.fspath(directory):
+        raise ValueError(f"'{directory}' is not a local directory; export to one, then copy it.")
+    place = Path(directory).resolve()
+    _check_replaceable(place)
+    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        staging.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(
+            f"Cannot write in '{place.parent}' ({error.strerror}); choose another directory."
+        ) from error
+    try:
+        yield staging
+        _move(staging, place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check_replaceable(place: Path) -> None:
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"'{place}' is a file; choose a directory.")
+    if place.is_dir() and any(place.iterdir()):
+        if not all((place / name).is_file() for name in (SAVED_MODEL, SIDECAR)):
+            raise ValueError(
+                f"'{place}' holds files that are not an export of maml_tf; choose an empty or new "
+                "directory."
+            )
+
+
+def _move(staging: Path, place: Path) -> None:
+    """Renames; between the two renames of a replacement the place is empty for a moment."""
+    if not place.is_dir():
+        staging.rename(place)
+        return
+    aside = staging.with_name(f"{staging.name}.old")
+    place.rename(aside)
+    try:
+        staging.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _forget_custom_gradients(path: Path) -> None:
+    """Removes the names of custom gradients, which live in this process alone.
+
+    They are not needed: the inner loop's gradients are in the graph. Left in, TensorFlow warns of
+    each when it loads the model, and a derivative through it fails.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        for function in meta_graph.graph_def.library.function:
+            for node in function.node_def:
+                node.attr.pop("_gradient_op_type", None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))

@@ -1,0 +1,49 @@
+"""`maml-tf render`, from a learner in the place of a trained run."""
+
+import pytest
+
+pytest.importorskip("mujoco")
+
+from maml_tf.cli import render, runs
+from maml_tf.cli.main import run
+from maml_tf.config import Config
+from maml_tf.rl.meta_trpo import MetaTRPO
+from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.sampler import Sampler
+
+
+@pytest.fixture
+def policy_run(tmp_path, monkeypatch):
+    """A run of 2D navigation; its learner is not trained."""
+
+    def of(given):
+        return Config(**{"datasource": "navigation_2d", **given})
+
+    sampler = Sampler("navigation_2d", tasks=2, episodes=2, horizon=5)
+    learner = MetaTRPO(GaussianPolicy(2, 2, (4,)), meta_batch_size=2)
+    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, of(given)))
+    monkeypatch.setattr(runs, "restore", lambda directory, config: (learner, 7))
+    monkeypatch.setattr(render, "make_tasks", lambda config, split: sampler)
+    return tmp_path
+
+
+def test_a_task_is_drawn_into_the_runs_figures(policy_run, capsys):
+    assert run(["render", "RUN", "--task=1", "--test_steps=2"]) == 0
+    path = policy_run / "figures" / "task_1.gif"
+    assert path.read_bytes().startswith(b"GIF89a")
+    said = capsys.readouterr().err
+    assert "Task 1, iteration 7: return -" in said and f"Wrote {path}" in said
+    assert run(["render", "RUN", f"--to={policy_run}/here.gif", "--test_steps=1"]) == 0
+    assert (policy_run / "here.gif").exists()
+
+
+def test_a_mistake_is_one_line(policy_run, capsys):
+    assert run(["render", "RUN", "--to=it.png", "--test_steps=1"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "ends in .gif" in line
+
+
+def test_what_has_no_policy_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, Config(**given)))
+    assert run(["render", "RUN"]) == 1
+    assert "render shows policies; sinusoid has none" in capsys.readouterr().err
