@@ -39,9 +39,9 @@ class Result:
     split: str
     seed: int
     shots: int  # K of the evaluation
-    train_shots: int  # K of the training
+    train_shots: int | None  # K of the training; None: on all classes at once
     inputs: str  # "all", or "half": support points from one half of the input range
-    step_size: float | None  # alpha in force; None: meta-learned
+    step_size: float | None  # alpha in force; None: meta-learned, or no gradient step
     steps: tuple[int, ...]  # gradient steps that it was measured after
     iteration: int
     flags: tuple[str, ...]
@@ -102,7 +102,7 @@ class Wanted:
     method: str
     datasource: str
     shots: int
-    train_shots: int
+    train_shots: int | None
     step: int = 0  # the last gradient step that is looked at
     ways: int | None = None
     conv: bool | None = None
@@ -173,6 +173,8 @@ def read(path: Path) -> list[Result]:
 def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
     """Picks the results that `wanted` is to be made of: the longest trained, one a seed.
 
+    Those of the mean cross-entropy give way to those of the published sum.
+
     Returns:
       `Curve`s, or `Samples` if those are wanted, by ascending seed; none if none fits.
 
@@ -180,6 +182,7 @@ def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
       ValueError: two files fit equally well.
     """
     fit = [result for result in results if wanted.fits(result)]
+    fit = [r for r in fit if "--loss_reduction=mean" not in r.flags] or fit
     fit = [r for r in fit if r.iteration == max(f.iteration for f in fit)]
     fit = [r for r in fit if r.as_trained] or fit
     by_seed: dict[int, Result] = {}

@@ -70,7 +70,8 @@ def _cells(row: Row, curves: Sequence[Curve]) -> list[str]:
     wanted = row.wanted
     cells = [paper.METHODS[wanted.method]]
     if len(row.steps) == 1:
-        shots = (f"{wanted.shots}-shot", f"{wanted.train_shots}-shot")
+        trained = f"{wanted.train_shots}-shot" if wanted.train_shots else "all classes"
+        shots = (f"{wanted.shots}-shot", trained)
         cells = [row.data, *cells, *shots, str(row.steps[0] or MISSING)]
     for step, published in zip(row.steps, row.published, strict=True):
         cells += [published or MISSING, _measured(curves, step)]

@@ -14,9 +14,15 @@ _LOG = logging.getLogger(__name__)
 def run(given: dict[str, Any], words: list[str]) -> int:
     """Writes a trained run as a SavedModel."""
     directory, config = runs.locate(given, words)
+    if config.method == "nearest_neighbour":
+        raise ValueError(
+            "--method=nearest_neighbour adapts no weights, so there is nothing to export; use "
+            "--method=pretrained."
+        )
     runs.set_up_machine(config)
     learner, iteration = runs.restore(directory, config)
     target = config.to or str(directory / "export")
-    export(learner, target)
+    # A fresh head knows nothing before it has adapted.
+    export(learner, target, steps=config.test_steps if config.joint else None)
     _LOG.info("Wrote the model of iteration %d to %s", iteration, target)
     return 0

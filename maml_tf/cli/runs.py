@@ -136,20 +136,22 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     if len(runs) > 1:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
-    own = from_flags((runs[0] / FLAGS_FILE).read_text())
-    if given.get("method", own.method) not in (own.method, "auto"):
-        raise ValueError(f"{runs[0]} was made by --method={own.method}; drop --method.")
-    return runs[0], dataclasses.replace(
-        own, **{**given, **_trained_with(own), "method": own.method}
-    )
+    return runs[0], _in_force(runs[0], given)
 
 
-def _trained_with(own: Config) -> dict[str, Any]:
-    """Flags that say what a run was trained with, whatever it is evaluated with."""
-    return {
+def _in_force(place: Path, given: dict[str, Any]) -> Config:
+    """The settings of a run or a release, and before them those of the command line."""
+    own = from_flags((place / FLAGS_FILE).read_text())
+    method = given.get("method", own.method)
+    if method == "auto":
+        method = own.method
+    if method != own.method and not (method == "nearest_neighbour" and own.joint):
+        raise ValueError(f"{place} was made by --method={own.method}; drop --method.")
+    trained_with = {
         "train_update_batch_size": own.update_batch_size,
         "train_update_lr": own.update_lr,
     }
+    return dataclasses.replace(own, **{**given, **trained_with, "method": method})
 
 
 def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
@@ -170,7 +172,9 @@ def restore(directory: Path, config: Config) -> tuple[MetaLearner, int]:
         return learner, 0
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
-    checkpoints = Checkpoints(directory / "checkpoints", learner)
+    # A task's classes are not those of the training: it starts from the head that was made here.
+    head = learner.model.layers[-1].variables if config.joint else []
+    checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)
     if config.test_iter != -1:
         checkpoints.restore_iteration(config.test_iter)
     elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
@@ -189,8 +193,7 @@ def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Conf
                 f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
                 "makes one."
             )
-    own = from_flags((release / FLAGS_FILE).read_text())
-    config = dataclasses.replace(own, **{**given, **_trained_with(own), "method": own.method})
+    config = _in_force(release, given)
     return Path(config.logdir) / release.resolve().name, config
 
 

@@ -38,7 +38,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 def _train(config: Config, initial=None):
     tasks, validation = make_tasks(config, "train"), make_tasks(config, "val")
-    learner = make_learner(config)
+    learner = make_learner(config, tasks.num_classes if config.joint else None)
     if initial is not None:
         learner.model.set_weights(initial)
     directory = runs.open_directory(config) if config.log else runs.run_directory(config)
@@ -51,7 +51,7 @@ def _train(config: Config, initial=None):
         logdir=directory,
         validation=validation,
         validation_tasks=config.validation_tasks,
-        validation_steps=config.test_steps,
+        validation_steps=0 if config.joint else config.test_steps,
         log_every=config.log_every,
         validate_every=_default(config.validate_every, 5000 if sinusoid else 500),
         save_every=_default(config.save_every, 10000 if sinusoid else 1000),
