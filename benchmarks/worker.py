@@ -124,9 +124,10 @@ def main() -> None:
     parser.add_argument("--with_data", action="store_true", help="draw meta-batches in the step")
     parser.add_argument("--tasks", type=int, help="T, other than the setting's")
     parser.add_argument("--inner_steps", type=int, help="S, other than the setting's")
+    parser.add_argument("--first_order", action="store_true")
     parser.add_argument("--recompute", action="store_true")
     options = parser.parse_args()
-    others = {name: getattr(options, name) for name in ("tasks", "inner_steps")}
+    others = {name: getattr(options, name) for name in ("tasks", "inner_steps", "first_order")}
     setting = dataclasses.replace(
         settings.SETTINGS[options.setting], **{k: v for k, v in others.items() if v}
     )

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import generated_images
 from maml_tf import evaluation, experiment
-from maml_tf.cli import flags
+from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
 from maml_tf.tasks import Episodes
@@ -137,9 +137,10 @@ def test_miniimagenet(layout, order, tmp_path, capsys):
     assert "Done: 2 iterations" in capsys.readouterr().err
 
 
-def few_episodes(*image_shape):
+def few_episodes(*image_shape, classes=None):
     def episodes(data_dir, split, *, ways, shots, queries, seed, download):
-        images = np.random.default_rng(0).integers(0, 255, (ways, 20, *image_shape), np.uint8)
+        size = (classes or ways, 20, *image_shape)
+        images = np.random.default_rng(0).integers(0, 255, size, np.uint8)
         return Episodes(images, ways, shots, queries, seed=seed, split=split)
 
     return episodes
@@ -174,7 +175,8 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
     (curve,) = (directory / "results").glob("test_*.json")
     result = json.loads(curve.read_text())
     assert result["shots"] == config.update_batch_size and result["method"] == config.method
-    assert result["train_shots"] == config.trained().update_batch_size
+    assert result["train_shots"] == (None if config.joint else config.trained().update_batch_size)
+    assert len(result["mean"]) == (1 if config.method == "nearest_neighbour" else 2)
     assert np.isfinite(result["mean"]).all()
 
 
@@ -255,6 +257,86 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
     assert validated == pytest.approx(result["tuning"]["scores"][best], rel=1e-4)
     assert run(["evaluate", str(directory), "--test_set", "--tune_step_size=False", *fixed]) == 0
     np.testing.assert_allclose(results_of(directory)[f"test_{name}"]["mean"], result["mean"], 1e-4)
+
+
+@pytest.fixture(params=["omniglot", "miniimagenet"])
+def joint_run(request, tmp_path, monkeypatch):
+    """A classifier of all classes of small data, trained a little: its flags and its directory."""
+    shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
+    monkeypatch.setattr(experiment, f"{request.param}_episodes", few_episodes(*shape, classes=6))
+    monkeypatch.setattr(evaluation, "DRAW", 2)
+    line = [f"--flagfile={ROOT / 'flags' / request.param}_5way_1shot_pretrained.flags", *FEW]
+    line += [f"--logdir={tmp_path / 'logs'}", "--meta_batch_size=2", "--num_filters=2"]
+    line += ["--num_test_tasks=2", "--validation_tasks=2", "--progress=False", "--task_chunks=1"]
+    line += ["--num_classes=3", "--queries=4"]
+    assert run(["train", *line]) == 0
+    (directory,) = (tmp_path / "logs").iterdir()
+    return line, directory
+
+
+def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tmp_path, capsys):
+    line, directory = joint_run
+    other_k = ["--update_batch_size=5", "--train_update_batch_size=1"]
+    for more in ([], other_k):
+        assert run(["evaluate", "--test_set", *line, *more]) == 0
+        assert run(["evaluate", "--test_set", *line, *more, "--method=nearest_neighbour"]) == 0
+    name = "test_1shot_nearest_neighbour.json"
+    results = results_of(directory)
+    assert set(results) == {
+        f"test_{k}shot_{how}.json" for k in (1, 5) for how in ("stepsizetuned", "nearest_neighbour")
+    }
+    nearest = results[name]
+    assert nearest["method"] == "nearest_neighbour" and nearest["steps"] == [0]
+    assert nearest["step_size"] is None and nearest["tuning"] is None
+    assert run(["evaluate", str(directory), "--test_set", "--method=nearest_neighbour"]) == 0
+    assert results_of(directory)[name]["mean"] == nearest["mean"]
+    assert run(["figures", str(directory)]) == 0
+    # A release holds the body, and the head that every task starts from.
+    place = tmp_path / "release"
+    assert run(["release", str(directory), f"--to={place}"]) == 0
+    init = [f"--init={place}", "--test_set", f"--logdir={tmp_path / 'again'}"]
+    assert run(["evaluate", *init]) == 0
+    assert run(["evaluate", *init, "--method=nearest_neighbour"]) == 0
+    again = results_of(tmp_path / "again" / "release")
+    for name in again:
+        assert again[name]["mean"] == results[name]["mean"]
+    assert len(again) == 2
+    capsys.readouterr()
+    for place in ([str(directory)], [f"--init={place}"]):
+        message = error_of(["evaluate", *place, "--method=maml"], capsys)
+        assert "was made by --method=pretrained; drop --method" in message
+        message = error_of(["export", *place, "--method=nearest_neighbour"], capsys)
+        assert "nothing to export; use --method=pretrained" in message
+
+
+def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_run):
+    line, directory = joint_run
+    given, _ = flags.parse(line)
+    config = Config(**given)
+    learner, iteration = runs.restore(directory, config)
+    fresh = experiment.make_learner(config).model
+    for i, layer in enumerate(learner.model.layers):
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(layer.get_weights(), fresh.layers[i].get_weights(), strict=True)
+        ]
+        if layer.name == "head":
+            assert all(same) and layer.kernel.shape[-1] == 3
+        elif layer.name.startswith("conv"):
+            assert not any(same)
+    assert iteration == 2
+    kernels = [
+        experiment.make_learner(Config(**{**given, "seed": seed})).model.layers[-1].kernel.numpy()
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(learner.model.layers[-1].kernel, kernels[0])
+    assert np.any(kernels[0] != kernels[1])
+
+
+def test_an_exported_joint_run_adapts_its_head_by_default(joint_run):
+    line, directory = joint_run
+    assert run(["export", str(directory), "--test_steps=3"]) == 0
+    assert json.loads((directory / "export" / "maml_tf.json").read_text())["defaults"]["steps"] == 3
 
 
 def test_a_flagfile_names_another_beside_it(tmp_path, monkeypatch):
