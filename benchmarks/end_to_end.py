@@ -17,21 +17,33 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.worker import child
 
 ORDERS = {"second": "maml", "first": "fomaml"}
 SETTING = "miniimagenet_5way_1shot"
 FLAGFILE = Path(__file__).parents[1] / "flags" / f"{SETTING}.flags"
-COLUMNS = "{:<12}{:>8}{:>9}{:>9}{:>14}{:>13}{:>8}{:>9}{:>12}"
+COLUMNS = "{:<10}{:>8}{:>9}{:>9}{:>14}{:>14}{:>7}{:>14}{:>14}{:>7}{:>9}{:>12}"
 
 
-def train_and_evaluate(data_dir: str, order: str, iterations: int, tasks: int) -> dict[str, float]:
+class _Call(NamedTuple):
+    """One call of the compiled loop."""
+
+    began: float
+    seconds: float
+    processor: float  # seconds of all threads
+    count: int  # iterations
+
+
+def train_and_evaluate(
+    data_dir: str, order: str, iterations: int, tasks: int, steps: int
+) -> dict[str, float]:
     """Runs both commands in this process, and watches the calls of the compiled loop.
 
     Returns:
       Seconds until the first meta-step, of the first one (it compiles), and of the evaluation;
-      milliseconds of each later iteration; peak resident MB.
+      milliseconds of each later iteration, by the clock and of the processor; peak resident MB.
     """
     began = time.perf_counter()
     from maml_tf.cli.main import run
@@ -41,10 +53,11 @@ def train_and_evaluate(data_dir: str, order: str, iterations: int, tasks: int) -
     meta_steps = MetaLearner.meta_steps
 
     def watched(self, tasks, start, count):
-        before = time.perf_counter()
+        before, processor = time.perf_counter(), time.process_time()
         metrics = meta_steps(self, tasks, start, count)
         metrics.query_loss.numpy()
-        calls.append((before, time.perf_counter() - before, count))
+        wall, processor = time.perf_counter() - before, time.process_time() - processor
+        calls.append(_Call(before, wall, processor, count))
         return metrics
 
     MetaLearner.meta_steps = watched  # type: ignore[method-assign]
@@ -52,15 +65,19 @@ def train_and_evaluate(data_dir: str, order: str, iterations: int, tasks: int) -
         line = [f"--flagfile={FLAGFILE}", f"--method={ORDERS[order]}", f"--logdir={logs}"]
         line += [f"--data_dir={data_dir}", f"--metatrain_iterations={iterations}"]
         line += [f"--num_test_tasks={tasks}", f"--validation_tasks={tasks}", "--progress=False"]
+        line += [f"--test_steps={steps}"]
         if run(["train", *line]):
             raise SystemExit(1)
         trained = time.perf_counter()
         if run(["evaluate", "--test_set", *line]):
             raise SystemExit(1)
+    later = calls[1:]
+    iterations_done = sum(call.count for call in later)
     return {
-        "start_s": calls[0][0] - began,
-        "first_step_s": calls[0][1],
-        "iteration_ms": 1e3 * sum(c[1] for c in calls[1:]) / sum(c[2] for c in calls[1:]),
+        "start_s": calls[0].began - began,
+        "first_step_s": calls[0].seconds,
+        "iteration_ms": 1e3 * sum(call.seconds for call in later) / iterations_done,
+        "processor_ms": 1e3 * sum(call.processor for call in later) / iterations_done,
         "evaluate_s": time.perf_counter() - trained,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -72,27 +89,31 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", help="data_dirs")
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--tasks", type=int, default=24, help="of the evaluation")
+    parser.add_argument("--steps", type=int, default=10, help="gradient steps of the evaluation")
     parser.add_argument("--child", choices=list(ORDERS), help="one measurement, as JSON")
     options = parser.parse_args()
-    sizes = (options.iterations, options.tasks)
+    sizes = (options.iterations, options.tasks, options.steps)
     if options.child:
         print(json.dumps(train_and_evaluate(options.folders[0], options.child, *sizes)))
         return
-    header = ("folder", "order", "start s", "first s", "iteration ms", "meta-step ms", "ratio")
-    print(COLUMNS.format(*header, "peak MB", "evaluate s"))
+    times = ("iteration ms", "meta-step ms", "ratio", "its processor", "its processor", "ratio")
+    header = ("folder", "order", "start s", "first s", *times, "peak MB", "evaluate s")
+    print(COLUMNS.format(*header))
     for order in ORDERS:
         for folder in options.folders:
             command = [sys.executable, "-m", "benchmarks.end_to_end", folder, "--child", order]
-            command += ["--iterations", str(options.iterations), "--tasks", str(options.tasks)]
+            for name in ("iterations", "tasks", "steps"):
+                command += [f"--{name}", str(getattr(options, name))]
             whole = child(command)
             bare = [sys.executable, "-m", "benchmarks.worker", SETTING]
             bare += ["--repeats", str(options.iterations - 1)]
             step = child([*bare, "--first_order"] if order == "first" else bare)
             if whole is None or step is None:
                 continue
-            ratio = whole["iteration_ms"] / step["median_ms"]
             numbers = [f"{whole['start_s']:.1f}", f"{whole['first_step_s']:.1f}"]
-            numbers += [f"{whole['iteration_ms']:.0f}", f"{step['median_ms']:.0f}", f"{ratio:.2f}"]
+            for ours, bare_ms in (("iteration_ms", "median_ms"), ("processor_ms",) * 2):
+                numbers += [f"{whole[ours]:.0f}", f"{step[bare_ms]:.0f}"]
+                numbers += [f"{whole[ours] / step[bare_ms]:.2f}"]
             numbers += [f"{whole['peak_rss_mb']:.0f}", f"{whole['evaluate_s']:.1f}"]
             print(COLUMNS.format(Path(folder).name, order, *numbers), flush=True)
 

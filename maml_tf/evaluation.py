@@ -104,9 +104,7 @@ class Evaluator:
         learner = self.learner
 
         def measure(weights):
-            outputs = learner.predict(
-                weights, task.support, task.query.x, inductive=self.inductive
-            )
+            outputs = learner.predict(weights, task.support, task.query.x, inductive=self.inductive)
             return tf.cast(learner.metric(outputs, task.query.y), tf.float32)
 
         curves = learner.adapt_and_observe(

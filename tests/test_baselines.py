@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from helpers import normal
 
-from maml_tf import Batch, MetaLearner, MultitaskLearner, evaluate, losses, networks, train
+from maml_tf import MetaLearner, MultitaskLearner, evaluate, losses, networks, train
 from maml_tf.adaptation import stack
 from maml_tf.baselines import JointClassifier
 from maml_tf.checkpoints import Checkpoints

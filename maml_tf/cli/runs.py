@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from maml_tf import result_files
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config, contradictions, from_flags
 from maml_tf.experiment import make_learner, on_cpu
@@ -207,8 +207,9 @@ def _load_release(release: Path, learner: MetaLearner, directory: Path) -> int:
             f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
             f"change it from what {release / FLAGS_FILE} says."
         ) from error
+    iteration = result_files.read(release / RESULT_FILE)[0].iteration
     directory.mkdir(parents=True, exist_ok=True)
-    return int(json.loads((release / RESULT_FILE).read_text())["iteration"])
+    return iteration
 
 
 def write_atomically(path: Path, text: str) -> None:

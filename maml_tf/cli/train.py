@@ -8,6 +8,7 @@ from typing import Any
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, make_tasks
+from maml_tf.tasks import JointBatches
 from maml_tf.training import TrainingResult, train
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 def _train(config: Config, initial=None):
     tasks, validation = make_tasks(config, "train"), make_tasks(config, "val")
-    learner = make_learner(config, tasks.num_classes if config.joint else None)
+    learner = make_learner(config, tasks.num_classes if isinstance(tasks, JointBatches) else None)
     if initial is not None:
         learner.model.set_weights(initial)
     directory = runs.open_directory(config) if config.log else runs.run_directory(config)

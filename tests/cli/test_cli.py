@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import generated_images
 from maml_tf import evaluation, experiment
@@ -112,6 +113,45 @@ def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
     line = [*MINIIMAGENET, f"--logdir={tmp_path}", f"--data_dir={tmp_path}"]
     message = error_of(line, capsys)
     assert "data/miniimagenet/README.md" in message
+
+
+def without_a_split(folder):
+    (folder / "val.csv").unlink()
+
+
+def without_a_named_image(folder):
+    min((folder / "images").iterdir()).unlink()
+
+
+def with_a_small_class(folder):
+    (folder / "train" / "n00000002" / "n0000000200000001.png").unlink()
+
+
+def with_another_mode(folder):
+    pixels = np.full((84, 84), 30_000, np.uint16)
+    Image.fromarray(pixels).save(folder / "train" / "n00000002" / "n0000000200000001.png")
+
+
+def with_another_size(folder):
+    np.savez(folder / "train.npz", images=np.zeros((3, 3, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "layout, damage, message",
+    [
+        ("csv", without_a_split, "but no val.csv; data/miniimagenet/README.md says how"),
+        ("csv", without_a_named_image, "train.csv names 1 of 9 images that"),
+        ("folders", with_a_small_class, "class n00000002 of the 'train' split has 2"),
+        ("folders", with_another_mode, "has pixels of more than 8 bits; save it as 8-bit RGB"),
+        ("npz", with_another_size, "an image is uint8 [32, 32, 3]; resize and convert them"),
+    ],
+)
+def test_damaged_miniimagenet(layout, damage, message, tmp_path, capsys):
+    generated_images.write(tmp_path / "miniimagenet", layout, (3, 2, 2), examples=3)
+    damage(tmp_path / "miniimagenet")
+    line = [*MINIIMAGENET, f"--data_dir={tmp_path}", f"--logdir={tmp_path / 'logs'}", *SMALL]
+    assert message in error_of(["train", *line], capsys)
+    assert not (tmp_path / "logs").exists()
 
 
 SMALL = ["--num_filters=4", "--num_updates=1", "--task_chunks=1", "--queries=2"]
@@ -259,7 +299,7 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
     np.testing.assert_allclose(results_of(directory)[f"test_{name}"]["mean"], result["mean"], 1e-4)
 
 
-@pytest.fixture(params=["omniglot", "miniimagenet"])
+@pytest.fixture(params=["omniglot", pytest.param("miniimagenet", marks=pytest.mark.slow)])
 def joint_run(request, tmp_path, monkeypatch):
     """A classifier of all classes of small data, trained a little: its flags and its directory."""
     shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
@@ -302,10 +342,10 @@ def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tm
         assert again[name]["mean"] == results[name]["mean"]
     assert len(again) == 2
     capsys.readouterr()
-    for place in ([str(directory)], [f"--init={place}"]):
-        message = error_of(["evaluate", *place, "--method=maml"], capsys)
+    for where in ([str(directory)], [f"--init={place}"]):
+        message = error_of(["evaluate", *where, "--method=maml"], capsys)
         assert "was made by --method=pretrained; drop --method" in message
-        message = error_of(["export", *place, "--method=nearest_neighbour"], capsys)
+        message = error_of(["export", *where, "--method=nearest_neighbour"], capsys)
         assert "nothing to export; use --method=pretrained" in message
 
 
