@@ -104,7 +104,7 @@ class Episodes:
         )
 
     def served(self, rows: tf.Tensor) -> tf.Tensor:
-        """The examples float32 `[..., *shape]` of rows `[...]`; `labels` has those rows' classes."""
+        """The examples float32 `[..., *shape]` of rows `[...]`; `labels` are those of all rows."""
         x = tf.gather(self._examples, rows)
         return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
 
