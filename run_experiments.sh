@@ -26,6 +26,12 @@ evaluations() { # evaluations NAME
           ;;
       esac
       ;;
+    *_1shot_pretrained) # One network for every K, and for both of its baselines.
+      for shots in 1 5; do
+        echo "--update_batch_size=$shots $trained=1"
+        echo "--update_batch_size=$shots $trained=1 --method=nearest_neighbour"
+      done
+      ;;
     omniglot_*_1shot*) # Published 5-shot figures are those of the model trained 1-shot.
       echo "--update_batch_size=1"
       echo "--update_batch_size=5 $trained=1"
@@ -52,11 +58,14 @@ setting() { # setting NAME FLAG: what a flagfile, or one that it includes, says 
 }
 
 trained_as() { # trained_as NAME: the experiment whose model it evaluates; most train their own
-  local included=""
-  if [ -n "$(setting "$1" train_update_batch_size)" ]; then
-    included=$(sed -n 's/^--flagfile=\(.*\)\.flags$/\1/p' "flags/$1.flags")
+  local included
+  included=$(sed -n 's/^--flagfile=\(.*\)\.flags$/\1/p' "flags/$1.flags")
+  if [ -n "$(setting "$1" train_update_batch_size)" ] ||
+    [ "$(setting "$1" method)" = nearest_neighbour ]; then
+    trained_as "$included"
+  else
+    echo "$1"
   fi
-  echo "${included:-$1}"
 }
 
 list() {
@@ -85,7 +94,9 @@ one() { # one NAME LOGDIR [--flag=value ...]
     # shellcheck disable=SC2086
     maml-tf evaluate --test_set "${arguments[@]}" $evaluation "$@"
   done
-  maml-tf export "${arguments[@]}" "$@"
+  if [ "$(setting "$name" method)" != nearest_neighbour ]; then # which adapts nothing
+    maml-tf export "${arguments[@]}" "$@"
+  fi
 }
 
 all() { # all [--flag=value ...]: each by itself, so that one that fails does not end the others

@@ -8,8 +8,12 @@ Most are a `MetaLearner` with other settings (experiment.py puts them together):
   context     the inner loop moves a vector beside the input (`networks.Context`), nothing else
 
 The multi-task baseline trains one regressor a task and averages their weights: `MultitaskLearner`.
+Of image classes, `pretrained` learns all training classes at once (`JointClassifier`), and a fresh
+head is fine-tuned to a task's:
 
-Shape letters: T regressors, each with a task of its own, B examples.
+  nearest_neighbour  the same network; a query example takes the class of the nearest support one
+
+Shape letters: T regressors or tasks, B examples, Q query examples.
 """
 
 from __future__ import annotations
@@ -18,10 +22,49 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.functional import functional
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
-from maml_tf.types import OutputLoss, Task, TaskSource, Weights
+from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
 
 PULLS = ("zero", "mean")
+
+
+class JointClassifier(MetaLearner):
+    """Learns to tell all training classes apart; classifies a task's by the nearest neighbour.
+
+    The two baselines of Ravi & Larochelle 2017 (section 5.1) share one such network. Here "nearest"
+    is by Euclidean distance of what the last layer, the head, is given.
+    """
+
+    def __init__(self, model: keras.Sequential, loss: OutputLoss, **options):
+        """Sets the learner up.
+
+        Args:
+          model: its last layer is the head, with one output a class.
+          loss: of logits; see `MetaLearner`.
+          **options: those of `MetaLearner`; there are no inner steps.
+        """
+        super().__init__(model, loss, inner_steps=0, **options)
+        body = keras.Sequential([keras.Input(model.input_shape[1:]), *model.layers[:-1]])
+        self._features = functional(body)
+        kept = {id(variable) for variable in body.trainable_variables}
+        self._in_body = [id(variable) in kept for variable in model.trainable_variables]
+
+    def predict(
+        self, weights: Weights, support: Batch, x: tf.Tensor, *, inductive: bool = False
+    ) -> tf.Tensor:
+        """The class of each example's nearest support example, as 0 and 1.
+
+        Arguments and result are those of `MetaLearner.predict`.
+        """
+        body = [w for w, own in zip(weights, self._in_body, strict=True) if own]
+        seen = self._features.statistics(body, support.x) if inductive else None
+        known = self._features(body, support.x)  # [T, B, features]
+        asked = self._features(body, x, statistics=seen)  # [T, Q, features]
+        difference = tf.math.squared_difference(asked[:, :, None], known[:, None])
+        nearest = tf.argmin(tf.reduce_sum(difference, -1), -1)  # [T, Q]
+        classes = tf.gather(support.y, nearest, batch_dims=1)
+        return tf.one_hot(classes, self.model.output_shape[-1], dtype=asked.dtype)
 
 
 class MultitaskLearner(MetaLearner):

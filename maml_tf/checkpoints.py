@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -26,19 +26,31 @@ _BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, Asse
 class Checkpoints:
     """`<directory>/ckpt-<iteration>`, the newest few, and `<directory>/best/ckpt-<iteration>`."""
 
-    def __init__(self, directory: str | Path, learner: Learner, *, keep: int = 10):
+    def __init__(
+        self,
+        directory: str | Path,
+        learner: Learner,
+        *,
+        keep: int = 10,
+        without: Sequence[keras.Variable] = (),
+    ):
         """Reads nothing yet; makes the directory.
 
         Args:
           directory: where checkpoints live.
           learner: whose state is saved and restored.
           keep: how many of the newest to keep.
+          without: only to restore: weights that stay as they are, whatever the checkpoint has in
+            their place, such as those of another head; the optimizer stays, too.
         """
         self.directory = Path(directory)
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
-        self._weights = _named(learner.state)
-        remembered = learner.optimizer.variables if learner.optimizer is not None else []
+        named, left = _named(learner.state), {id(v.value) for v in without}
+        self._weights = {name: value for name, value in named.items() if id(value) not in left}
+        self._left_alone = named.keys() - self._weights.keys()
+        optimizer = None if without else learner.optimizer
+        remembered = optimizer.variables if optimizer is not None else []
         self._all = tf.train.Checkpoint(
             weights=_Group(self._weights),
             optimizer=_Group(_named(remembered)),
@@ -125,7 +137,7 @@ class Checkpoints:
             if key.startswith("weights/")
         }
         mine = {name: tuple(variable.shape) for name, variable in self._weights.items()}
-        for name in sorted({*saved, *mine}):
+        for name in sorted({*saved, *mine} - self._left_alone):
             if saved.get(name) != mine.get(name):
                 raise ValueError(
                     f"{path} holds another network: weight {name} has shape {saved.get(name)} "

@@ -27,7 +27,7 @@ DATASOURCES = (*SUPERVISED, *REINFORCEMENT)
 PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 0.1}
 """The multi-task baselines, and how strongly each pulls its regressors (docs/design.md)."""
 
-NO_INNER_STEPS = ("pretrained", "oracle", "random", *PENALTIES)
+NO_INNER_STEPS = ("pretrained", "nearest_neighbour", "oracle", "random", *PENALTIES)
 """Methods that are trained without inner steps, if at all."""
 
 METHODS = ("maml", "fomaml", "context", *NO_INNER_STEPS)
@@ -106,7 +106,8 @@ class Config:
     pretrain_iterations: int = _detail(
         0,
         "Pre-training iterations: the loss before adaptation, over "
-        "all tasks. With metatrain_iterations=0: the baseline.",
+        "all tasks. With metatrain_iterations=0: the baseline. Classes are those of an N-way task, "
+        "numbered anew in each; --method=pretrained tells all classes apart.",
     )
     meta_batch_size: int = _flag(
         25, "T, tasks a meta-step; multitask: regressors (the paper's 500)."
@@ -349,6 +350,8 @@ class Config:
             raise ValueError(
                 f"{method} is one training, of --metatrain_iterations; drop --pretrain_iterations."
             )
+        if self.method == "nearest_neighbour":
+            self._check_nearest_neighbour()
         if multitask and not sinusoid:
             raise ValueError(
                 f"{method} averages regressors of sinusoids; use it with --datasource=sinusoid."
@@ -390,6 +393,17 @@ class Config:
         if self.batch_statistics != "transductive":
             raise ValueError(f"{source} has no batch normalisation; drop --batch_statistics.")
 
+    def _check_nearest_neighbour(self) -> None:
+        if not self.classification:
+            raise ValueError(
+                "--method=nearest_neighbour compares images with a task's support images; use it "
+                "with --datasource=omniglot or miniimagenet."
+            )
+        if self.tune_step_size == "True":
+            raise ValueError(
+                "--method=nearest_neighbour takes no gradient step; drop --tune_step_size."
+            )
+
     # --- derived settings ---
 
     @property
@@ -401,6 +415,15 @@ class Config:
     def classification(self) -> bool:
         """Whether tasks have classes."""
         return self.datasource in ("omniglot", "miniimagenet")
+
+    @property
+    def joint(self) -> bool:
+        """Whether one classifier of all training classes was trained: a baseline of Table 1.
+
+        The original's own pre-training is another: of N-way tasks.
+        """
+        baseline = self.method in ("pretrained", "nearest_neighbour")
+        return baseline and self.classification and not self.pretrain_iterations
 
     @property
     def query_shots(self) -> int:
@@ -438,8 +461,15 @@ class Config:
         """Whether an evaluation chooses its own alpha."""
         if self.tune_step_size != "auto":
             return self.tune_step_size == "True"
+        if self.method == "nearest_neighbour":
+            return False
         same = self.update_lr == self.trained().update_lr
         return self.method in NO_INNER_STEPS and same and not self.reinforcement
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Gradient steps of an evaluation."""
+        return 0 if self.method == "nearest_neighbour" else self.test_steps
 
     @property
     def experiment(self) -> str:
@@ -459,6 +489,8 @@ class Config:
             changes["update_batch_size"] = self.train_update_batch_size
         if self.train_update_lr != -1:
             changes["update_lr"] = self.train_update_lr
+        if self.method == "nearest_neighbour":
+            changes["method"] = "pretrained"
         return dataclasses.replace(self, **changes)
 
     def pretraining(self) -> Config | None:
@@ -485,6 +517,8 @@ class Config:
             own["pretrain_iterations"] = self.pretrain_iterations
         if self.init:
             own["init"] = Path(self.init).name
+        if self.joint:
+            own["classes"] = "all"
         return {"method": self.method, **own}
 
     def directory_name(self) -> str:

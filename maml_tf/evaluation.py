@@ -104,7 +104,7 @@ class Evaluator:
         learner = self.learner
 
         def measure(weights):
-            outputs = _predict(learner, weights, task.support.x, task.query.x, self.inductive)
+            outputs = learner.predict(weights, task.support, task.query.x, inductive=self.inductive)
             return tf.cast(learner.metric(outputs, task.query.y), tf.float32)
 
         curves = learner.adapt_and_observe(
@@ -228,14 +228,9 @@ def predictions_while_adapting(
     inductive = batch_statistics == "inductive"
 
     def observe(weights):
-        return tf.cast(_predict(learner, weights, support.x, x, inductive), tf.float32)
+        return tf.cast(learner.predict(weights, support, x, inductive=inductive), tf.float32)
 
     return learner.adapt_and_observe(support, steps, observe, step_size=step_size).numpy()
-
-
-def _predict(learner: MetaLearner, weights, support_x, x, inductive: bool) -> tf.Tensor:
-    seen = learner.apply.statistics(weights, support_x) if inductive else None
-    return learner.apply(weights, x, statistics=seen)
 
 
 def estimate(curves: np.ndarray) -> Estimate:

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from maml_tf import losses, networks
-from maml_tf.baselines import MultitaskLearner
+from maml_tf.baselines import JointClassifier, MultitaskLearner
 from maml_tf.config import PENALTIES, Config
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.tasks import Sinusoid, miniimagenet_episodes, omniglot_episodes
+from maml_tf.tasks import JointBatches, Sinusoid, miniimagenet_episodes, omniglot_episodes
 
 if TYPE_CHECKING:
     from maml_tf.rl.meta_trpo import MetaTRPO
@@ -59,7 +59,7 @@ def make_tasks(config: Config, split: str) -> Any:
             fixed=config.method in PENALTIES and training,
         )
     omniglot = config.datasource == "omniglot"
-    return (omniglot_episodes if omniglot else miniimagenet_episodes)(
+    episodes = (omniglot_episodes if omniglot else miniimagenet_episodes)(
         config.data_dir or None,
         split,
         ways=config.num_classes,
@@ -68,6 +68,7 @@ def make_tasks(config: Config, split: str) -> Any:
         seed=config.seed,
         download=config.download,
     )
+    return JointBatches(episodes) if config.joint and split == "train" else episodes
 
 
 def make_validation(config: Config, learner: MetaLearner | MetaTRPO) -> Any:
@@ -77,8 +78,14 @@ def make_validation(config: Config, learner: MetaLearner | MetaTRPO) -> Any:
     return make_tasks(config, "val")
 
 
-def make_network(config: Config) -> keras.Model:
-    """Makes the paper's network for these settings, initialised by their seed."""
+def make_network(config: Config, classes: int | None = None) -> keras.Model:
+    """Makes the paper's network for these settings, initialised by their seed.
+
+    Args:
+      config: the settings.
+      classes: how many it tells apart; those of a task by default.
+    """
+    classes = classes or config.num_classes
     norm = "none" if config.norm == "None" else config.norm
     context = config.method == "context"
     if config.datasource == "sinusoid":
@@ -90,7 +97,7 @@ def make_network(config: Config) -> keras.Model:
     if not config.conv:
         return networks.dense_network(
             shape,
-            config.num_classes,
+            classes,
             (256, 128, 64, 64),
             norm=norm,
             context=context,
@@ -98,7 +105,7 @@ def make_network(config: Config) -> keras.Model:
         )
     return networks.conv_network(
         shape,
-        config.num_classes,
+        classes,
         filters=config.num_filters,
         max_pool=config.max_pool,
         norm=norm,
@@ -107,11 +114,17 @@ def make_network(config: Config) -> keras.Model:
     )
 
 
-def make_learner(config: Config) -> MetaLearner | MetaTRPO:
-    """Makes the learner for these settings; pre-training is meta-training without inner steps."""
+def make_learner(config: Config, classes: int | None = None) -> MetaLearner | MetaTRPO:
+    """Makes the learner for these settings; pre-training is meta-training without inner steps.
+
+    Args:
+      config: the settings.
+      classes: of a joint classifier that is to be trained (`Config.joint`). Without them, what is
+        fine-tuned to tasks in its place: the same network with a fresh head.
+    """
     if config.reinforcement:
         return _reinforcement(config).make_learner(config)
-    network = make_network(config)
+    network = make_network(config, classes)
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     jit = (
         not config.classification if config.jit_compile == "auto" else config.jit_compile == "True"
@@ -138,6 +151,8 @@ def make_learner(config: Config) -> MetaLearner | MetaTRPO:
             pull="mean" if config.method == "multitask_mean" else "zero",
             **common,
         )
+    if classes or config.method == "nearest_neighbour":
+        return JointClassifier(network, losses.cross_entropy, **common)
     return MetaLearner(
         network,
         cross_entropy if config.classification else losses.mean_squared_error,

@@ -161,6 +161,23 @@ class MetaLearner:
             for v, own in zip(self.model.trainable_variables, self.adapts, strict=True)
         ]
 
+    def predict(
+        self, weights: Weights, support: Batch, x: tf.Tensor, *, inductive: bool = False
+    ) -> tf.Tensor:
+        """Returns the outputs for `x [T, Q, ...]` of tasks that `weights` are adapted to.
+
+        Args:
+          weights: shared, or stacked `[T, *shape]`.
+          support: the sets that they were adapted to.
+          x: `[T, Q, ...]`.
+          inductive: normalise batches by the support set's statistics, not by those of `x`.
+
+        Returns:
+          `[T, Q, ...]`.
+        """
+        seen = self.apply.statistics(weights, support.x) if inductive else None
+        return self.apply(weights, x, statistics=seen)
+
     def adapt_weights(
         self, support: Batch, steps: int, *, step_size: float | tf.Tensor | None = None
     ) -> Adaptation:

@@ -51,8 +51,8 @@ class Row(NamedTuple):
 def experiment(wanted: Wanted) -> str:
     """Names what `run_experiments.sh` is to run for the wanted results: a file in `flags/`."""
     way = "" if wanted.ways is None else f"_{wanted.ways}way"
-    shots = "" if wanted.train_shots is None else f"_{wanted.train_shots}shot"
-    name = f"{wanted.datasource}{way}{shots}"
+    shots = wanted.train_shots or (None if wanted.ways is None else wanted.shots)
+    name = f"{wanted.datasource}{way}" + ("" if shots is None else f"_{shots}shot")
     name += "_dense" if wanted.conv is False else ""
     name += _SUFFIXES.get(wanted.method, f"_{wanted.method}")
     # Omniglot's 5-shot flagfiles evaluate the model trained 1-shot, as published.
@@ -100,8 +100,14 @@ def _omniglot(method: str, ways: int, conv: bool, one_shot: str, five_shot: str)
 
 def _miniimagenet(method: str, one_shot: str, five_shot: str) -> list[Row]:
     step = 0 if method == "nearest_neighbour" else 10  # it has no gradient
+    joint = method in ("pretrained", "nearest_neighbour")  # trained on all classes at once
     return [
-        Row("MiniImagenet 5-way", Wanted(method, "miniimagenet", k, k, step, 5), (step,), (value,))
+        Row(
+            "MiniImagenet 5-way",
+            Wanted(method, "miniimagenet", k, None if joint else k, step, 5),
+            (step,),
+            (value,),
+        )
         for k, value in ((1, one_shot), (5, five_shot))
     ]
 

@@ -38,9 +38,9 @@ class Result:
     split: str
     seed: int
     shots: int  # K of the evaluation
-    train_shots: int  # K of the training
+    train_shots: int | None  # K of the training; None: on all classes at once
     inputs: str  # "all", or "half": support points from one half of the input range
-    step_size: float | None  # alpha in force; None: meta-learned
+    step_size: float | None  # alpha in force; None: meta-learned, or no gradient step
     steps: tuple[int, ...]  # gradient steps that it was measured after
     iteration: int
     flags: tuple[str, ...]

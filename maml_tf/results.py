@@ -30,8 +30,8 @@ def curve_name(config: Config) -> str:
     """A curve's file name; it does not depend on what was measured, so a repetition replaces it."""
     if config.reinforcement:
         shots = f"{config.update_batch_size}trajectories"
-        return f"{split(config)}_{shots}_stepsize{_step_size_name(config)}.json"
-    name = f"{split(config)}_{config.update_batch_size}shot_stepsize{_step_size_name(config)}"
+        return f"{split(config)}_{shots}_{_adaptation_name(config)}.json"
+    name = f"{split(config)}_{config.update_batch_size}shot_{_adaptation_name(config)}"
     name += "_half" if config.inputs == "half" else ""
     return name + ("_inductive" if config.batch_statistics == "inductive" else "") + ".json"
 
@@ -49,7 +49,7 @@ def paths_name(config: Config) -> str:
 
 def original_name(config: Config) -> str:
     """The name that the original program gave its CSV file."""
-    return f"test_ubs{config.update_batch_size}_stepsize{_step_size_name(config)}.csv"
+    return f"test_ubs{config.update_batch_size}_{_adaptation_name(config)}.csv"
 
 
 def split(config: Config) -> str:
@@ -58,10 +58,11 @@ def split(config: Config) -> str:
 
 
 def step_size(config: Config, tuning: Tuning | None) -> float | None:
-    """Alpha in force; None: the meta-learned ones."""
+    """Alpha in force; None: the meta-learned ones, or there is no gradient step."""
     if tuning:
         return tuning.step_size
-    return None if config.learn_step_size else config.update_lr
+    none = config.learn_step_size or config.method == "nearest_neighbour"
+    return None if none else config.update_lr
 
 
 def curve(
@@ -183,19 +184,22 @@ def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) ->
         "kind": kind,
         "datasource": config.datasource,
         "experiment": trained.experiment,
-        "method": trained.method,
+        "method": config.method,
         "split": split(config),
         "seed": config.seed,
         "shots": config.update_batch_size,
-        "train_shots": trained.update_batch_size,
+        # A classifier of all classes was trained on no task's support set.
+        "train_shots": None if config.joint else trained.update_batch_size,
         "inputs": config.inputs,
         "step_size": step_size(config, tuning),
         "iteration": iteration,
     }
 
 
-def _step_size_name(config: Config) -> str:
-    return "tuned" if config.tunes_step_size else f"{config.update_lr:g}"
+def _adaptation_name(config: Config) -> str:
+    if config.method == "nearest_neighbour":
+        return config.method
+    return "stepsizetuned" if config.tunes_step_size else f"stepsize{config.update_lr:g}"
 
 
 def _finite(scores: tuple[float, ...]) -> list[float | None]:

@@ -104,7 +104,9 @@ _LEADS: dict[str, Callable[[Row], str]] = {
     "environment": lambda row: row.data,
     "method": lambda row: paper.METHODS[row.wanted.method],
     "shots": lambda row: f"{row.wanted.shots}-shot",
-    "trained with": lambda row: f"{row.wanted.train_shots}-shot",
+    "trained with": lambda row: (
+        f"{row.wanted.train_shots}-shot" if row.wanted.train_shots else "all classes"
+    ),
     "steps": lambda row: str(row.steps[0] or MISSING),
 }
 _LASTS: dict[str, Callable[[Sequence[Curve]], str]] = {

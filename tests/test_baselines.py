@@ -4,10 +4,11 @@ import pytest
 import tensorflow as tf
 from helpers import normal
 
-from maml_tf import MetaLearner, MultitaskLearner, losses, networks, train
+from maml_tf import MetaLearner, MultitaskLearner, evaluate, losses, networks, train
 from maml_tf.adaptation import stack
+from maml_tf.baselines import JointClassifier
 from maml_tf.checkpoints import Checkpoints
-from maml_tf.tasks import Sinusoid
+from maml_tf.tasks import Episodes, JointBatches, Sinusoid
 
 T, STEPS = 3, 4
 TASKS = Sinusoid(shots=5, fixed=True)
@@ -209,3 +210,85 @@ def test_a_context_network_is_an_ordinary_keras_model(kind, tmp_path):
     np.testing.assert_array_equal(copy(x), model(x))
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+# --- one classifier of all training classes ---
+
+
+def coloured(classes, seed):
+    """Images [C, 12, 16, 16, 3]: each class has a colour of its own; noise on top."""
+    random = np.random.default_rng(seed)
+    colours = random.integers(30, 220, (classes, 1, 1, 1, 3))
+    images = colours + random.integers(-20, 20, (classes, 12, 16, 16, 3))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def colour_network(ways, seed=0):
+    return networks.conv_network((16, 16, 3), ways, filters=8, max_pool=True, seed=seed)
+
+
+def joint_classifier(classes, **options):
+    return JointClassifier(
+        colour_network(classes),
+        losses.cross_entropy,
+        meta_batch_size=4,
+        optimizer=keras.optimizers.Adam(0.01),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("inductive", [False, True])
+def test_the_nearest_neighbour_by_a_loop_over_pairs(inductive):
+    learner = joint_classifier(5)
+    support, query = Episodes(coloured(7, 0), ways=5, shots=3, queries=4)(0, 3)
+    weights = stack(learner.initial_weights(), 3, learner.adapts)
+    predicted = learner.predict(weights, support, query.x, inductive=inductive).numpy()
+    assert predicted.shape == (3, 20, 5)
+    body = keras.Model(learner.model.inputs, learner.model.layers[-2].output)
+    for t in range(3):
+        known = body(support.x[t], training=True).numpy()
+        if inductive:  # an example alone, normalised as the support set was
+            adapted = learner.adapt(support.x[t], support.y[t], steps=0)
+            alone = keras.Model(adapted.inputs, adapted.layers[-2].output)
+            asked = np.concatenate([alone(x[None]) for x in query.x[t]])
+        else:
+            asked = body(query.x[t], training=True).numpy()
+        for q in range(20):
+            distances = [np.sum((asked[q] - known[b]) ** 2) for b in range(15)]
+            label = int(support.y[t, int(np.argmin(distances))])
+            np.testing.assert_array_equal(predicted[t, q], np.eye(5)[label])
+
+
+def test_it_learns_all_classes_and_then_the_ones_it_never_saw(tmp_path):
+    """Classes differ by colour: 8 of training, 6 others; accuracy by chance is 1/8 and 1/3."""
+    batches = JointBatches(Episodes(coloured(8, 1), ways=3, shots=1, queries=5))
+    held_out = Episodes(coloured(6, 2), ways=3, shots=1, queries=5, split="val")
+    learner = joint_classifier(8)
+    before = evaluate(learner, held_out, num_tasks=96, steps=0).mean[0]
+    result = train(
+        learner,
+        batches,
+        iterations=60,
+        logdir=tmp_path,
+        validation=held_out,
+        validation_steps=0,
+        validate_every=60,
+        progress=False,
+    )
+    assert learner.meta_steps(batches, 60, 1).query_metric.numpy()[0] > 0.7
+    assert before < result.best_score and result.best_score > 0.6  # nearest neighbour
+    fine_tuned = MetaLearner(colour_network(3, seed=5), losses.cross_entropy, inner_steps=0)
+    head = fine_tuned.model.layers[-1].variables
+    fresh = [v.numpy() for v in head]
+    checkpoints = Checkpoints(tmp_path / "checkpoints", fine_tuned, without=head)
+    assert checkpoints.restore_latest()
+    for variable, kept in zip(head, fresh, strict=True):
+        np.testing.assert_array_equal(variable, kept)
+    other = joint_classifier(8)
+    Checkpoints(tmp_path / "checkpoints", other).restore_latest()
+    bodies = (fine_tuned.model.layers[:-1], other.model.layers[:-1])
+    for one, trained in zip(*bodies, strict=True):
+        for a, b in zip(one.get_weights(), trained.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    curve = evaluate(fine_tuned, held_out, num_tasks=96, steps=5, step_size=0.1).mean
+    assert abs(curve[0] - 1 / 3) < 0.15 and curve[5] > curve[0] + 0.25

@@ -41,6 +41,12 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({"method": "multitask_l2", "distribute": "mirrored"}, "drop --distribute"),
         ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
         ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be 0 or more, or -1"),
+        ({"method": "nearest_neighbour"}, "use it with --datasource=omniglot or miniimagenet"),
+        (
+            {**OMNIGLOT, "method": "nearest_neighbour", "tune_step_size": "True"},
+            "drop --tune_step_size",
+        ),
+        ({**OMNIGLOT, "method": "nearest_neighbour", **PRETRAINED}, "which is pretrained; drop"),
         ({"datasource": "miniimagenet", "conv": False}, "--conv=False is for Omniglot"),
         ({**NAVIGATION, "horizon": 0}, "--horizon must be 1 or more, or -1 for the default; got 0"),
         ({**NAVIGATION, "max_kl": 0.0}, "--max_kl must be positive"),
@@ -65,6 +71,12 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
 def test_impossible_settings_are_refused_with_the_mend(settings, message):
     with pytest.raises(ValueError, match=message):
         Config(**settings)
+
+
+def config_of(method, **settings):
+    """Settings that allow the method."""
+    images = {"datasource": "omniglot"} if method == "nearest_neighbour" else {}
+    return Config(method=method, **images, **settings)
 
 
 def test_flags_text_repeats_the_settings():
@@ -113,8 +125,9 @@ def test_what_changes_what_is_learned_changes_the_directory(name, value):
 
 
 def test_no_two_methods_share_a_directory():
-    names = {Config(method=method).directory_name() for method in METHODS}
-    assert len(names) == len(METHODS)
+    methods = [method for method in METHODS if method != "nearest_neighbour"]
+    names = {Config(method=method).directory_name() for method in methods}
+    assert len(names) == len(methods)
     assert all(name.startswith("sinusoid_5shot.") for name in names)
 
 
@@ -155,7 +168,7 @@ def test_both_spellings_are_one_run(explicit, original):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_read_back_from_its_flags(method):
-    config = Config(method=method)
+    config = config_of(method)
     assert from_flags(config.to_flags()) == config
 
 
@@ -169,11 +182,29 @@ def test_a_pretraining_before_a_meta_training_has_its_own_settings():
 def test_which_evaluations_tune_the_step_size():
     assert not Config().tunes_step_size and not Config(method="context").tunes_step_size
     assert Config(tune_step_size="True").tunes_step_size
-    for method in NO_INNER_STEPS:
+    assert not config_of("nearest_neighbour").tunes_step_size
+    for method in set(NO_INNER_STEPS) - {"nearest_neighbour"}:
         assert Config(method=method).tunes_step_size
         assert Config(method=method, train_update_lr=0.01).tunes_step_size
         assert not Config(method=method, update_lr=0.5, train_update_lr=0.01).tunes_step_size
         assert not Config(method=method, tune_step_size="False").tunes_step_size
+
+
+def test_one_classifier_of_all_classes_is_another_run_than_pretraining_on_tasks():
+    joint = Config(**OMNIGLOT, method="pretrained")
+    episodes = Config(**OMNIGLOT, **PRETRAINED)
+    before = Config(**OMNIGLOT, pretrain_iterations=5).pretraining()
+    assert joint.joint and not episodes.joint and not before.joint
+    assert not Config(method="pretrained").joint and not Config(**OMNIGLOT).joint
+    assert episodes.directory_name() == before.directory_name() != joint.directory_name()
+    assert joint.directory_name().endswith(".classes_all")
+
+
+def test_the_nearest_neighbour_evaluates_the_pretrained_run():
+    config = Config(**OMNIGLOT, method="nearest_neighbour", test_steps=7)
+    assert config.joint and config.evaluation_steps == 0 and config.inner_steps == 0
+    assert config.trained() == dataclasses.replace(config, method="pretrained")
+    assert config.trained().evaluation_steps == 7
 
 
 def test_the_penalty():

@@ -59,7 +59,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 def _protocol(config: Config) -> dict[str, Any]:
     common = {
         "num_tasks": config.num_test_tasks,
-        "steps": config.test_steps,
+        "steps": config.evaluation_steps,
         "progress": config.progress,
     }
     if config.reinforcement:
@@ -87,12 +87,13 @@ def _rl():
 
 def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimate) -> None:
     trained, alpha = config.trained(), results.step_size(config, tuning)
-    told = [f"{trained.experiment}, {trained.method}", f"iteration {iteration}"]
+    told = [f"{trained.experiment}, {config.method}", f"iteration {iteration}"]
     shots = config.update_batch_size
     told += [f"{results.split(config)} split"]
     told += [f"{shots} trajectories" if config.reinforcement else f"K = {shots}"]
-    told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
-    told[-1] += " (the best on validation tasks)" if tuning else ""
+    if config.method != "nearest_neighbour":
+        told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
+        told[-1] += " (the best on validation tasks)" if tuning else ""
     told += ["support points in one half"] if config.inputs == "half" else []
     print(f"\n{', '.join(told)}:")
     print(table(estimate, learner.metric_name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from maml_tf.cli import runs
@@ -16,17 +15,23 @@ _LOG = logging.getLogger(__name__)
 def run(given: dict[str, Any], words: list[str]) -> int:
     """Writes a trained run as a SavedModel."""
     directory, config = runs.locate(given, words)
+    if config.method == "nearest_neighbour":
+        raise ValueError(
+            "--method=nearest_neighbour adapts no weights, so there is nothing to export; use "
+            "--method=pretrained."
+        )
     runs.set_up_machine(config)
     learner, iteration = runs.restore(directory, config)
     target = config.to or str(directory / "export")
-    _exporter(config)(learner, target)
+    _export(learner, config, target)
     _LOG.info("Wrote the model of iteration %d to %s", iteration, target)
     return 0
 
 
-def _exporter(config: Config) -> Callable[[Any, str], None]:
-    if not config.reinforcement:
-        return export
-    from maml_tf.rl.export import export as export_policy  # needs an extra
+def _export(learner: Any, config: Config, target: str) -> None:
+    if config.reinforcement:
+        from maml_tf.rl.export import export as export_policy  # needs an extra
 
-    return export_policy
+        return export_policy(learner, target)
+    # A fresh head knows nothing before it has adapted.
+    return export(learner, target, steps=config.test_steps if config.joint else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from maml_tf import result_files
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config, contradictions, from_flags
 from maml_tf.experiment import make_learner, on_cpu
@@ -27,12 +27,10 @@ RESULT_FILE = "result.json"
 def set_up_machine(config: Config) -> None:
     """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
 
-    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations;
-    the operations of meta-RL are few and large, and use all cores.
+    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
     """
     cpu = on_cpu()
-    whole = not cpu or config.reinforcement  # whose meta-batch is not cut into pieces
-    intra = (0 if whole else 1) if config.intra_op_threads == -1 else config.intra_op_threads
+    intra = (1 if cpu else 0) if config.intra_op_threads == -1 else config.intra_op_threads
     inter = (
         (os.cpu_count() or 0 if cpu else 0)
         if config.inter_op_threads == -1
@@ -138,12 +136,7 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     if len(runs) > 1:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
-    own = from_flags((runs[0] / FLAGS_FILE).read_text())
-    if given.get("method", own.method) not in (own.method, "auto"):
-        raise ValueError(f"{runs[0]} was made by --method={own.method}; drop --method.")
-    return runs[0], dataclasses.replace(
-        own, **{**given, **_trained_with(own), "method": own.method, "init": ""}
-    )
+    return runs[0], dataclasses.replace(_in_force(runs[0], given), init="")
 
 
 def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
@@ -161,12 +154,19 @@ def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
     return True
 
 
-def _trained_with(own: Config) -> dict[str, Any]:
-    """Flags that say what a run was trained with, whatever it is evaluated with."""
-    return {
+def _in_force(place: Path, given: dict[str, Any]) -> Config:
+    """The settings of a run or a release, and before them those of the command line."""
+    own = from_flags((place / FLAGS_FILE).read_text())
+    method = given.get("method", own.method)
+    if method == "auto":
+        method = own.method
+    if method != own.method and not (method == "nearest_neighbour" and own.joint):
+        raise ValueError(f"{place} was made by --method={own.method}; drop --method.")
+    trained_with = {
         "train_update_batch_size": own.update_batch_size,
         "train_update_lr": own.update_lr,
     }
+    return dataclasses.replace(own, **{**given, **trained_with, "method": method})
 
 
 def restore(directory: Path, config: Config) -> tuple[Any, int]:
@@ -189,7 +189,9 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
         return learner, 0
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
-    checkpoints = Checkpoints(directory / "checkpoints", learner)
+    # A task's classes are not those of the training: it starts from the head that was made here.
+    head = learner.model.layers[-1].variables if config.joint else []
+    checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)
     if config.test_iter != -1:
         checkpoints.restore_iteration(config.test_iter)
     elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
@@ -203,8 +205,7 @@ def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Conf
     if paths:
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
     _check_release(release)
-    own = from_flags((release / FLAGS_FILE).read_text())
-    config = dataclasses.replace(own, **{**given, **_trained_with(own), "method": own.method})
+    config = _in_force(release, given)
     return Path(config.logdir) / release.resolve().name, config
 
 
@@ -242,7 +243,7 @@ def _load_release(release: Path, learner: Any) -> int:
             f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
             f"change it from what {release / FLAGS_FILE} says."
         ) from error
-    return int(json.loads((release / RESULT_FILE).read_text())["iteration"])
+    return result_files.read(release / RESULT_FILE)[0].iteration
 
 
 def write_atomically(path: Path, text: str) -> None:

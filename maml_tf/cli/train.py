@@ -8,6 +8,7 @@ from typing import Any
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, make_tasks, make_validation
+from maml_tf.tasks import JointBatches
 from maml_tf.training import TrainingResult, train
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 def _train(config: Config, initial=None):
     tasks = make_tasks(config, "train")
-    learner = make_learner(config)
+    learner = make_learner(config, tasks.num_classes if isinstance(tasks, JointBatches) else None)
     validation = make_validation(config, learner)
     if initial is not None:
         learner.model.set_weights(initial)
@@ -53,7 +54,7 @@ def _train(config: Config, initial=None):
         logdir=directory,
         validation=validation,
         validation_tasks=config.validation_tasks,
-        validation_steps=config.test_steps,
+        validation_steps=0 if config.joint else config.test_steps,
         log_every=config.log_every,
         validate_every=config.validate_every,
         save_every=config.save_every,

@@ -98,12 +98,21 @@ class Episodes:
         if self.rotations:
             turns = 4.0 * self._draw("episode rotations", index, (num_tasks, self.ways, 1))
             rows += tf.cast(turns, tf.int64) * self._num_examples
-        x = tf.gather(self._examples, rows)  # [T, N, M, ...]
-        if x.dtype == tf.uint8:
-            x = tf.cast(x, tf.float32) / 255.0
+        x = self.served(rows)  # [T, N, M, ...]
         return Task(
             support=self._batch(x[:, :, : self.shots]), query=self._batch(x[:, :, self.shots :])
         )
+
+    def served(self, rows: tf.Tensor) -> tf.Tensor:
+        """The examples float32 `[..., *shape]` of rows `[...]`; `labels` are those of all rows."""
+        x = tf.gather(self._examples, rows)
+        return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
+
+    def labels(self) -> np.ndarray:
+        """The class of every row; a turned class is another one, as it is in an episode."""
+        turns = self._examples.shape[0] // self._num_examples
+        labels = np.arange(turns * self.num_classes, dtype=np.int32)
+        return np.repeat(labels, np.tile(self._counts.numpy(), turns))
 
     def _draw(self, purpose: str, index: tf.Tensor | int, shape: tuple[int, ...]) -> tf.Tensor:
         """Uniform numbers in [0, 1) of meta-batch `index`."""

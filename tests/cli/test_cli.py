@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import generated_images
 from maml_tf import evaluation, experiment
-from maml_tf.cli import flags
+from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
 from maml_tf.config import REINFORCEMENT, Config
 from maml_tf.tasks import Episodes
@@ -114,6 +115,45 @@ def test_miniimagenet_says_what_is_missing(tmp_path, capsys):
     assert "data/miniimagenet/README.md" in message
 
 
+def without_a_split(folder):
+    (folder / "val.csv").unlink()
+
+
+def without_a_named_image(folder):
+    min((folder / "images").iterdir()).unlink()
+
+
+def with_a_small_class(folder):
+    (folder / "train" / "n00000002" / "n0000000200000001.png").unlink()
+
+
+def with_another_mode(folder):
+    pixels = np.full((84, 84), 30_000, np.uint16)
+    Image.fromarray(pixels).save(folder / "train" / "n00000002" / "n0000000200000001.png")
+
+
+def with_another_size(folder):
+    np.savez(folder / "train.npz", images=np.zeros((3, 3, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "layout, damage, message",
+    [
+        ("csv", without_a_split, "but no val.csv; data/miniimagenet/README.md says how"),
+        ("csv", without_a_named_image, "train.csv names 1 of 9 images that"),
+        ("folders", with_a_small_class, "class n00000002 of the 'train' split has 2"),
+        ("folders", with_another_mode, "has pixels of more than 8 bits; save it as 8-bit RGB"),
+        ("npz", with_another_size, "an image is uint8 [32, 32, 3]; resize and convert them"),
+    ],
+)
+def test_damaged_miniimagenet(layout, damage, message, tmp_path, capsys):
+    generated_images.write(tmp_path / "miniimagenet", layout, (3, 2, 2), examples=3)
+    damage(tmp_path / "miniimagenet")
+    line = [*MINIIMAGENET, f"--data_dir={tmp_path}", f"--logdir={tmp_path / 'logs'}", *SMALL]
+    assert message in error_of(["train", *line], capsys)
+    assert not (tmp_path / "logs").exists()
+
+
 SMALL = ["--num_filters=4", "--num_updates=1", "--task_chunks=1", "--queries=2"]
 SMALL += ["--num_classes=2", "--test_steps=1", "--progress=False"]
 
@@ -137,9 +177,10 @@ def test_miniimagenet(layout, order, tmp_path, capsys):
     assert "Done: 2 iterations" in capsys.readouterr().err
 
 
-def few_episodes(*image_shape):
+def few_episodes(*image_shape, classes=None):
     def episodes(data_dir, split, *, ways, shots, queries, seed, download):
-        images = np.random.default_rng(0).integers(0, 255, (ways, 20, *image_shape), np.uint8)
+        size = (classes or ways, 20, *image_shape)
+        images = np.random.default_rng(0).integers(0, 255, size, np.uint8)
         return Episodes(images, ways, shots, queries, seed=seed, split=split)
 
     return episodes
@@ -192,7 +233,8 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
     (curve,) = (directory / "results").glob("test_*.json")
     result = json.loads(curve.read_text())
     assert result["shots"] == config.update_batch_size and result["method"] == config.method
-    assert result["train_shots"] == config.trained().update_batch_size
+    assert result["train_shots"] == (None if config.joint else config.trained().update_batch_size)
+    assert len(result["mean"]) == (1 if config.method == "nearest_neighbour" else 2)
     assert np.isfinite(result["mean"]).all()
 
 
@@ -273,6 +315,86 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
     assert validated == pytest.approx(result["tuning"]["scores"][best], rel=1e-4)
     assert run(["evaluate", str(directory), "--test_set", "--tune_step_size=False", *fixed]) == 0
     np.testing.assert_allclose(results_of(directory)[f"test_{name}"]["mean"], result["mean"], 1e-4)
+
+
+@pytest.fixture(params=["omniglot", pytest.param("miniimagenet", marks=pytest.mark.slow)])
+def joint_run(request, tmp_path, monkeypatch):
+    """A classifier of all classes of small data, trained a little: its flags and its directory."""
+    shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
+    monkeypatch.setattr(experiment, f"{request.param}_episodes", few_episodes(*shape, classes=6))
+    monkeypatch.setattr(evaluation, "DRAW", 2)
+    line = [f"--flagfile={ROOT / 'flags' / request.param}_5way_1shot_pretrained.flags", *FEW]
+    line += [f"--logdir={tmp_path / 'logs'}", "--meta_batch_size=2", "--num_filters=2"]
+    line += ["--num_test_tasks=2", "--validation_tasks=2", "--progress=False", "--task_chunks=1"]
+    line += ["--num_classes=3", "--queries=4"]
+    assert run(["train", *line]) == 0
+    (directory,) = (tmp_path / "logs").iterdir()
+    return line, directory
+
+
+def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tmp_path, capsys):
+    line, directory = joint_run
+    other_k = ["--update_batch_size=5", "--train_update_batch_size=1"]
+    for more in ([], other_k):
+        assert run(["evaluate", "--test_set", *line, *more]) == 0
+        assert run(["evaluate", "--test_set", *line, *more, "--method=nearest_neighbour"]) == 0
+    name = "test_1shot_nearest_neighbour.json"
+    results = results_of(directory)
+    assert set(results) == {
+        f"test_{k}shot_{how}.json" for k in (1, 5) for how in ("stepsizetuned", "nearest_neighbour")
+    }
+    nearest = results[name]
+    assert nearest["method"] == "nearest_neighbour" and nearest["steps"] == [0]
+    assert nearest["step_size"] is None and nearest["tuning"] is None
+    assert run(["evaluate", str(directory), "--test_set", "--method=nearest_neighbour"]) == 0
+    assert results_of(directory)[name]["mean"] == nearest["mean"]
+    assert run(["figures", str(directory)]) == 0
+    # A release holds the body, and the head that every task starts from.
+    place = tmp_path / "release"
+    assert run(["release", str(directory), f"--to={place}"]) == 0
+    init = [f"--init={place}", "--test_set", f"--logdir={tmp_path / 'again'}"]
+    assert run(["evaluate", *init]) == 0
+    assert run(["evaluate", *init, "--method=nearest_neighbour"]) == 0
+    again = results_of(tmp_path / "again" / "release")
+    for name in again:
+        assert again[name]["mean"] == results[name]["mean"]
+    assert len(again) == 2
+    capsys.readouterr()
+    for where in ([str(directory)], [f"--init={place}"]):
+        message = error_of(["evaluate", *where, "--method=maml"], capsys)
+        assert "was made by --method=pretrained; drop --method" in message
+        message = error_of(["export", *where, "--method=nearest_neighbour"], capsys)
+        assert "nothing to export; use --method=pretrained" in message
+
+
+def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_run):
+    line, directory = joint_run
+    given, _ = flags.parse(line)
+    config = Config(**given)
+    learner, iteration = runs.restore(directory, config)
+    fresh = experiment.make_learner(config).model
+    for i, layer in enumerate(learner.model.layers):
+        same = [
+            np.array_equal(a, b)
+            for a, b in zip(layer.get_weights(), fresh.layers[i].get_weights(), strict=True)
+        ]
+        if layer.name == "head":
+            assert all(same) and layer.kernel.shape[-1] == 3
+        elif layer.name.startswith("conv"):
+            assert not any(same)
+    assert iteration == 2
+    kernels = [
+        experiment.make_learner(Config(**{**given, "seed": seed})).model.layers[-1].kernel.numpy()
+        for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(learner.model.layers[-1].kernel, kernels[0])
+    assert np.any(kernels[0] != kernels[1])
+
+
+def test_an_exported_joint_run_adapts_its_head_by_default(joint_run):
+    line, directory = joint_run
+    assert run(["export", str(directory), "--test_steps=3"]) == 0
+    assert json.loads((directory / "export" / "maml_tf.json").read_text())["defaults"]["steps"] == 3
 
 
 def test_a_flagfile_names_another_beside_it(tmp_path, monkeypatch):

@@ -85,6 +85,15 @@ def test_weights_that_are_no_weights_are_one_line(trained, tmp_path, capsys):
     assert "does not fit" in error_of(["evaluate", f"--init={broken}", *EVALUATION], capsys)
 
 
+@pytest.mark.parametrize("content", ['{"version": 2}', "{}", "text"])
+def test_results_of_another_version_are_one_line(trained, tmp_path, capsys, content):
+    broken = tmp_path / "models"
+    shutil.copytree(trained[1], broken)
+    (broken / "result.json").write_text(content)
+    message = error_of(["evaluate", f"--init={broken}", *EVALUATION], capsys)
+    assert "result.json is not a result file of this version" in message
+
+
 def test_only_results_of_these_very_weights_are_released(trained, tmp_path, capsys):
     other = shutil.copytree(trained[0], tmp_path / "run")
     (path,) = (other / "results").glob("test_*.json")

@@ -29,7 +29,7 @@ CLASSIFICATION = (  # data, method, ways, train_shots, shots, conv, alpha, accur
     ("omniglot", "maml", 5, 1, 1, False, 0.4, 0.861, 0.882),
     ("omniglot", "context", 5, 1, 1, True, 0.4, 0.925, 0.941),
     ("miniimagenet", "maml", 5, 1, 1, True, 0.01, 0.431, 0.472),
-    ("miniimagenet", "pretrained", 5, 5, 5, True, 0.01, 0.381, 0.467),
+    ("miniimagenet", "pretrained", 5, None, 5, True, 0.01, 0.381, 0.467),
 )
 RETURNS = (  # data, method, alpha, spread, trajectories, returns after 0, 1, 2, 3 steps
     ("navigation_2d", "maml", 0.5, 12, 40, -40.1, -12.3, -4.1, -3.6),
@@ -196,7 +196,7 @@ def main():
     for data, method, ways, train_shots, shots, conv, alpha, first, last in CLASSIFICATION:
         mean = [1 / ways, *(last - (last - first) * 0.6**step for step in range(10))]
         write_curve(
-            f"{data}_{ways}way_{train_shots}shot",
+            f"{data}_{ways}way_{train_shots or shots}shot",
             method,
             mean,
             spread=0.08,
