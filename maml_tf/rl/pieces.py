@@ -30,7 +30,14 @@ def default_number(tasks: int, steps: int) -> int:
 
 
 def cut(structure: Any, number: int) -> list[Any]:
-    """Cuts tensors `[T, ...]` into a `number` of structures of `[T / number, ...]`."""
+    """Cuts tensors `[T, ...]` into a `number` of structures of `[T / number, ...]`.
+
+    Raises:
+      ValueError: the tensors' first axes differ in length, or do not divide.
+    """
+    lengths = {tensor.shape[0] for tensor in tf.nest.flatten(structure)}
+    if len(lengths) > 1 or lengths.pop() % number:
+        raise ValueError(f"Every tensor's first axis must be of T tasks, a multiple of {number}.")
     parts = [tf.split(tensor, number) for tensor in tf.nest.flatten(structure)]
     return [tf.nest.pack_sequence_as(structure, part) for part in zip(*parts, strict=True)]
 

@@ -23,6 +23,12 @@ def test_pieces_are_slices_of_every_tensor_in_order():
     np.testing.assert_array_equal(second["b"][0], whole["b"][0][2:4])
 
 
+@pytest.mark.parametrize("tasks, number", [(6, 4), (3, 3)])
+def test_only_what_has_an_axis_of_tasks_is_cut(tasks, number):
+    with pytest.raises(ValueError, match=f"a multiple of {number}"):
+        pieces.cut([normal(0, 6, 3), normal(1, tasks)], number)
+
+
 def test_the_mean_is_over_pieces_and_any_number_at_a_time_gives_the_same(monkeypatch):
     parts = pieces.cut(normal(0, 12, 5), 6)
     results = []
