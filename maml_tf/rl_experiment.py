@@ -94,6 +94,7 @@ def make_learner(config: Config) -> MetaTRPO:
         curvature_share=config.curvature_share,
         first_order=config.stop_grad,
         learn_step_size=config.learn_step_size,
+        task_chunks=None if config.task_chunks == -1 else config.task_chunks,
         adapts=None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
     )
 

@@ -1,6 +1,6 @@
 """Exports a meta-learned policy as a SavedModel that runs on TensorFlow alone.
 
-Neither Keras, nor TensorFlow Probability, nor maml_tf is needed where it runs::
+Neither Keras nor maml_tf is needed where it runs::
 
     model = tf.saved_model.load(directory)
     means = model.act(observations)["means"]                # with the meta-learned weights

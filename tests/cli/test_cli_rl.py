@@ -258,7 +258,7 @@ def test_mistakes(flags, message, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("missing", ["tensorflow_probability", "gymnasium", "mujoco"])
+@pytest.mark.parametrize("missing", ["gymnasium", "mujoco"])
 def test_without_the_extra(missing, tmp_path, capsys, monkeypatch):
     monkeypatch.delattr("maml_tf.rl_experiment", raising=False)
     for name in [n for n in sys.modules if n.startswith(("maml_tf.rl.", "maml_tf.rl_"))]:

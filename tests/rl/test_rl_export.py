@@ -22,7 +22,7 @@ SIZES = ((5, 10), (3, 7))  # episodes, horizon
 
 ELSEWHERE = """
 import sys
-for name in ("keras", "maml_tf", "tensorflow_probability", "tf_keras"):
+for name in ("keras", "maml_tf"):
     sys.modules[name] = None  # importing it now fails
 import numpy as np, tensorflow as tf
 data, results = np.load("data.npz"), {}
