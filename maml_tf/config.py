@@ -537,7 +537,7 @@ class Config:
         for short, name in _SHORT_NAMES.items():
             if name in identity:
                 head.append(f"{short}_{_text(identity.pop(name))}")
-        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults[n]]
+        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults.get(n)]
         return ".".join(head + rest)
 
     def to_flags(self) -> str:

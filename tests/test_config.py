@@ -292,7 +292,9 @@ def test_settings_that_depend_on_the_data():
     assert settled(**NAVIGATION, **given) == (7,) * 6
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("multitask")])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not m.startswith("multitask") and m != "nearest_neighbour"]
+)
 def test_every_method_of_meta_rl_is_read_back_from_its_flags(method):
     config = Config(**NAVIGATION, method=method)
     assert config.reinforcement and not config.classification and not config.tunes_step_size
