@@ -227,6 +227,10 @@ class Config:
         -1, "Iterations between validations; -1: 500 (sinusoid: 5000, meta-RL: 10)."
     )
     validation_tasks: int = _detail(-1, "Tasks of a validation; -1: 96 (meta-RL: 20).")
+    best_after: int = _detail(
+        -1,
+        "Gradient steps after which a validation decides which weights are best; -1: num_updates.",
+    )
     save_every: int = _detail(
         -1, "Iterations between checkpoints; -1: 1000 (sinusoid: 10000, meta-RL: 10)."
     )
@@ -277,6 +281,7 @@ class Config:
         ):
             self._at_least(name, 0)
         self._at_least("test_steps", 0, derived=True)
+        self._at_least("best_after", 0, derived=True)
         for name in (
             "queries",
             "horizon",
@@ -450,6 +455,11 @@ class Config:
     def inner_steps(self) -> int:
         """S, gradient steps while training."""
         return 0 if self.method in NO_INNER_STEPS else self.num_updates
+
+    @property
+    def deciding_step(self) -> int:
+        """Gradient steps after which a validation decides which weights are best."""
+        return self.inner_steps if self.best_after == -1 else self.best_after
 
     @property
     def penalty(self) -> float:

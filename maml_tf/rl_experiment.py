@@ -100,11 +100,11 @@ def make_learner(config: Config) -> MetaTRPO:
 
 
 def make_validation(config: Config, learner: MetaTRPO) -> ReturnEvaluator:
-    """Measures the return after as many gradient steps as the training takes, and at most one more.
+    """Measures the return until the step that decides which weights are best, and after one step.
 
     Each step costs as many trajectories as the ones before.
     """
     tasks = config.validation_tasks
     sampler = make_sampler(dataclasses.replace(config, num_test_tasks=tasks), "val")
-    steps = min(config.test_steps, max(config.inner_steps, 1))
+    steps = min(config.test_steps, max(config.deciding_step, 1))
     return ReturnEvaluator(learner, sampler, num_tasks=tasks, steps=steps)

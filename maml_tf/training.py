@@ -64,6 +64,7 @@ def train(
     validation: Any = None,
     validation_tasks: int = 96,
     validation_steps: int = 10,
+    best_after: int | None = None,
     log_every: int = 100,
     validate_every: int = 500,
     save_every: int = 1000,
@@ -82,6 +83,8 @@ def train(
         learner. The weights with the best score so far are kept apart.
       validation_tasks: how many tasks of a `TaskSource`.
       validation_steps: gradient steps of their adaptation curve.
+      best_after: gradient steps after which the validation decides which weights are best; as many
+        as the training takes by default, and no more than the curve has.
       log_every: meta-steps that are averaged into one point of TensorBoard.
       validate_every: meta-steps between two validations.
       save_every: meta-steps between two checkpoints.
@@ -116,6 +119,7 @@ def train(
             learner, validation, num_tasks=validation_tasks, steps=validation_steps
         )
     loop.evaluator = validation
+    loop.best_after = learner.inner_steps if best_after is None else best_after
     if start == 0:
         loop.summaries.text("flags", description)
     redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
@@ -133,6 +137,7 @@ class _Loop:
         self.checkpoints: Checkpoints | None = None
         self.summaries: Summaries
         self.evaluator: Validation | None = None
+        self.best_after = 0
         self.saved = start
         self._window: list[Any] = []
         self._seconds_a_step = math.inf
@@ -241,7 +246,7 @@ class _Loop:
         estimate: Estimate = self.evaluator()
         name = self.learner.metric_name
         self.summaries.validation(name, estimate, self.iteration)
-        score = float(estimate.mean[min(self.learner.inner_steps, self.evaluator.steps)])
+        score = float(estimate.mean[min(self.best_after, self.evaluator.steps)])
         self._validated = f"validation {score:.3g}"
         if self.checkpoints and _better(score, self.best_score, lower_is_better=name == "loss"):
             self._check_weights()

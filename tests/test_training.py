@@ -98,15 +98,17 @@ def test_a_loss_that_is_not_finite_names_the_iteration_and_keeps_the_checkpoint(
     assert after.available() == [*kept, 30] and after.restore_latest()
 
 
-def test_the_best_checkpoint_is_that_of_the_best_validation(tmp_path):
-    learner, result = run(tmp_path, 60, validate_every=10)
+@pytest.mark.parametrize("best_after, step", [(None, 1), (0, 0), (2, 2), (9, 2)])
+def test_the_best_checkpoint_is_that_of_the_best_validation(best_after, step, tmp_path):
+    options = {"validate_every": 10, "validation_steps": 2, "best_after": best_after}
+    learner, result = run(tmp_path, 60, **options)
     checkpoints = Checkpoints(tmp_path / "checkpoints", learner)
     assert checkpoints.restore_best()
     assert float(checkpoints.best_score) == pytest.approx(result.best_score)
     best_iteration = int(checkpoints.iteration)
     from maml_tf import evaluate
 
-    score = evaluate(learner, HELD_OUT, num_tasks=24, steps=1).mean[1]
+    score = evaluate(learner, HELD_OUT, num_tasks=24, steps=2).mean[step]
     assert score == pytest.approx(result.best_score, rel=1e-5)
     assert best_iteration % 10 == 0
 

@@ -55,6 +55,7 @@ def _train(config: Config, initial=None):
         validation=validation,
         validation_tasks=config.validation_tasks,
         validation_steps=0 if config.joint else config.test_steps,
+        best_after=config.deciding_step,
         log_every=config.log_every,
         validate_every=config.validate_every,
         save_every=config.save_every,
