@@ -14,7 +14,7 @@ from benchmarks import generated_images
 from maml_tf import evaluation, experiment
 from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
-from maml_tf.config import REINFORCEMENT, Config
+from maml_tf.config import Config
 from maml_tf.tasks import Episodes
 
 ROOT = Path(__file__).parents[2]
@@ -189,23 +189,13 @@ def few_episodes(*image_shape, classes=None):
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 
 
-QUICK_ENVIRONMENTS = ("navigation_2d", "cheetah_velocity.")
-"""Of meta-RL; those of the others, whose graphs take seconds to make, are slow tests."""
-
-
-def flagfile(path):
-    rl = any(path.stem.startswith(name) for name in REINFORCEMENT)
-    slow = rl and not path.name.startswith(QUICK_ENVIRONMENTS)
-    return pytest.param(path, marks=[pytest.mark.slow] if slow else [], id=path.stem)
-
-
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_every_flagfile_is_named_by_its_experiment(path):
     given, words = flags.parse([f"--flagfile={path}"])
     assert not words and path.stem.startswith(Config(**given).experiment)
 
 
-@pytest.mark.parametrize("path", [flagfile(path) for path in FLAGFILES])
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
