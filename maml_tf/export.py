@@ -32,7 +32,7 @@ import tensorflow as tf
 
 from maml_tf._version import __version__
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.saved_models import replacing, write
+from maml_tf.saved_models import checked_step_size, replacing, write
 from maml_tf.serving import Servable, compiled
 
 
@@ -65,12 +65,7 @@ def export(
       OSError: nothing can be written there.
     """
     steps = learner.inner_steps if steps is None else steps
-    if steps < 0:
-        raise ValueError(f"steps must be 0 or more, not {steps}.")
-    if step_size is not None and not step_size > 0:
-        raise ValueError(f"step_size must be positive, not {step_size}.")
-    if step_size is None:
-        step_size = math.nan if learner.step_sizes else learner.step_size
+    step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
         servable = Servable(learner, target)
         signatures = compiled(servable, steps, step_size)

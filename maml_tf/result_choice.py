@@ -39,6 +39,8 @@ class Wanted:
         wanted = {name: getattr(self, name) for name in given}
         if any(v is not None and v != getattr(result, name) for name, v in wanted.items()):
             return False
+        if isinstance(result, Curve) and result.ways and self.train_shots != result.train_shots:
+            return False  # of classification, None is a training on all classes at once
         return not isinstance(result, Curve) or result.batch_statistics == "transductive"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -35,6 +36,21 @@ def write(
     _forget_custom_gradients(place / SAVED_MODEL)
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     (place / SIDECAR).write_text(text, encoding="utf-8")
+
+
+def checked_step_size(learner: Any, steps: int, step_size: float | None) -> float:
+    """An export's default alpha: the given one, else the learner's own; NaN: the meta-learned.
+
+    Raises:
+      ValueError: alpha, or the default number of gradient steps beside it, is out of range.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must be 0 or more, not {steps}.")
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f"step_size must be positive, not {step_size}.")
+    if step_size is None:
+        return math.nan if learner.step_sizes else learner.step_size
+    return step_size
 
 
 def unique_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -117,6 +118,13 @@ def test_a_release_holds_several_results_in_one_file(tmp_path):
 def test_what_another_protocol_measured_does_not_fit(tmp_path, change):
     assert result_choice.choose([read_one(tmp_path / "a.json")], OMNIGLOT)
     assert not result_choice.choose([read_one(tmp_path / "b.json", **change)], OMNIGLOT)
+
+
+def test_pretraining_on_tasks_is_not_the_classifier_of_all_classes(tmp_path):
+    of_tasks = read_one(tmp_path / "a.json", method="pretrained", train_shots=1)
+    joint = dataclasses.replace(of_tasks, train_shots=None)
+    wanted = Wanted("pretrained", "omniglot", 1, None, step=3, ways=5)
+    assert wanted.fits(joint) and not wanted.fits(of_tasks)
 
 
 def test_the_longest_trained_counts_one_a_seed(tmp_path):

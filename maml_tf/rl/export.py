@@ -36,7 +36,7 @@ from maml_tf._version import __version__
 from maml_tf.adaptation import adapt_for, stack
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch, reinforce
-from maml_tf.saved_models import given_or_learned, replacing, unique_names, write
+from maml_tf.saved_models import checked_step_size, given_or_learned, replacing, unique_names, write
 from maml_tf.types import Trajectories, Weights
 
 _TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
@@ -69,12 +69,7 @@ def export(
       ValueError: an argument is out of range, or the directory holds something else than an export.
       OSError: nothing can be written there.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be 0 or more, not {steps}.")
-    if step_size is not None and not step_size > 0:
-        raise ValueError(f"step_size must be positive, not {step_size}.")
-    if step_size is None:
-        step_size = math.nan if learner.step_sizes else learner.step_size
+    step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
         servable = ServablePolicy(learner)
         signatures = compiled(servable, steps, step_size)
