@@ -177,6 +177,38 @@ def test_a_policy_of_another_environment(release, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def scalars(directory):
+    """What TensorBoard's file holds of each name, in order."""
+    found = {}
+    for path in map(str, directory.glob("events.*")):
+        for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            for value in tf.compat.v1.Event.FromString(record).summary.value:
+                if value.tag.startswith("train/"):
+                    found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    return found
+
+
+@pytest.mark.parametrize("name, iterations", [("navigation_2d", 3), ("cheetah_velocity", 1)])
+def test_the_paper_s_sizes_from_end_to_end(name, iterations, tmp_path, capsys):
+    """The flagfile's own tasks, trajectories and horizon; fewer iterations."""
+    flags = [f"--flagfile={FLAGS / name}.flags", f"--logdir={tmp_path}", "--progress=False"]
+    flags += [f"--metatrain_iterations={iterations}", "--num_test_tasks=10"]
+    assert run(["train", *flags]) == run(["evaluate", "--test_set", *flags]) == 0
+    assert f"{name}, maml, iteration {iterations}, test split" in capsys.readouterr().out
+    (directory,) = tmp_path.iterdir()
+    found = scalars(directory)
+    for before, after in zip(
+        found["train/surrogate_before"], found["train/surrogate_after"], strict=True
+    ):
+        assert after < before - 1e-4
+    assert len(found["train/kl"]) == iterations and 1e-4 < max(found["train/kl"]) <= 0.01
+    assert found["train/diverged"] == [0] * iterations
+    (path,) = (directory / "results").glob("test_*.json")
+    result = json.loads(path.read_text())
+    assert len(result["mean"]) == (5 if name == "navigation_2d" else 4)
+    assert result["mean"][-1] > result["mean"][0]  # even random weights adapt
+
+
 MODULE = """
 import gymnasium, numpy as np
 from gymnasium.spaces import Box, Discrete
