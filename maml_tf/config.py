@@ -151,6 +151,12 @@ class Config:
     gae_lambda: float = _reinforcement(
         1.0, "Of generalised advantages; 1: the discounted return minus the baseline."
     )
+    inner_loss: str = _reinforcement(
+        "log_likelihood",
+        "Of the inner step. likelihood_ratio takes the same step, and its meta-gradient is less "
+        "biased (ProMP); log_likelihood is the paper's.",
+        choices=("log_likelihood", "likelihood_ratio"),
+    )
     max_kl: float = _reinforcement(0.01, "The trust region: the largest mean KL of a meta-step.")
     curvature: str = _reinforcement(
         "fisher",

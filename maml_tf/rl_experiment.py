@@ -87,6 +87,7 @@ def make_learner(config: Config) -> MetaTRPO:
         meta_batch_size=config.meta_batch_size,
         step_size=config.update_lr,
         inner_steps=config.inner_steps,
+        inner_loss=config.inner_loss,
         discount=config.discount,
         gae_lambda=config.gae_lambda,
         max_kl=config.max_kl,

@@ -97,6 +97,7 @@ OTHER = {
     "environment": "Other-v0",
     "dynamics": "gymnasium",
     "curvature": "hessian",
+    "inner_loss": "likelihood_ratio",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share")
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from maml_tf.adaptation import adapt, fast, stack
 from maml_tf.rl import pieces, trust_region
-from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
+from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, mean_kl, policy_batch, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.rollouts import Clock, Rollouts, Sampler
 from maml_tf.rl.trust_region import TrustRegionStep
@@ -63,6 +63,7 @@ class MetaTRPO:
         meta_batch_size: int,
         step_size: float = 0.1,
         inner_steps: int = 1,
+        inner_loss: str = "log_likelihood",
         discount: float = 0.99,
         gae_lambda: float = 1.0,
         max_kl: float = 0.01,
@@ -81,6 +82,8 @@ class MetaTRPO:
           meta_batch_size: T of the sampler.
           step_size: alpha of the inner step.
           inner_steps: S. 0 is TRPO over all tasks: the paper's pre-training.
+          inner_loss: "log_likelihood", the paper's, or "likelihood_ratio": the same inner step,
+            and a less biased meta-gradient; see `objectives.likelihood_ratio`.
           discount: of later rewards.
           gae_lambda: of generalised advantages; 1 is the discounted return minus the baseline.
           max_kl: delta, the largest mean KL of a meta-step.
@@ -97,7 +100,9 @@ class MetaTRPO:
           ValueError: an argument is out of range, the tasks do not divide into these pieces, or
             no weight adapts.
         """
-        _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, curvature)
+        _check(
+            meta_batch_size, step_size, inner_steps, inner_loss, max_kl, curvature_share, curvature
+        )
         _check_pieces(meta_batch_size, task_chunks)
         self.policy = policy
         self.meta_batch_size = meta_batch_size
@@ -112,7 +117,7 @@ class MetaTRPO:
             paths = ", ".join(v.path for v in policy.variables)
             raise ValueError(f"No weight adapts; let `adapts` choose at least one of {paths}.")
         self.step_sizes = self._make_step_sizes() if learn_step_size else []
-        self.inner_loss = reinforce(policy)
+        self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self._batch = tf.function(self._weigh, autograph=False)
         self._adapt = tf.function(self._inner_step, autograph=False)
         self._improve = tf.function(self._trust_region_step, autograph=False)
@@ -322,7 +327,9 @@ class MetaTRPO:
         ]
 
 
-def _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, curvature) -> None:
+def _check(
+    meta_batch_size, step_size, inner_steps, inner_loss, max_kl, curvature_share, curvature
+) -> None:
     if meta_batch_size < 1 or inner_steps < 0:
         raise ValueError(
             "MetaTRPO needs meta_batch_size >= 1 and inner_steps >= 0, not "
@@ -332,6 +339,10 @@ def _check(meta_batch_size, step_size, inner_steps, max_kl, curvature_share, cur
         raise ValueError(
             "MetaTRPO needs step_size > 0, max_kl > 0 and 0 < curvature_share <= 1, not "
             f"{step_size}, {max_kl} and {curvature_share}."
+        )
+    if inner_loss not in INNER_LOSSES:
+        raise ValueError(
+            f"inner_loss must be one of {', '.join(INNER_LOSSES)}; not '{inner_loss}'."
         )
     if curvature not in trust_region.CURVATURES:
         raise ValueError(

@@ -80,6 +80,24 @@ def reinforce(actor: GaussianPolicy) -> LossFn:
     return loss
 
 
+def likelihood_ratio(actor: GaussianPolicy) -> LossFn:
+    """The same value's slope, another second derivative: `surrogate` as the inner loss, `[T]`.
+
+    -mean(log pi A) leaves out of the meta-gradient how theta moves the probability of what was
+    sampled; this is the low-variance curvature estimate of Rothfuss et al. 2019 ("ProMP", section
+    5), which has most of it.
+    """
+
+    def loss(weights: Weights, batch: PolicyBatch) -> tf.Tensor:
+        return surrogate(actor(weights, batch.observations), batch)
+
+    return loss
+
+
+INNER_LOSSES = {"log_likelihood": reinforce, "likelihood_ratio": likelihood_ratio}
+"""By the names of the flag. Where the policy is the one that sampled, their gradients agree."""
+
+
 def surrogate(new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
     """-mean(pi_new(a|s) / pi_old(a|s) A), `[T]` (Schulman et al. 2015, equation 14)."""
     ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))

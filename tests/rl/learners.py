@@ -17,16 +17,21 @@ def make_learner(hidden=(8,), seed=1, **options):
 
 def random_batches(learner, stages, tasks=3, steps=6):
     """Stored trajectories, the last of them drawn by the adapted policies."""
+    theta = [v.value for v in learner.policy.variables]
     batches = [
         PolicyBatch(
             normal(10 * s, tasks, steps, 2),
             normal(10 * s + 1, tasks, steps, 2),
             normal(10 * s + 2, tasks, steps),
             tf.cast(normal(10 * s + 3, tasks, steps) > -1, normal(0).dtype),
-            Gaussian(normal(10 * s + 4, tasks, steps, 2), normal(10 * s + 5, tasks, 2)),
+            _as_an_actor_tells(learner.policy(theta, normal(10 * s, tasks, steps, 2)), tasks),
         )
         for s in range(stages)
     ]
     old = learner.adapted_policy([v.value for v in learner.variables], batches)
-    spreads = tf.broadcast_to(old.log_stds, [tasks, old.log_stds.shape[-1]])  # as an actor tells
-    return [*batches[:-1], batches[-1]._replace(old=Gaussian(old.means, spreads))]
+    return [*batches[:-1], batches[-1]._replace(old=_as_an_actor_tells(old, tasks))]
+
+
+def _as_an_actor_tells(policy, tasks):
+    spreads = tf.broadcast_to(policy.log_stds, [tasks, policy.log_stds.shape[-1]])
+    return Gaussian(policy.means, spreads)

@@ -8,7 +8,9 @@ from maml_tf import train
 from maml_tf.adaptation import adapt, stack
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.rl.evaluation import ReturnEvaluator
-from maml_tf.rl.objectives import reinforce, surrogate
+from maml_tf.rl.meta_trpo import MetaTRPO
+from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.trust_region import flatten
 
 
@@ -21,9 +23,11 @@ def displaced(learner):
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("inner_loss", ["log_likelihood", "likelihood_ratio"])
 @pytest.mark.parametrize("inner_steps", [0, 1, 2])
-def test_gradients_of_surrogate_and_divergence_are_their_derivatives(inner_steps):
-    learner = make_learner((4,), inner_steps=inner_steps, learn_step_size=True, step_size=0.1)
+def test_gradients_of_surrogate_and_divergence_are_their_derivatives(inner_steps, inner_loss):
+    options = {"inner_steps": inner_steps, "inner_loss": inner_loss}
+    learner = make_learner((4,), learn_step_size=True, step_size=0.1, **options)
     batches = random_batches(learner, inner_steps + 1)
     values, names = displaced(learner), [v.path for v in learner.variables]
     both = tf.function(lambda weights: learner.meta_objective(weights, batches))
@@ -53,6 +57,42 @@ def test_forward_mode_reverse_mode_twice_and_differences_give_one_product(inner_
     np.testing.assert_allclose(fisher, hessian, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(fisher, differences, rtol=1e-2, atol=1e-4)
     assert vector.numpy() @ fisher > 0
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "inner_loss, factor", [("log_likelihood", 1.0), ("likelihood_ratio", 1 - 2 * 0.2)]
+)
+def test_the_meta_gradient_of_a_quadratic_reward_in_closed_form(inner_loss, factor):
+    """One action b + z of reward -(a - g)^2: the return's own gradient is by the ratio's factor.
+
+    Its inner step is b' = b - 2 alpha (b - g), so that d b' / d b is 1 - 2 alpha; the second
+    derivative of log pi is constant, and weighs centred rewards to 0.
+    """
+    place, goal, alpha = 0.7, -0.4, 0.2
+    options = {"step_size": alpha, "inner_loss": inner_loss, "meta_batch_size": 1}
+    policy = GaussianPolicy(1, 1, ())
+    learner = MetaTRPO(policy, adapts=lambda v: "bias" in v.path, **options)
+    [bias] = [v for v in learner.variables if "bias" in v.path]
+    bias.assign([place])
+    nodes, shares = np.polynomial.hermite_e.hermegauss(12)  # exact means of polynomials
+
+    def batch(mean):
+        actions = mean + nodes
+        gains = -np.square(actions - goal)
+        gains -= np.sum(shares * gains) / np.sum(shares)
+        old = Gaussian(tf.fill([1, 12, 1], mean), tf.zeros([1, 1], tf.float64))
+        rows = (tf.constant(row[np.newaxis]) for row in (actions[:, None], gains, shares))
+        return PolicyBatch(tf.zeros([1, 12, 1], tf.float64), *rows, old)
+
+    adapted = place - 2 * alpha * (place - goal)
+    batches = [batch(np.float64(place)), batch(np.float64(adapted))]
+    with tf.GradientTape() as tape:
+        values = [tf.identity(v.value) for v in learner.variables]
+        tape.watch(values)
+        loss, _ = learner.meta_objective(values, batches)
+    gradient = tape.gradient(loss, values)[learner.variables.index(bias)]
+    np.testing.assert_allclose(gradient, [2 * (adapted - goal) * factor], rtol=1e-9)
 
 
 def test_the_meta_objective_is_the_loss_after_adapt_from_the_stored_trajectories():
@@ -174,6 +214,7 @@ def test_training_raises_the_return_after_adaptation():
         ({"curvature_share": 0.0}, "0 < curvature_share <= 1"),
         ({"task_chunks": 0}, "4 tasks do not divide into task_chunks=0"),
         ({"task_chunks": 3}, "4 tasks do not divide into task_chunks=3"),
+        ({"inner_loss": "exact"}, "log_likelihood, likelihood_ratio; not 'exact'"),
         ({"curvature": "exact"}, "fisher, hessian, finite_differences"),
         ({"adapts": lambda v: False}, "No weight adapts"),
     ],

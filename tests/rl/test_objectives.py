@@ -3,7 +3,14 @@ import tensorflow as tf
 from helpers import PointSampler, normal
 
 from maml_tf.rl import advantages, value
-from maml_tf.rl.objectives import PolicyBatch, mean_kl, policy_batch, reinforce, surrogate
+from maml_tf.rl.objectives import (
+    PolicyBatch,
+    likelihood_ratio,
+    mean_kl,
+    policy_batch,
+    reinforce,
+    surrogate,
+)
 from maml_tf.rl.policy import Gaussian, GaussianPolicy, kl, log_prob
 
 
@@ -39,8 +46,10 @@ def test_at_the_old_policy_the_surrogate_has_the_inner_loss_s_gradient():
         tape.watch(weights)
         one = reinforce(policy)(weights, batch)
         other = surrogate(policy(weights, batch.observations), batch)
-    for a, b in zip(tape.gradient(one, weights), tape.gradient(other, weights), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+        ratio = likelihood_ratio(policy)(weights, batch)
+    for loss in (other, ratio):
+        for a, b in zip(tape.gradient(one, weights), tape.gradient(loss, weights), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_a_batch_of_trajectories_and_its_first_episodes():

@@ -48,11 +48,13 @@ def test_held_out_tasks_are_the_same_for_every_method_and_meta_batch():
 def test_settings_reach_the_learner():
     given = {"update_lr": 0.3, "num_updates": 2, "discount": 0.5, "gae_lambda": 0.7, "max_kl": 0.2}
     given |= {"curvature": "hessian", "curvature_share": 0.5, "learn_step_size": True}
+    given |= {"inner_loss": "likelihood_ratio"}
     config = Config(**SMALL, **given, adapt="head", seed=3)
     learner = make_learner(config)
     for name in ("discount", "gae_lambda", "max_kl", "curvature", "curvature_share"):
         assert getattr(learner, name) == given[name]
     assert (learner.step_size, learner.inner_steps, len(learner.step_sizes)) == (0.3, 2, 2)
+    assert learner.inner_loss.__qualname__.startswith("likelihood_ratio")
     first = learner.policy.model.get_weights()[0]
     again = make_learner(config).policy.model.get_weights()[0]
     other = make_learner(dataclasses.replace(config, seed=4)).policy.model.get_weights()[0]
