@@ -1,4 +1,4 @@
-"""What a run is: frozen, validated settings, and the name of the directory that they share.
+"""What a run is: frozen, validated settings.
 
 One field, one flag (cli/flags.py makes the flags from these). Names, meanings and defaults up to
 `log` are those of the original program's flags; later ones are ours. Below this module nothing
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from maml_tf.networks import NORMS
@@ -522,55 +521,6 @@ class Config:
             run_name="",
         )
 
-    def identity(self) -> dict[str, Any]:
-        """Every setting that changes what is learned."""
-        own = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["names_run"] and self.datasource in field.metadata["of"]
-        }
-        if self.pretrain_iterations and self.metatrain_iterations:
-            own["pretrain_iterations"] = self.pretrain_iterations
-        if self.init:
-            own["init"] = Path(self.init).name
-        if self.joint:
-            own["classes"] = "all"
-        return {"method": self.method, **own}
-
-    def directory_name(self) -> str:
-        """The run's directory: no two runs that learn otherwise share one."""
-        if self.run_name:
-            return self.run_name
-        identity = self.identity()
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        head = [self.experiment, self.method]
-        told = ["datasource", "stop_grad", "method", "environment"]
-        told += ["baseline"] if self.method == "oracle" else []
-        told += ["num_classes"] if self.classification else []
-        told += [] if self.reinforcement else ["update_batch_size"]
-        for name in told:
-            identity.pop(name, None)
-        for short, name in _SHORT_NAMES.items():
-            if name in identity:
-                head.append(f"{short}_{_text(identity.pop(name))}")
-        rest = [f"{n}_{_text(v)}" for n, v in identity.items() if v != defaults.get(n)]
-        return ".".join(head + rest)
-
-    def to_flags(self) -> str:
-        """Every setting as the text of a flagfile."""
-        return "".join(
-            f"--{field.name}={getattr(self, field.name)}\n" for field in dataclasses.fields(self)
-        )
-
-
-# As the original wrote them in its own directory names.
-_SHORT_NAMES = {
-    "mbs": "meta_batch_size",
-    "ubs": "update_batch_size",
-    "numstep": "num_updates",
-    "updatelr": "update_lr",
-}
-
 
 def _defaults(datasource: str) -> dict[str, int]:
     """What -1 stands for."""
@@ -592,28 +542,3 @@ def _defaults(datasource: str) -> dict[str, int]:
         "validation_tasks": 96,
         "save_every": 10000 if sinusoid else 1000,
     }
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def from_flags(text: str) -> Config:
-    """Reads what `Config.to_flags` wrote; settings of other versions are left out."""
-    types: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
-    values: dict[str, Any] = {}
-    for line in text.splitlines():
-        name, _, value = line.removeprefix("--").partition("=")
-        if name in types:
-            values[name] = value == "True" if types[name] is bool else types[name](value)
-    return Config(**values)
-
-
-def contradictions(saved: Config, config: Config) -> list[str]:
-    """Settings of a trained run that `config` would change, each as "--name=old, now new"."""
-    before, now = saved.identity(), config.identity()
-    return [
-        f"--{name}={before.get(name)}, now {now.get(name)}"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]

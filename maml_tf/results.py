@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from maml_tf.config import Config
 from maml_tf.evaluation import Tuning, predictions_while_adapting
+from maml_tf.identity import to_flags
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.result_files import VERSION
 from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
@@ -101,7 +102,7 @@ def curve(
         "ci95": list(estimate.ci95),
         "std": list(estimate.std),
         "seconds": round(seconds, 3),
-        "flags": config.to_flags().split(),
+        "flags": to_flags(config).split(),
     }
 
 
@@ -151,7 +152,7 @@ def samples(
             }
             for t in range(SAMPLES)
         ],
-        "flags": config.to_flags().split(),
+        "flags": to_flags(config).split(),
     }
 
 
@@ -173,7 +174,7 @@ def paths(
         **_common("paths", config, iteration, tuning),
         "steps": list(range(config.test_steps + 1)),
         "tasks": tasks,
-        "flags": config.to_flags().split(),
+        "flags": to_flags(config).split(),
     }
 
 

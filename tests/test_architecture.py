@@ -12,7 +12,7 @@ FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"},
     {"functional", "losses", "networks", "compiled_loop", "result_files"},
     {"layer_rules", "adaptation", "config", "result_choice"},
-    {"meta_learner", "paper"},
+    {"meta_learner", "paper", "identity"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
     {"summaries", "task_figures"},
     {"training", "export", "rl", "paper_figures"},

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from maml_tf.config import METHODS, NO_INNER_STEPS, Config, contradictions, from_flags
+from maml_tf.config import METHODS, NO_INNER_STEPS, Config
+from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
 
 PRETRAINED = {"pretrain_iterations": 5, "metatrain_iterations": 0}
 NAVIGATION = {"datasource": "navigation_2d"}
@@ -81,7 +82,7 @@ def config_of(method, **settings):
 
 def test_flags_text_repeats_the_settings():
     config = Config(**OMNIGLOT, stop_grad=True, update_lr=0.4, to="a b=c")
-    assert from_flags(config.to_flags()) == config
+    assert from_flags(to_flags(config)) == config
 
 
 def test_settings_of_another_version_are_left_out():
@@ -121,13 +122,13 @@ def test_what_changes_what_is_learned_changes_the_directory(name, value):
     if name in [f.name for f in IDENTITY if "sinusoid" not in f.metadata["of"]]:
         base = {"environment": GYMNASIUM, "dynamics": CHEETAH}.get(name, NAVIGATION)
     plain, changed = Config(**base), Config(**{**base, name: value})
-    assert changed.directory_name() != plain.directory_name()
+    assert directory_name(changed) != directory_name(plain)
     assert contradictions(plain, changed)
 
 
 def test_no_two_methods_share_a_directory():
     methods = [method for method in METHODS if method != "nearest_neighbour"]
-    names = {Config(method=method).directory_name() for method in methods}
+    names = {directory_name(Config(method=method)) for method in methods}
     assert len(names) == len(methods)
     assert all(name.startswith("sinusoid_5shot.") for name in names)
 
@@ -148,7 +149,7 @@ def test_the_originals_flags_say_the_method(flags, method):
     config = Config(**flags)
     assert config.method == method
     assert config.inner_steps == (0 if method in ("pretrained", "oracle") else 1)
-    assert from_flags(config.to_flags()) == config
+    assert from_flags(to_flags(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_the_originals_flags_say_the_method(flags, method):
 )
 def test_both_spellings_are_one_run(explicit, original):
     explicit, original = Config(**explicit), Config(**original)
-    assert explicit.directory_name() == original.directory_name()
+    assert directory_name(explicit) == directory_name(original)
     assert not contradictions(explicit, original)
     if "fomaml" not in explicit.method:
         assert explicit.iterations == original.iterations == 5
@@ -170,7 +171,7 @@ def test_both_spellings_are_one_run(explicit, original):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_read_back_from_its_flags(method):
     config = config_of(method)
-    assert from_flags(config.to_flags()) == config
+    assert from_flags(to_flags(config)) == config
 
 
 def test_a_pretraining_before_a_meta_training_has_its_own_settings():
@@ -197,8 +198,8 @@ def test_one_classifier_of_all_classes_is_another_run_than_pretraining_on_tasks(
     before = Config(**OMNIGLOT, pretrain_iterations=5).pretraining()
     assert joint.joint and not episodes.joint and not before.joint
     assert not Config(method="pretrained").joint and not Config(**OMNIGLOT).joint
-    assert episodes.directory_name() == before.directory_name() != joint.directory_name()
-    assert joint.directory_name().endswith(".classes_all")
+    assert directory_name(episodes) == directory_name(before) != directory_name(joint)
+    assert directory_name(joint).endswith(".classes_all")
 
 
 def test_the_nearest_neighbour_evaluates_the_pretrained_run():
@@ -216,17 +217,17 @@ def test_the_penalty():
 
 def test_pretraining_is_another_run_than_meta_training():
     names = {
-        Config().directory_name(),
-        Config(pretrain_iterations=10, metatrain_iterations=0).directory_name(),
-        Config(pretrain_iterations=10, metatrain_iterations=10).directory_name(),
-        Config(stop_grad=True).directory_name(),
+        directory_name(Config()),
+        directory_name(Config(pretrain_iterations=10, metatrain_iterations=0)),
+        directory_name(Config(pretrain_iterations=10, metatrain_iterations=10)),
+        directory_name(Config(stop_grad=True)),
     }
     assert len(names) == 4
 
 
 def test_what_does_not_matter_does_not():
     here = Config(metatrain_iterations=5, logdir="x", task_chunks=2, progress=False)
-    assert here.directory_name() == Config().directory_name()
+    assert directory_name(here) == directory_name(Config())
     assert not contradictions(Config(), here)
 
 
@@ -260,7 +261,7 @@ SUPERVISED_NAMES = {
 @pytest.mark.parametrize("name", SUPERVISED_NAMES)
 def test_supervised_runs_keep_their_names(name):
     """Directories of earlier versions are found again."""
-    assert Config(**SUPERVISED_NAMES[name]).directory_name() == name
+    assert directory_name(Config(**SUPERVISED_NAMES[name])) == name
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_supervised_runs_keep_their_names(name):
     ],
 )
 def test_runs_of_meta_rl_are_named_by_what_it_looks_at(settings, name):
-    assert Config(**settings).directory_name() == name
+    assert directory_name(Config(**settings)) == name
 
 
 def test_settings_that_depend_on_the_data():
@@ -299,11 +300,11 @@ def test_settings_that_depend_on_the_data():
 def test_every_method_of_meta_rl_is_read_back_from_its_flags(method):
     config = Config(**NAVIGATION, method=method)
     assert config.reinforcement and not config.classification and not config.tunes_step_size
-    assert from_flags(config.to_flags()) == config
+    assert from_flags(to_flags(config)) == config
 
 
 def test_a_run_that_starts_from_a_release_is_a_run_of_its_own():
     started = Config(init="models/omniglot_5way_1shot/")
-    assert started.directory_name() == f"{Config().directory_name()}.init_omniglot_5way_1shot"
+    assert directory_name(started) == f"{directory_name(Config())}.init_omniglot_5way_1shot"
     assert contradictions(Config(), started)
     assert not contradictions(Config(init="elsewhere/omniglot_5way_1shot"), started)

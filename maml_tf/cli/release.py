@@ -12,6 +12,7 @@ from typing import Any
 from maml_tf import result_files
 from maml_tf.cli import runs
 from maml_tf.config import Config
+from maml_tf.identity import from_flags, to_flags
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,5 +44,5 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 def _flags(directory: Path) -> str:
     """The run's own flags, without this machine's directories."""
     here = Config()
-    own = runs.from_flags((directory / runs.FLAGS_FILE).read_text())
-    return dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to="").to_flags()
+    own = from_flags((directory / runs.FLAGS_FILE).read_text())
+    return to_flags(dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to=""))

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from maml_tf import result_files
 from maml_tf.checkpoints import Checkpoints
-from maml_tf.config import Config, contradictions, from_flags
+from maml_tf.config import Config
 from maml_tf.experiment import make_learner, on_cpu
+from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def strategy(config: Config) -> tf.distribute.Strategy:
 
 def run_directory(config: Config) -> Path:
     """Where the run of these settings lives."""
-    return Path(config.logdir) / config.directory_name()
+    return Path(config.logdir) / directory_name(config)
 
 
 def open_directory(config: Config) -> Path:
@@ -75,7 +76,7 @@ def open_directory(config: Config) -> Path:
             )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(flags_file, config.to_flags())
+        write_atomically(flags_file, to_flags(config))
     except OSError as error:
         raise OSError(
             f"Cannot write to {directory} ({error.strerror}); choose another --logdir."

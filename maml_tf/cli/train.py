@@ -8,6 +8,7 @@ from typing import Any
 from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, make_tasks, make_validation
+from maml_tf.identity import to_flags
 from maml_tf.tasks import JointBatches
 from maml_tf.training import TrainingResult, train
 
@@ -60,7 +61,7 @@ def _train(config: Config, initial=None):
         validate_every=config.validate_every,
         save_every=config.save_every,
         record=config.log,
-        description=config.to_flags(),
+        description=to_flags(config),
         progress=config.progress,
     )
     _report(result, config)

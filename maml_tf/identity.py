@@ -1,0 +1,85 @@
+"""What tells one run from another: its name, and its settings as the text of a flagfile."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from maml_tf.config import Config
+
+_SHORT_NAMES = {
+    "mbs": "meta_batch_size",
+    "ubs": "update_batch_size",
+    "numstep": "num_updates",
+    "updatelr": "update_lr",
+}
+"""As the original wrote them in its own directory names."""
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Every setting that changes what is learned."""
+    own = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["names_run"] and config.datasource in field.metadata["of"]
+    }
+    if config.pretrain_iterations and config.metatrain_iterations:
+        own["pretrain_iterations"] = config.pretrain_iterations
+    if config.init:
+        own["init"] = Path(config.init).name
+    if config.joint:
+        own["classes"] = "all"
+    return {"method": config.method, **own}
+
+
+def directory_name(config: Config) -> str:
+    """The run's directory: no two runs that learn otherwise share one."""
+    if config.run_name:
+        return config.run_name
+    settings = identity(config)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    head = [config.experiment, config.method]
+    told = ["datasource", "stop_grad", "method", "environment"]
+    told += ["baseline"] if config.method == "oracle" else []
+    told += ["num_classes"] if config.classification else []
+    told += [] if config.reinforcement else ["update_batch_size"]
+    for name in told:
+        settings.pop(name, None)
+    for short, name in _SHORT_NAMES.items():
+        if name in settings:
+            head.append(f"{short}_{_text(settings.pop(name))}")
+    rest = [f"{n}_{_text(v)}" for n, v in settings.items() if v != defaults.get(n)]
+    return ".".join(head + rest)
+
+
+def contradictions(saved: Config, config: Config) -> list[str]:
+    """Settings of a trained run that `config` would change, each as "--name=old, now new"."""
+    before, now = identity(saved), identity(config)
+    return [
+        f"--{name}={before.get(name)}, now {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+
+
+def to_flags(config: Config) -> str:
+    """Every setting as the text of a flagfile."""
+    return "".join(
+        f"--{field.name}={getattr(config, field.name)}\n" for field in dataclasses.fields(config)
+    )
+
+
+def from_flags(text: str) -> Config:
+    """Reads what `to_flags` wrote; settings of other versions are left out."""
+    types: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
+    values: dict[str, Any] = {}
+    for line in text.splitlines():
+        name, _, value = line.removeprefix("--").partition("=")
+        if name in types:
+            values[name] = value == "True" if types[name] is bool else types[name](value)
+    return Config(**values)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
