@@ -29,11 +29,7 @@ def natural(learner, number: int, iterations: int):
 
     def direction(values, slope, share):
         product = pieces.mean_product(learner.kl_curvature, values, pieces.cut(share, number))
-
-        def damped(vector):
-            return product(vector) + learner.damping * vector
-
-        return trust_region.conjugate_gradient(damped, slope, iterations)[0]
+        return trust_region.natural_gradient(product, slope, learner.damping, iterations)[0]
 
     return tf.function(direction, autograph=False)
 
@@ -67,8 +63,8 @@ def main() -> None:
             moved = trust_region.unflatten(trust_region.flatten(values) - length * along, values)
             apart = np.mean([compiled["objective"](moved, r.batches, None)[1] for r in fresh])
             length *= float(np.sqrt(learner.max_kl / apart))
-        gains = (length * float(tf.reduce_sum(along * s)) for s in (slopes[0], expected))
-        print(f"{name:36s}{length:9.4f}{next(gains):10.5f}{next(gains):10.5f}", flush=True)
+        own_gain, gain = (length * tf.tensordot(along, s, 1) for s in (slopes[0], expected))
+        print(f"{name:36s}{length:9.4f}{own_gain:10.5f}{gain:10.5f}", flush=True)
 
     print(f"{directory.name}, iteration {iteration}, mean KL {learner.max_kl:g}")
     print(f"{'direction':36s}{'length':>9s}{'own':>10s}{'fresh':>10s}")

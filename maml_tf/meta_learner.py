@@ -51,6 +51,8 @@ class MetaLearner:
     `tf.distribute` strategy's scope to spread the tasks over its replicas.
     """
 
+    mend = "Lower the inner or the meta step size, or clip the meta-gradient."
+
     def __init__(
         self,
         model: keras.Model,

@@ -207,11 +207,8 @@ class _Loop:
     def _not_finite(self, what: str, iteration: int) -> None:
         kept = self.checkpoints.available() if self.checkpoints else []
         good = f"the checkpoint of iteration {kept[-1]} is intact" if kept else "nothing was saved"
-        mend = "or the meta step size, or clip the meta-gradient."
-        if self.learner.optimizer is None:
-            mend = "step size, or max_kl."
         raise NonFiniteLoss(
-            f"The {what} is not finite at iteration {iteration}; {good}. Lower the inner {mend}"
+            f"The {what} is not finite at iteration {iteration}; {good}. {self.learner.mend}"
         )
 
     def _log(self, metrics, count: int) -> None:

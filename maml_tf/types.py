@@ -76,6 +76,7 @@ class Learner(Protocol):
     """What the training loop and its checkpoints ask of a learner."""
 
     metric_name: str  # "loss" is better lower, any other metric higher
+    mend: str  # a sentence: what to change when a metric is no longer finite
     meta_batch_size: int
     inner_steps: int
 

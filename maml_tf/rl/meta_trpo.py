@@ -54,6 +54,7 @@ class MetaTRPO:
     """
 
     metric_name = "return"
+    mend = "Lower the inner step size, or max_kl."
     optimizer = None
 
     def __init__(

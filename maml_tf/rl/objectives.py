@@ -81,11 +81,12 @@ def reinforce(actor: GaussianPolicy) -> LossFn:
 
 
 def likelihood_ratio(actor: GaussianPolicy) -> LossFn:
-    """The same value's slope, another second derivative: `surrogate` as the inner loss, `[T]`.
+    """Another inner loss: `surrogate`, -mean(pi(a|s) / pi_old(a|s) A), `[T]`.
 
-    -mean(log pi A) leaves out of the meta-gradient how theta moves the probability of what was
-    sampled; this is the low-variance curvature estimate of Rothfuss et al. 2019 ("ProMP", section
-    5), which has most of it.
+    Where pi is pi_old its gradient is that of `reinforce`, so that the inner step is the same, but
+    not its second derivative: -mean(log pi A) leaves out of the meta-gradient how theta moves the
+    probability of what was sampled, and this has most of it (Rothfuss et al. 2019, "ProMP",
+    section 5: low-variance curvature).
     """
 
     def loss(weights: Weights, batch: PolicyBatch) -> tf.Tensor:

@@ -156,6 +156,13 @@ def conjugate_gradient(
     return x, target - residual
 
 
+def natural_gradient(
+    product: Product, gradient: tf.Tensor, damping: float = 1e-5, iterations: int = 10
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Solves (H + damping) x = gradient by conjugate gradients; returns x and its image, `[n]`."""
+    return conjugate_gradient(lambda v: product(v) + damping * v, gradient, iterations)
+
+
 def slope(
     evaluate: Callable[[Weights], tuple[tf.Tensor, tf.Tensor]], weights: Weights
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -198,11 +205,7 @@ def trust_region_step(
       `TrustRegionStep`.
     """
     before, gradient = slope
-
-    def damped(vector):
-        return product(vector) + damping * vector
-
-    direction, image = conjugate_gradient(damped, gradient, iterations)
+    direction, image = natural_gradient(product, gradient, damping, iterations)
     scale = tf.sqrt(2 * max_divergence / _dot(direction, image))
     start = flatten(weights)
 

@@ -12,6 +12,7 @@ from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.trust_region import flatten
+from maml_tf.training import NonFiniteLoss
 
 
 def displaced(learner):
@@ -191,6 +192,23 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     for name in ("return_after_step_0", "return_after_step_1", "kl", "backtracks"):
         assert events.count(f"train/{name}") == 4
     assert events.count("validation/return_after_step_1") == 2
+
+
+class Poisoned(PointSampler):
+    """Its rewards are no numbers from the second meta-batch on."""
+
+    def sample(self, act, tasks, index, stage=0, split="train"):
+        taken = super().sample(act, tasks, index, stage, split)
+        return taken if index == 0 else taken._replace(rewards=np.nan * taken.rewards)
+
+
+def test_returns_that_are_not_finite_name_the_iteration_and_the_mend(tmp_path):
+    told = "iteration 1; the checkpoint of iteration 1 is intact. Lower the inner step size, or max"
+    with pytest.raises(NonFiniteLoss, match=told):
+        train(
+            *(make_learner(), Poisoned(tasks=4, episodes=5, horizon=10)), iterations=3,
+            logdir=tmp_path, save_every=1, log_every=1, progress=False,
+        )  # fmt: skip
 
 
 @pytest.mark.slow
