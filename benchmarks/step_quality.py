@@ -11,6 +11,7 @@ direction, and on the fresh ones.
 from __future__ import annotations
 
 import argparse
+import itertools
 
 import numpy as np
 import tensorflow as tf
@@ -25,11 +26,11 @@ FIRST = 1_000_000
 
 
 def natural(learner, number: int, iterations: int):
-    """The direction of `iterations` conjugate gradients, compiled: of theta, slope and a share."""
+    """The direction of `iterations` conjugate gradients: of weights, slope, share and damping."""
 
-    def direction(values, slope, share):
+    def direction(values, slope, share, damping):
         product = pieces.mean_product(learner.kl_curvature, values, pieces.cut(share, number))
-        return trust_region.natural_gradient(product, slope, learner.damping, iterations)[0]
+        return trust_region.natural_gradient(product, slope, damping, iterations)[0]
 
     return tf.function(direction, autograph=False)
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("run", help="a trained run's directory")
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.2])
     parser.add_argument("--iterations", type=int, nargs="+", default=[10])
+    parser.add_argument("--dampings", type=float, nargs="+", default=[1e-5])
     parser.add_argument("--fresh", type=int, default=3, help="meta-batches to judge by")
     options = parser.parse_args()
     directory, config = runs.locate({}, [options.run])
@@ -69,11 +71,11 @@ def main() -> None:
     print(f"{directory.name}, iteration {iteration}, mean KL {learner.max_kl:g}")
     print(f"{'direction':36s}{'length':>9s}{'own':>10s}{'fresh':>10s}")
     show("gradient", slopes[0])
-    for share in options.shares:
-        for iterations in options.iterations:
-            function = natural(learner, number, iterations)
-            name = f"{iterations} conjugate gradients, share {share:g}"
-            show(name, function(values, slopes[0], own.share(share)))
+    for iterations in options.iterations:
+        function = natural(learner, number, iterations)
+        for share, damping in itertools.product(options.shares, options.dampings):
+            name = f"{iterations} steps, share {share:g}, damping {damping:g}"
+            show(name, function(values, slopes[0], own.share(share), tf.constant(damping)))
 
 
 if __name__ == "__main__":
