@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("run", help="a trained run's directory")
     parser.add_argument("--shares", type=float, nargs="+", default=[1.0, 0.2])
     parser.add_argument("--iterations", type=int, nargs="+", default=[10])
-    parser.add_argument("--dampings", type=float, nargs="+", default=[1e-5])
+    parser.add_argument("--dampings", type=float, nargs="+", help="the learner's by default")
     parser.add_argument("--fresh", type=int, default=3, help="meta-batches to judge by")
     options = parser.parse_args()
     directory, config = runs.locate({}, [options.run])
@@ -66,15 +66,16 @@ def main() -> None:
             apart = np.mean([compiled["objective"](moved, r.batches, None)[1] for r in fresh])
             length *= float(np.sqrt(learner.max_kl / apart))
         own_gain, gain = (length * tf.tensordot(along, s, 1) for s in (slopes[0], expected))
-        print(f"{name:36s}{length:9.4f}{own_gain:10.5f}{gain:10.5f}", flush=True)
+        print(f"{name:44s}{length:9.4f}{own_gain:10.5f}{gain:10.5f}", flush=True)
 
     print(f"{directory.name}, iteration {iteration}, mean KL {learner.max_kl:g}")
-    print(f"{'direction':36s}{'length':>9s}{'own':>10s}{'fresh':>10s}")
+    print(f"{'direction':44s}{'length':>9s}{'own':>10s}{'fresh':>10s}")
     show("gradient", slopes[0])
+    dampings = options.dampings or [learner.damping]
     for iterations in options.iterations:
         function = natural(learner, number, iterations)
-        for share, damping in itertools.product(options.shares, options.dampings):
-            name = f"{iterations} steps, share {share:g}, damping {damping:g}"
+        for share, damping in itertools.product(options.shares, dampings):
+            name = f"{iterations} CG iterations, share {share:g}, damping {damping:g}"
             show(name, function(values, slopes[0], own.share(share), tf.constant(damping)))
 
 
