@@ -23,6 +23,7 @@ import mujoco.rollout
 import numpy as np
 
 from maml_tf.rl import envs
+from maml_tf.rl.envs import ant
 from maml_tf.rl.envs.mujoco_base import cores
 from maml_tf.rl.sampler import Sampler
 
@@ -108,7 +109,9 @@ def peer(name: str, options: argparse.Namespace, mode: str) -> Callable[[], floa
     robot, file = ROBOTS[name.split("_")[0]]
     model = mujoco.MjSpec.from_file(str(Path(gymnasium.__file__).parent / ASSETS / file))
     if robot == "Ant-v5":
-        model.option.timestep = 0.02
+        model.option.timestep = ant.AntVelocity.timestep["paper"]
+        for geom in model.geoms:
+            geom.solimp[:3] = ant.SOFT_CONTACTS
     model.compile()
     count = options.peer_envs
     with tempfile.TemporaryDirectory() as folder:

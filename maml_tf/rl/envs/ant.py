@@ -11,6 +11,8 @@ _CONTROL_COST = 0.005
 _CONTACT_COST = 0.0005
 _ALIVE = 0.05
 _HEALTHY = (0.2, 1.0)
+SOFT_CONTACTS = (0.8, 0.8, 0.01)
+"""The original's contacts: MuJoCo's `solimp`, its first three numbers. Gymnasium's are harder."""
 
 # Sensors after velocity and place of the centre of mass: the torso's three axes, then of each body
 # the net force of its contacts, their torque and where they attack, along the world's axes.
@@ -25,6 +27,9 @@ _NET_FORCE = 3  # the contact sensor's way to make one of many
 
 class _Ant(MujocoTasks):
     """Gymnasium's `ant.xml`; actions of +-1 are torques of +-150.
+
+    The paper's dynamics have the time step and the softness of contacts of the original's file, in
+    which Gymnasium's differs from it.
 
     Reward of a step, beside the task's: 0.05 - 0.005 |a|^2 - 0.0005 |c|^2, where c are the contact
     forces clipped to +-1. Ends where the torso's height is outside [0.2, 1] m.
@@ -52,7 +57,10 @@ class _Ant(MujocoTasks):
             return super()._starting_pose()
         return self.model.numeric("init_qpos").data.copy()
 
-    def _add_sensors(self, spec: mujoco.MjSpec) -> None:
+    def _edit(self, spec: mujoco.MjSpec) -> None:
+        if self.dynamics == "paper":
+            for geom in spec.geoms:
+                geom.solimp[:3] = SOFT_CONTACTS
         for kind in _AXES:
             self._add_sensor(spec, kind, "torso", objtype=mujoco.mjtObj.mjOBJ_XBODY)
         fields = sum(1 << int(getattr(mujoco.mjtConDataField, f"mjCONDATA_{f}")) for f in _FIELDS)

@@ -102,13 +102,13 @@ class MujocoTasks(TaskVectorEnv):
         return self.frame_skip[self.dynamics] * self.timestep[self.dynamics]
 
     def _compile(self) -> mujoco.MjModel:
-        """Gymnasium's model with this time step and these sensors."""
+        """Gymnasium's model with this time step, these sensors and the robot's own changes."""
         assets = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
         spec = mujoco.MjSpec.from_file(str(assets / self.xml))
         spec.option.timestep = self.timestep[self.dynamics]
         for kind in ("SUBTREELINVEL", "SUBTREECOM"):
             self._add_sensor(spec, kind, _ROBOT)
-        self._add_sensors(spec)
+        self._edit(spec)
         with warnings.catch_warnings():
             # Gymnasium's file sets the total mass in a way that MuJoCo means to give up.
             warnings.filterwarnings("ignore", message=".*settotalmass")
@@ -123,8 +123,8 @@ class MujocoTasks(TaskVectorEnv):
         sensor = getattr(mujoco.mjtSensor, f"mjSENS_{kind}")
         spec.add_sensor(name=f"{kind} {body}", type=sensor, objname=body, **kwargs)
 
-    def _add_sensors(self, spec: mujoco.MjSpec) -> None:
-        """Adds the robot's sensors after velocity and place of the centre of mass."""
+    def _edit(self, spec: mujoco.MjSpec) -> None:
+        """Adds the robot's sensors after velocity and place of the centre of mass, and the like."""
 
     def _observation_size(self) -> int:
         """O of these dynamics."""

@@ -122,6 +122,18 @@ def test_what_the_ant_sees():
     assert seen.shape == (3, 125) and touched > 100
 
 
+@pytest.mark.parametrize(
+    ("dynamics", "timestep", "solimp"),
+    [("paper", 0.02, [0.8, 0.8, 0.01]), ("gymnasium", 0.01, [0.9, 0.95, 0.001])],
+)
+def test_the_ant_s_physics_are_those_of_each_file(dynamics, timestep, solimp):
+    model = envs.make_vector("ant_velocity", 1, dynamics=dynamics).model
+    assert model.opt.timestep == timestep
+    assert model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+    np.testing.assert_allclose(model.geom_solimp[:, :3], np.tile(solimp, (model.ngeom, 1)))
+    np.testing.assert_allclose(model.geom_solref, np.tile([0.02, 1.0], (model.ngeom, 1)))
+
+
 def test_gymnasium_s_dynamics_have_gymnasium_s_observation():
     _, log = roll("cheetah_velocity", dynamics="gymnasium", steps=1)
     state, _, seen, *_ = log[1]
