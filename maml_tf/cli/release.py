@@ -42,7 +42,9 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 
 def _flags(directory: Path) -> str:
-    """The run's own flags, without this machine's directories."""
+    """The run's own flags, without this machine's directories, and what it began from."""
     here = Config()
     own = from_flags((directory / runs.FLAGS_FILE).read_text())
-    return to_flags(dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to=""))
+    began = f"# Trained from the weights of {Path(own.init).name} (--init).\n" if own.init else ""
+    own = dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to="")
+    return began + to_flags(own)

@@ -65,6 +65,24 @@ def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
     assert said["results"][0]["mean"] == results(directory)["mean"]
 
 
+def test_a_release_tells_what_its_training_began_from(trained, tmp_path):
+    _, release = trained
+    assert "#" not in (release / "flags.txt").read_text()
+    settings = [flag for flag in SETTINGS if flag != "--run_name=run"]
+    further = [f"--init={release}", f"--logdir={tmp_path}", "--run_name=further", *settings]
+    assert run(["train", *further, "--seed=1"]) == 0
+    directory = tmp_path / "further"
+    assert run(["evaluate", str(directory), *EVALUATION]) == 0
+    target = tmp_path / "models" / "sine"
+    assert run(["release", str(directory), f"--to={target}"]) == 0
+    first, *rest = (target / "flags.txt").read_text().splitlines()
+    assert first == "# Trained from the weights of sine (--init)."
+    assert "--seed=1" in rest and "--init=" in rest
+    again = ["evaluate", f"--flagfile={target / 'flags.txt'}", f"--init={target}"]
+    assert run([*again, f"--logdir={tmp_path / 'again'}", *EVALUATION]) == 0
+    assert results(tmp_path / "again" / "sine")["mean"] == results(directory)["mean"]
+
+
 def test_a_release_is_exported_like_a_run(trained, tmp_path):
     _, release = trained
     assert run(["export", f"--init={release}", f"--to={tmp_path / 'export'}"]) == 0
