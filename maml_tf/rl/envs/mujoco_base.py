@@ -124,7 +124,7 @@ class MujocoTasks(TaskVectorEnv):
         spec.add_sensor(name=f"{kind} {body}", type=sensor, objname=body, **kwargs)
 
     def _edit(self, spec: mujoco.MjSpec) -> None:
-        """Adds the robot's sensors after velocity and place of the centre of mass, and the like."""
+        """Adds the robot's own sensors, after the two above, and what else sets its model apart."""
 
     def _observation_size(self) -> int:
         """O of these dynamics."""
