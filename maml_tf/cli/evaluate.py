@@ -28,7 +28,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     tasks = make_tasks(config, results.split(config))
     learner, iteration = runs.restore(directory, config)
     began = time.perf_counter()
-    tuning = _tune(learner, config) if config.tunes_step_size else None
+    tuning = tune(learner, config)
     alpha = results.step_size(config, tuning)
     estimate = _measure(config, learner, tasks, alpha)
     seconds = time.perf_counter() - began
@@ -74,7 +74,10 @@ def _measure(config: Config, learner: Any, tasks: Any, alpha: float | None) -> E
     return evaluate(learner, tasks, step_size=alpha, **_protocol(config))
 
 
-def _tune(learner: Any, config: Config) -> Tuning:
+def tune(learner: Any, config: Config) -> Tuning | None:
+    """Chooses alpha on validation tasks, where the settings say so."""
+    if not config.tunes_step_size:
+        return None
     choose = _rl().tune_step_size if config.reinforcement else tune_step_size
     return choose(learner, make_tasks(config, "val"), **_protocol(config))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maml_tf import results
-from maml_tf.cli import runs
+from maml_tf.cli import evaluate, runs
 from maml_tf.experiment import make_tasks
 
 _LOG = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     from maml_tf.rl.rendering import render
 
     split, trained = results.split(config), config.trained()
-    alpha = results.step_size(config, None)
+    alpha = results.step_size(config, evaluate.tune(learner, config))
     episodes = render(
         learner,
         make_tasks(config, split),

@@ -1,15 +1,21 @@
 """`maml-tf render`, from a learner in the place of a trained run."""
 
+import json
+
+import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
-from maml_tf.cli import render, runs
+from maml_tf.cli import evaluate, render, runs
 from maml_tf.cli.main import run
 from maml_tf.config import Config
+from maml_tf.rl import rendering
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
+
+_NOTHING = rendering.Episode(np.zeros([1, 2]), 0.0)
 
 
 @pytest.fixture
@@ -23,7 +29,8 @@ def policy_run(tmp_path, monkeypatch):
     learner = MetaTRPO(GaussianPolicy(2, 2, (4,)), meta_batch_size=2)
     monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, of(given)))
     monkeypatch.setattr(runs, "restore", lambda directory, config: (learner, 7))
-    monkeypatch.setattr(render, "make_tasks", lambda config, split: sampler)
+    for command in (evaluate, render):
+        monkeypatch.setattr(command, "make_tasks", lambda config, split: sampler)
     return tmp_path
 
 
@@ -35,6 +42,20 @@ def test_a_task_is_drawn_into_the_runs_figures(policy_run, capsys):
     assert "Task 1, iteration 7: return -" in said and f"Wrote {path}" in said
     assert run(["render", "RUN", f"--to={policy_run}/here.gif", "--test_steps=1"]) == 0
     assert (policy_run / "here.gif").exists()
+
+
+def test_a_tuned_step_size_is_the_one_that_is_drawn(policy_run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        rendering, "render", lambda *_, step_sizes, **__: drawn.append(step_sizes) or [_NOTHING] * 2
+    )
+    flags = ["--tune_step_size=True", "--update_lr=0.3", "--num_test_tasks=2", "--test_steps=1"]
+    assert run(["evaluate", "RUN", "--test_set", *flags]) == 0
+    result = policy_run / "results" / "test_5trajectories_stepsizetuned.json"
+    chosen = json.loads(result.read_text())["step_size"]
+    assert run(["render", "RUN", *flags]) == 0
+    assert run(["render", "RUN", "--update_lr=0.3", "--test_steps=1"]) == 0
+    assert drawn == [[chosen], [0.3]] and chosen != 0.3
 
 
 def test_a_mistake_is_one_line(policy_run, capsys):
