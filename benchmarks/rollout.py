@@ -25,9 +25,9 @@ import numpy as np
 from maml_tf.rl import envs
 from maml_tf.rl.envs import ant
 from maml_tf.rl.envs.mujoco_base import cores
+from maml_tf.rl.policy import Actor, GaussianPolicy
 from maml_tf.rl.sampler import Sampler
 
-HIDDEN = 100
 ASSETS = "envs/mujoco/assets"
 ROBOTS = {
     "cheetah": ("HalfCheetah-v5", "half_cheetah.xml"),
@@ -35,33 +35,16 @@ ROBOTS = {
 }
 
 
-class Policy:
-    """The paper's network, 100-100 ReLU, each task with its own weights, in Numpy."""
-
-    def __init__(self, tasks: int, observation_size: int, action_size: int):
-        """Draws weights."""
-        rng = np.random.default_rng(0)
-        sizes = (observation_size, HIDDEN, HIDDEN, action_size)
-        self._kernels = [
-            rng.normal(0, 0.1, (tasks, *size)).astype(np.float32)
-            for size in zip(sizes[:-1], sizes[1:], strict=True)
-        ]
-        self.log_stds = np.zeros((tasks, action_size), np.float32)
-
-    def __call__(self, observations, noise):
-        """Acts."""
-        x = observations
-        for kernel in self._kernels[:-1]:
-            x = x @ kernel
-            np.maximum(x, 0.0, out=x)
-        means = x @ self._kernels[-1]
-        return means + noise, means
+def actor(made: Sampler, tasks: int) -> Actor:
+    """The paper's policy, 100-100 ReLU, with weights of each task's own."""
+    policy = GaussianPolicy(made.observation_size, made.action_size)
+    return policy.actor([np.stack([v.numpy()] * tasks) for v in policy.variables], tasks)
 
 
 def sampler(name: str, options: argparse.Namespace) -> Callable[[], float]:
     """Steps a second of a whole roll-out, policy included; only steps that count."""
     made = Sampler(name, tasks=options.tasks, episodes=options.episodes, threads=options.threads)
-    policy = Policy(options.tasks, made.observation_size, made.action_size)
+    policy = actor(made, options.tasks)
     tasks = made.sample_tasks(0)
     made.sample(policy, tasks, 0)
 

@@ -87,6 +87,7 @@ class GaussianPolicy:
         if min(sizes) < 1:
             raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
         self.observation_size, self.action_size = observation_size, action_size
+        self.context = context
         self.model = keras.Sequential([keras.Input((observation_size,))], name="mean_network")
         if context:
             self.model.add(Context(CONTEXT_NUMBERS, name="context"))
@@ -106,7 +107,6 @@ class GaussianPolicy:
         )
         self.stored = _Stored(self.model, self.log_std)
         self._apply = functional(self.model)
-        self._act = tf.function(self._draw, autograph=False)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -120,11 +120,7 @@ class GaussianPolicy:
 
     def actor(self, weights: Weights, num_tasks: int) -> Actor:
         """What a sampler calls at every time step; `weights` are shared or stacked."""
-        return Actor(self, weights, num_tasks)
-
-    def _draw(self, weights, observations, noise) -> tuple[tf.Tensor, tf.Tensor]:
-        means, log_stds = self(weights, observations)
-        return means + tf.exp(log_stds)[..., tf.newaxis, :] * noise, means
+        return Actor(weights, num_tasks, context=self.context)
 
 
 class _Stored(keras.Model):
@@ -137,13 +133,21 @@ class _Stored(keras.Model):
 
 
 class Actor:
-    """A policy with its weights: draws actions for T tasks x E environments in one call."""
+    """A policy with its weights: draws actions for T tasks x E environments in one call.
 
-    def __init__(self, policy: GaussianPolicy, weights: Weights, num_tasks: int):
+    In Numpy: at a time step there is so little to compute that calling TensorFlow would take as
+    long (benchmarks/README.md).
+    """
+
+    def __init__(self, weights: Weights, num_tasks: int, *, context: bool = False):
         """Use `GaussianPolicy.actor`."""
-        self._policy, self._weights = policy, list(weights)
-        floored = np.maximum(np.asarray(weights[-1]), np.float32(LOG_STD_FLOOR))
-        self.log_stds = np.broadcast_to(floored, (num_tasks, policy.action_size))  # [T, A]
+        *network, log_stds = (np.asarray(w) for w in weights)
+        log_stds = np.maximum(log_stds, np.asarray(LOG_STD_FLOOR, log_stds.dtype))
+        self.log_stds = np.broadcast_to(log_stds, (num_tasks, log_stds.shape[-1]))  # [T, A]
+        self._stds = np.exp(self.log_stds)[:, None]
+        self._beside = network.pop(0)[..., None, :] if context else None
+        biases = [bias[..., None, :] for bias in network[1::2]]
+        self._layers = list(zip(network[::2], biases, strict=True))
 
     def __call__(
         self, observations: np.ndarray, noise: np.ndarray
@@ -157,7 +161,14 @@ class Actor:
         Returns:
           Actions, mean + std * noise, and means, each `[T, E, A]`.
         """
-        dtype = self._policy.log_std.dtype
-        inputs = (tf.convert_to_tensor(a, dtype) for a in (observations, noise))
-        actions, means = self._policy._act(self._weights, *inputs)
-        return actions.numpy(), means.numpy()
+        x = np.asarray(observations, self._stds.dtype)
+        if self._beside is not None:
+            beside = np.broadcast_to(self._beside, (*x.shape[:-1], self._beside.shape[-1]))
+            x = np.concatenate([x, beside], -1)
+        for kernel, bias in self._layers[:-1]:
+            x = x @ kernel
+            x += bias
+            np.maximum(x, 0.0, out=x)
+        kernel, bias = self._layers[-1]
+        means = x @ kernel + bias
+        return means + self._stds * noise, means

@@ -54,8 +54,22 @@ def test_an_actor_draws_by_the_noise_and_stacked_weights_are_each_task_s_own():
         alone = policy.actor([w[task] for w in weights], 1)
         np.testing.assert_allclose(alone(seen[task : task + 1], noise[:1])[1][0], means[task], 1e-5)
         np.testing.assert_allclose(alone.log_stds, act.log_stds[task : task + 1])
-    act(seen + 1, noise)
-    assert policy._act.experimental_get_tracing_count() == 2  # stacked, and shared
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_an_actor_has_the_policy_s_means(context, stacked):
+    policy = GaussianPolicy(3, 2, hidden=(5, 4), context=context)
+    weights = [normal(i, *v.shape) for i, v in enumerate(policy.variables)]
+    if stacked:
+        weights = [tf.stack([w, -w, 0.5 * w]) for w in weights]
+    seen, noise = normal(8, 3, 6, 3), normal(9, 3, 6, 2).numpy()
+    expected = policy(weights, seen)
+    act = policy.actor(weights, 3)
+    actions, means = act(seen.numpy(), noise)
+    np.testing.assert_allclose(means, expected.means, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(act.log_stds, np.broadcast_to(expected.log_stds, (3, 2)))
+    assert actions.dtype == means.dtype == weights[0].dtype.as_numpy_dtype
 
 
 def test_the_spread_has_a_floor():
