@@ -118,3 +118,7 @@ class Trajectories(NamedTuple):
     mask: np.ndarray  # [T, E, H] float32: 1 where the step was taken
     means: np.ndarray  # [T, E, H, A] float32: of the policy's Gaussian
     log_stds: np.ndarray  # [T, A] float32: of the policy's Gaussian
+
+    def part(self, tasks: slice) -> Trajectories:
+        """Those of some of the tasks, as views."""
+        return Trajectories(*(array[tasks] for array in self))

@@ -5,6 +5,7 @@ Shape letters: T tasks, B steps of a task, E episodes a task, O observation and 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -148,6 +149,18 @@ class Actor:
         self._beside = network.pop(0)[..., None, :] if context else None
         biases = [bias[..., None, :] for bias in network[1::2]]
         self._layers = list(zip(network[::2], biases, strict=True))
+
+    def part(self, tasks: slice) -> Actor:
+        """The policies of some of the tasks."""
+
+        def cut(array: np.ndarray) -> np.ndarray:
+            return array[tasks] if array.ndim == 3 else array  # shared
+
+        part = copy.copy(self)
+        part.log_stds, part._stds = self.log_stds[tasks], cut(self._stds)
+        part._beside = None if self._beside is None else cut(self._beside)
+        part._layers = [(cut(kernel), cut(bias)) for kernel, bias in self._layers]
+        return part
 
     def __call__(
         self, observations: np.ndarray, noise: np.ndarray

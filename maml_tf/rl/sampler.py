@@ -1,4 +1,4 @@
-"""Roll-outs of many tasks in lockstep: one policy call a time step.
+"""Roll-outs of many tasks in lockstep: one policy call a time step and thread.
 
 Shape letters: T tasks, E episodes a task, H horizon, O observation numbers, A action numbers,
 G numbers of a task; B = T * E environments.
@@ -7,8 +7,10 @@ G numbers of a task; B = T * E environments.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable
-from typing import Protocol, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, cast
 
 import gymnasium
 import numpy as np
@@ -20,7 +22,11 @@ from maml_tf.types import Trajectories
 
 
 class Act(Protocol):
-    """A policy of T tasks, each with its own weights."""
+    """A policy of T tasks, each with its own weights.
+
+    One with `part(tasks: slice) -> Act` may be asked for the actions of some tasks by each of
+    several threads at the same time.
+    """
 
     log_stds: np.ndarray  # [T, A]
 
@@ -100,6 +106,16 @@ class Sampler:
         self.horizon = horizon
         self.observation_size = flatdim(self.env.single_observation_space)
         self.action_size = flatdim(self.env.single_action_space)
+        # A thread that does all of some tasks, policy and physics, waits for no other.
+        whole: Any = self.env
+        number = min(getattr(whole, "threads", 1), tasks)
+        firsts = [tasks * lane // number for lane in range(number + 1)]
+        self._lanes: list[tuple[slice, Any]] = [
+            (slice(first, last), whole.part(slice(first * episodes, last * episodes)))
+            for first, last in itertools.pairwise(firsts)
+            if number > 1
+        ]
+        self._threads = ThreadPoolExecutor(number)
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
         """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G]."""
@@ -136,40 +152,53 @@ class Sampler:
         each = tasks if tasks.ndim == 3 else np.repeat(tasks[:, None], self.episodes, axis=1)
         self.env.set_tasks(each.reshape(-1, each.shape[-1]))
         observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
+        observations = observations.reshape(*shape, -1)
+        noise = rng.standard_normal((self.horizon, *shape, self.action_size), np.float32)
         trajectories = self._empty(act)
+        if self._lanes and hasattr(act, "part"):
+            lanes = [
+                (act.part(t), env, observations[t], noise[:, t], trajectories.part(t))
+                for t, env in self._lanes
+            ]
+        else:
+            lanes = [(act, self.env, observations, noise, trajectories)]
+        run = self._threads.map if len(lanes) > 1 else map
+        self.diverged += sum(run(lambda lane: self._roll_out(*lane), lanes))
+        return trajectories
+
+    def _roll_out(
+        self, act: Act, env: Any, observations: np.ndarray, noise: np.ndarray, out: Trajectories
+    ) -> int:
+        """Fills `out`; returns how many simulations diverged. Shapes as in `Act`, some tasks."""
+        shape, diverged = out.rewards.shape[:2], 0
         alive = np.ones(shape, np.float32)
-        noise = np.empty((*shape, self.action_size), np.float32)
         for step in range(self.horizon):
-            observations = observations.reshape(*shape, -1)
-            rng.standard_normal(out=noise, dtype=np.float32)
-            actions, means = (np.asarray(a) for a in act(observations, noise))
-            trajectories.observations[:, :, step] = observations
-            trajectories.actions[:, :, step] = actions
-            trajectories.means[:, :, step] = means
-            observations, rewards, terminated, truncated, infos = self.env.step(
+            actions, means = (np.asarray(a) for a in act(observations, noise[step]))
+            out.observations[:, :, step] = observations
+            out.actions[:, :, step] = actions
+            out.means[:, :, step] = means
+            observations, rewards, terminated, truncated, infos = env.step(
                 actions.reshape(-1, self.action_size)
             )
+            observations = observations.reshape(*shape, -1)
             if "diverged" in infos:
-                diverged = infos["diverged"].reshape(shape) & (alive > 0)
-                self.diverged += int(diverged.sum())
-                alive[diverged] = 0.0
-            trajectories.mask[:, :, step] = alive
+                lost = infos["diverged"].reshape(shape) & (alive > 0)
+                diverged += int(lost.sum())
+                alive[lost] = 0.0
+            out.mask[:, :, step] = alive
             np.multiply(
-                rewards.reshape(shape),
-                alive,
-                out=trajectories.rewards[:, :, step],
-                casting="same_kind",
+                rewards.reshape(shape), alive, out=out.rewards[:, :, step], casting="same_kind"
             )
             ended = terminated | truncated
             if ended.any():
                 alive[ended.reshape(shape)] = 0.0
                 if not alive.any():
                     break
-        if not trajectories.mask.all():
-            never = trajectories.mask == 0.0
-            for array in (trajectories.observations, trajectories.actions, trajectories.means):
+        if not out.mask.all():
+            never = out.mask == 0.0
+            for array in (out.observations, out.actions, out.means):
                 array[never] = 0.0
-        return trajectories
+        return diverged
 
     def _empty(self, act: Act) -> Trajectories:
         """Zeros to be filled."""
@@ -186,6 +215,9 @@ class Sampler:
 
     def close(self) -> None:
         """Ends the environments' threads and processes."""
+        self._threads.shutdown()
+        for _, env in self._lanes:
+            env.close()
         self.env.close()
 
 

@@ -4,9 +4,11 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 pytest.importorskip("mujoco", reason="needs the extra rl")
 
 import numpy as np
+import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 
 from maml_tf.rl import envs
+from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
 from maml_tf.tasks import seeds
 
@@ -125,6 +127,43 @@ def test_threads_do_not_change_a_number(name):
     one, two = (roll(name, episodes=20, horizon=40, threads=t)[3] for t in (1, 2))
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Shared:
+    """A policy whose tasks may be shared out; remembers which were."""
+
+    def __init__(self, act):
+        self.act, self.log_stds, self.parts = act, act.log_stds, []
+
+    def __call__(self, observations, noise):
+        return self.act(observations, noise)
+
+    def part(self, tasks):
+        self.parts.append((tasks.start, tasks.stop))
+        return self.act.part(tasks)
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize("name", ["cheetah_velocity", "ant_goal"])
+def test_threads_with_tasks_of_their_own_do_not_change_a_number(name, stacked):
+    taken = []
+    for threads, parts in (1, []), (2, [(0, 1), (1, 3)]), (8, [(0, 1), (1, 2), (2, 3)]):
+        sampler = Sampler(name, tasks=3, episodes=10, horizon=60, threads=threads)
+        policy = GaussianPolicy(sampler.observation_size, sampler.action_size, seed=1)
+        weights = [v.value for v in policy.variables]
+        if stacked:
+            weights = [tf.stack([w, 0.5 * w, w - 0.1]) for w in weights]
+        act = Shared(policy.actor(weights, 3))
+        for index in range(2):
+            taken.append(sampler.sample(act, sampler.sample_tasks(index), index))
+        assert act.parts == 2 * parts
+        sampler.close()
+    if name == "ant_goal":  # some have fallen
+        assert 0 < taken[0].mask.mean() < 1
+    for first, others in (taken[0], taken[2::2]), (taken[1], taken[3::2]):
+        for other in others:
+            for a, b in zip(first, other, strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_an_episode_after_early_ends_is_the_one_without_neighbours():

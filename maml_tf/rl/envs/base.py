@@ -6,7 +6,8 @@ G numbers of a task.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -43,6 +44,8 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     action_size: int  # A
     task_size: int  # G
     task_words: str  # says what a task is, with a place for each of G numbers
+    threads = 1  # that step it at the same time
+    _of_each: ClassVar[tuple[str, ...]] = ("tasks", "_observations", "_steps", "_ended")
 
     def __init__(
         self,
@@ -85,6 +88,18 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         self._observations = np.zeros((num_envs, size), np.float32)
         self._steps = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
+
+    def part(self, rows: slice) -> TaskVectorEnv:
+        """Some of the environments, as a view: what it steps is stepped here.
+
+        Parts that share no environment may be stepped at the same time, each by a thread of its
+        own. Only the whole is reset.
+        """
+        part = copy.copy(self)
+        for name in self._of_each:
+            setattr(part, name, getattr(self, name)[rows])
+        part.num_envs = len(part.tasks)
+        return part
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks [num_tasks, G]."""
@@ -192,7 +207,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
             if self.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP:
                 self._start(np.flatnonzero(over))
                 over = None
-        self._ended = terminated | truncated
+        np.logical_or(terminated, truncated, out=self._ended)
         if over is not None:
             self._ended |= over
         infos = {} if diverged is None else {"diverged": diverged, "_diverged": diverged.copy()}

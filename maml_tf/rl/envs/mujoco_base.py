@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -51,6 +52,7 @@ class MujocoTasks(TaskVectorEnv):
     """
 
     xml: str  # of Gymnasium's
+    _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
     frame_skip: dict[str, int]  # by dynamics
     timestep: dict[str, float]  # seconds, by dynamics
 
@@ -78,10 +80,7 @@ class MujocoTasks(TaskVectorEnv):
         self.action_size = self.model.nu
         self.state_size = self._observation_size()
         super().__init__(num_envs, **kwargs)
-        threads = min(threads, num_envs)
-        # A pool of no threads steps in the calling one.
-        self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
-        self._data = [mujoco.MjData(self.model) for _ in range(threads)]
+        self._start_threads(min(threads, num_envs))
         self._models = [self.model] * num_envs
         self._first_pose = self._starting_pose()
         frames = self.frame_skip[dynamics]
@@ -90,6 +89,18 @@ class MujocoTasks(TaskVectorEnv):
         self._next = np.zeros((num_envs, frames, size))
         self._control = np.zeros((num_envs, frames, self.action_size))
         self._sensed = np.zeros((num_envs, frames, self.model.nsensordata))
+
+    def _start_threads(self, threads: int) -> None:
+        self.threads = threads
+        # A pool of no threads steps in the calling one.
+        self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._data = [mujoco.MjData(self.model) for _ in range(threads)]
+
+    def part(self, rows: slice) -> TaskVectorEnv:
+        """See `TaskVectorEnv`; the thread that steps it also does its physics."""
+        part: Any = super().part(rows)
+        part._start_threads(1)
+        return part
 
     @property
     def positions(self) -> np.ndarray:

@@ -24,6 +24,7 @@ class Navigation2D(TaskVectorEnv):
     task_size = 2
     task_words = "goal ({:.2f}, {:.2f})"
     step_seconds = 0.04  # it has no time of its own
+    _of_each = (*TaskVectorEnv._of_each, "_position")
 
     def __init__(self, num_envs: int = 1, *, squared: bool = False, **kwargs):
         """Takes `squared` and what `TaskVectorEnv` takes."""

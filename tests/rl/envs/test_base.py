@@ -164,3 +164,21 @@ def test_bad_input_is_refused(keywords, message):
 def test_tasks_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"shape \[3\]; give \[3, 1\]"):
         envs.make_vector("cheetah_velocity", 3).set_tasks(np.zeros(3))
+
+
+@pytest.mark.parametrize("name", envs.ENVIRONMENTS)
+def test_parts_are_views_that_step_as_the_whole_does(name):
+    options = {"autoreset_mode": AutoresetMode.DISABLED, "oracle": True, "max_episode_steps": 3}
+    whole, cut = (envs.make_vector(name, 5, **options) for _ in range(2))
+    parts = [cut.part(slice(0, 2)), cut.part(slice(2, 5))]
+    tasks = whole.sample_tasks(np.random.default_rng(0), 5)
+    for env in whole, cut:
+        env.set_tasks(tasks)
+        env.reset(seed=3)
+    for step in range(4):
+        actions = np.random.default_rng(step).uniform(-1, 1, (5, whole.action_size))
+        together = whole.step(actions)[:4]
+        apart = [p.step(a)[:4] for p, a in zip(parts, (actions[:2], actions[2:]), strict=True)]
+        for one, many in zip(together, zip(*apart, strict=True), strict=True):
+            np.testing.assert_array_equal(one, np.concatenate(many))
+    np.testing.assert_array_equal(whole.positions, cut.positions)
