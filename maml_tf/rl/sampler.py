@@ -106,16 +106,23 @@ class Sampler:
         self.horizon = horizon
         self.observation_size = flatdim(self.env.single_observation_space)
         self.action_size = flatdim(self.env.single_action_space)
-        # A thread that does all of some tasks, policy and physics, waits for no other.
-        whole: Any = self.env
-        number = min(getattr(whole, "threads", 1), tasks)
-        firsts = [tasks * lane // number for lane in range(number + 1)]
-        self._lanes: list[tuple[slice, Any]] = [
-            (slice(first, last), whole.part(slice(first * episodes, last * episodes)))
+        self._lanes = self._cut()
+        self._threads = ThreadPoolExecutor(len(self._lanes) or 1)
+
+    def _cut(self) -> list[tuple[slice, envs.TaskVectorEnv]]:
+        """The tasks of each thread and a view of their environments; none if one does all.
+
+        A thread that does all of some tasks, policy and physics, waits for no other.
+        """
+        env = self.env
+        if not isinstance(env, envs.TaskVectorEnv) or min(env.threads, self.tasks) == 1:
+            return []
+        number = min(env.threads, self.tasks)
+        firsts = [self.tasks * lane // number for lane in range(number + 1)]
+        return [
+            (slice(first, last), env.part(slice(first * self.episodes, last * self.episodes)))
             for first, last in itertools.pairwise(firsts)
-            if number > 1
         ]
-        self._threads = ThreadPoolExecutor(number)
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
         """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G]."""
