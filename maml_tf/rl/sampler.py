@@ -162,13 +162,12 @@ class Sampler:
         observations = observations.reshape(*shape, -1)
         noise = rng.standard_normal((self.horizon, *shape, self.action_size), np.float32)
         trajectories = self._empty(act)
+        lanes: list[tuple[Any, ...]] = [(act, self.env, observations, noise, trajectories)]
         if self._lanes and hasattr(act, "part"):
             lanes = [
                 (act.part(t), env, observations[t], noise[:, t], trajectories.part(t))
                 for t, env in self._lanes
             ]
-        else:
-            lanes = [(act, self.env, observations, noise, trajectories)]
         run = self._threads.map if len(lanes) > 1 else map
         self.diverged += sum(run(lambda lane: self._roll_out(*lane), lanes))
         return trajectories
