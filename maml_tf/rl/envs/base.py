@@ -44,7 +44,8 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     action_size: int  # A
     task_size: int  # G
     task_words: str  # says what a task is, with a place for each of G numbers
-    threads = 1  # that step it at the same time
+    threads = 1  # that it uses
+    # What holds a row an environment, so that a part has a view of it.
     _of_each: ClassVar[tuple[str, ...]] = ("tasks", "_observations", "_steps", "_ended")
 
     def __init__(
