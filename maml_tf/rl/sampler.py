@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
@@ -19,6 +20,9 @@ from gymnasium.spaces import flatdim
 from maml_tf.rl import envs
 from maml_tf.tasks import seeds
 from maml_tf.types import Trajectories
+
+_UNEVEN = 1.15
+"""What lanes gain over steps of all as one (benchmarks/README.md): 0.87 / 0.75 of the physics."""
 
 
 class Act(Protocol):
@@ -110,15 +114,17 @@ class Sampler:
         self._threads = ThreadPoolExecutor(len(self._lanes) or 1)
 
     def _cut(self) -> list[tuple[slice, envs.TaskVectorEnv]]:
-        """The tasks of each thread and a view of their environments; none if one does all.
+        """The tasks of each thread and a view of their environments; none to step all as one.
 
-        A thread that does all of some tasks, policy and physics, waits for no other.
+        A thread that does all of some tasks, policy and physics, waits for no other. It pays where
+        threads get nearly equal numbers of tasks; else MuJoCo shares out every step.
         """
-        env = self.env
-        if not isinstance(env, envs.TaskVectorEnv) or min(env.threads, self.tasks) == 1:
+        env, tasks = self.env, self.tasks
+        if not isinstance(env, envs.TaskVectorEnv) or env.threads == 1:
             return []
-        number = min(env.threads, self.tasks)
-        firsts = [self.tasks * lane // number for lane in range(number + 1)]
+        if env.threads * math.ceil(tasks / env.threads) > _UNEVEN * tasks:
+            return []
+        firsts = [tasks * lane // env.threads for lane in range(env.threads + 1)]
         return [
             (slice(first, last), env.part(slice(first * self.episodes, last * self.episodes)))
             for first, last in itertools.pairwise(firsts)

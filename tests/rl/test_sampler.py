@@ -147,13 +147,14 @@ class Shared:
 @pytest.mark.parametrize("name", ["cheetah_velocity", "ant_goal"])
 def test_threads_with_tasks_of_their_own_do_not_change_a_number(name, stacked):
     taken = []
-    for threads, parts in (1, []), (2, [(0, 1), (1, 3)]), (8, [(0, 1), (1, 2), (2, 3)]):
-        sampler = Sampler(name, tasks=3, episodes=10, horizon=60, threads=threads)
+    fours = [(0, 1), (1, 2), (2, 3), (3, 4)]
+    for threads, parts in (1, []), (2, [(0, 2), (2, 4)]), (3, []), (4, fours), (8, []):
+        sampler = Sampler(name, tasks=4, episodes=10, horizon=60, threads=threads)
         policy = GaussianPolicy(sampler.observation_size, sampler.action_size, seed=1)
         weights = [v.value for v in policy.variables]
         if stacked:
-            weights = [tf.stack([w, 0.5 * w, w - 0.1]) for w in weights]
-        act = Shared(policy.actor(weights, 3))
+            weights = [tf.stack([w, 0.5 * w, w - 0.1, -w]) for w in weights]
+        act = Shared(policy.actor(weights, 4))
         for index in range(2):
             taken.append(sampler.sample(act, sampler.sample_tasks(index), index))
         assert act.parts == 2 * parts

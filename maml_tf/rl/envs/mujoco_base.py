@@ -52,9 +52,9 @@ class MujocoTasks(TaskVectorEnv):
     """
 
     xml: str  # of Gymnasium's
-    _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
     frame_skip: dict[str, int]  # by dynamics
     timestep: dict[str, float]  # seconds, by dynamics
+    _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
 
     def __init__(
         self, num_envs: int = 1, *, dynamics: str = "paper", threads: int | None = None, **kwargs
