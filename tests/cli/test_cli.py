@@ -232,6 +232,29 @@ def results_of(directory):
     return {p.name: json.loads(p.read_text()) for p in (directory / "results").iterdir()}
 
 
+def test_other_weights_and_other_tasks_have_files_of_their_own(tmp_path):
+    assert run(sinusoid(tmp_path, "--validate_every=5", "--save_every=5")) == 0
+    (directory,) = tmp_path.iterdir()
+    release = tmp_path / "models" / "sine"
+    line = ["evaluate", str(directory), "--test_set", "--num_test_tasks=24", "--progress=False"]
+    for more in ([], ["--use_best"], ["--test_iter=10"]):
+        assert run([*line, *more]) == 0
+    assert run(["release", str(directory), f"--to={release}"]) == 0
+    line[1] = f"--logdir={tmp_path / 'again'}"
+    for seed in (0, 1):
+        assert run([*line, f"--init={release}", f"--seed={seed}"]) == 0
+    name = "test_10shot_stepsize0.01"
+    results = results_of(directory)
+    ends = ("", "_best", "_iteration10")
+    assert set(results) == {f"{n}{e}.json" for n in (name, "samples_10shot") for e in ends}
+    assert results[f"{name}.json"]["iteration"] == 20
+    assert results[f"{name}_iteration10.json"]["iteration"] == 10
+    again = results_of(tmp_path / "again" / "sine")
+    assert set(again) == {f"{n}{e}.json" for n in (name, "samples_10shot") for e in ("", "_seed1")}
+    assert again[f"{name}.json"]["mean"] == results[f"{name}.json"]["mean"]
+    assert again[f"{name}_seed1.json"]["mean"] != again[f"{name}.json"]["mean"]
+
+
 def test_the_result_files_hold_what_a_reader_needs(tmp_path):
     assert run(sinusoid(tmp_path)) == 0
     (directory,) = tmp_path.iterdir()

@@ -118,7 +118,7 @@ def test_the_best_weights_and_a_tuned_step_size(navigation, capsys):
     flags = ["--use_best", "--tune_step_size=True", "--update_lr=0.25"]
     assert run(["evaluate", str(navigation), *flags]) == 0
     assert "(the best on validation tasks)" in capsys.readouterr().out
-    path = navigation / "results" / "val_3trajectories_stepsizetuned.json"
+    path = navigation / "results" / "val_3trajectories_stepsizetuned_best.json"
     result = json.loads(path.read_text())
     path.unlink()
     tuning = result["tuning"]
