@@ -48,9 +48,14 @@ class Result:
     @property
     def as_trained(self) -> bool:
         """Whether nobody asked for another alpha than the training's; it may be tuned."""
-        given = dict(flag.removeprefix("--").partition("=")[::2] for flag in self.flags)
+        given = self.settings
         trained = float(given.get("train_update_lr", -1))
         return trained in (-1, float(given.get("update_lr", trained)))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The evaluation's flags, by name."""
+        return dict(flag.removeprefix("--").partition("=")[::2] for flag in self.flags)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,12 @@ class Curve(Result):
             parts.append("half range")
         if self.batch_statistics != "transductive":
             parts.append(self.batch_statistics)
+        if self.settings.get("test_iter", "-1") != "-1":
+            parts.append(f"iteration {self.iteration}")
+        elif self.settings.get("use_best") == "True":
+            parts.append("best weights")
+        if self.seed:
+            parts.append(f"seed {self.seed}")
         return ", ".join([*parts, step_size_text(self)] if self.step_size else parts)
 
 

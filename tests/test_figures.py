@@ -51,9 +51,12 @@ def test_many_curves_have_their_legend_below():
 def test_evaluations_of_one_run_are_told_apart():
     curve = next(r for r in paper_results() if r.method == "maml" and isinstance(r, figures.Curve))
     others = [{"inputs": "half"}, {"split": "val"}, {"step_size": 0.3}, {"step_size": None}]
-    others += [{"batch_statistics": "inductive"}, {"shots": 7}]
-    labels = {dataclasses.replace(curve, **other).label for other in [{}, *others]}
-    assert len(labels) == 7
+    others += [{"batch_statistics": "inductive"}, {"shots": 7}, {"seed": 1}]
+    others += [{"flags": ("--use_best=True",)}, {"flags": ("--test_iter=10",)}]
+    curves = [dataclasses.replace(curve, **other) for other in [{}, *others]]
+    assert len({curve.label for curve in curves}) == 10
+    (drawn,) = figures.draw_run(curves).values()
+    assert len(drawn.axes[0].lines) == 10
 
 
 def test_the_same_figure_makes_the_same_files(tmp_path):
