@@ -130,6 +130,11 @@ class Config:
     num_filters: int = _supervised(64, "Filters of each convolution.")
     conv: bool = _supervised(True, "Convolutional network; False: dense (Omniglot only).")
     max_pool: bool = _supervised(False, "Max-pooling instead of strided convolution.")
+    head_stddev: float = _supervised(
+        -1.0,
+        "Standard deviation of the head's initial kernel; -1: the original's initial kernel (1 for "
+        "Omniglot's convolutional network; 0.1 learns 20-way faster and better).",
+    )
     # Reinforcement learning.
     environment: str = _reinforcement(
         "",
@@ -306,6 +311,11 @@ class Config:
             raise ValueError(f"--clip must be positive, or -1 for the default; got {self.clip}.")
         if self.l2 != -1 and not self.l2 >= 0:
             raise ValueError(f"--l2 must be 0 or more, or -1 for the default; got {self.l2}.")
+        if self.head_stddev != -1 and not self.head_stddev >= 0:
+            raise ValueError(
+                "--head_stddev must be 0 or more, or -1 for the original's; got "
+                f"{self.head_stddev}."
+            )
         self._settle_method()
         self._check_method()
         self._check_reinforcement()

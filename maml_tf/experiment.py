@@ -87,30 +87,24 @@ def make_network(config: Config, classes: int | None = None) -> keras.Model:
     """
     classes = classes or config.num_classes
     norm = "none" if config.norm == "None" else config.norm
-    context = config.method == "context"
+    common = {
+        "norm": norm,
+        "context": config.method == "context",
+        "head_stddev": None if config.head_stddev == -1 else config.head_stddev,
+        "seed": config.seed,
+    }
     if config.datasource == "sinusoid":
         inputs = 3 if config.baseline == "oracle" else 1
-        return networks.dense_network(
-            inputs, 1, (40, 40), norm=norm, context=context, seed=config.seed
-        )
+        return networks.dense_network(inputs, 1, (40, 40), **common)
     shape = (28, 28, 1) if config.datasource == "omniglot" else (84, 84, 3)
     if not config.conv:
-        return networks.dense_network(
-            shape,
-            classes,
-            (256, 128, 64, 64),
-            norm=norm,
-            context=context,
-            seed=config.seed,
-        )
+        return networks.dense_network(shape, classes, (256, 128, 64, 64), **common)
     return networks.conv_network(
         shape,
         classes,
         filters=config.num_filters,
         max_pool=config.max_pool,
-        norm=norm,
-        context=context,
-        seed=config.seed,
+        **common,
     )
 
 

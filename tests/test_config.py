@@ -23,6 +23,8 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({"update_lr": 0.0}, "--update_lr must be positive"),
         ({"update_lr": float("nan")}, "--update_lr must be positive"),
         ({"meta_lr": -1.0}, "--meta_lr must be positive"),
+        ({"head_stddev": -0.1}, "--head_stddev must be 0 or more, or -1 for the original's"),
+        ({"head_stddev": float("nan")}, "--head_stddev must be 0 or more"),
         ({"clip": 0.0}, "--clip must be positive, or -1"),
         ({"norm": "batchnorm"}, "--norm must be one of batch_norm, layer_norm, None"),
         ({**OMNIGLOT, "baseline": "oracle"}, "Drop --baseline"),

@@ -3,7 +3,7 @@ import pytest
 
 from maml_tf import MetaLearner, MultitaskLearner
 from maml_tf.config import METHODS, PENALTIES, Config
-from maml_tf.experiment import make_learner, make_tasks
+from maml_tf.experiment import make_learner, make_network, make_tasks
 
 SMALL = {"meta_batch_size": 2, "num_filters": 2}
 DENSE = {"datasource": "omniglot", "conv": False}
@@ -34,6 +34,12 @@ def test_only_the_context_adapts_whatever_the_network(data):
         if own
     ]
     assert len(moving) == 1 and moving[0].endswith("context/vector")
+
+
+@pytest.mark.parametrize("data", [{}, {"datasource": "omniglot"}, DENSE])
+def test_the_spread_of_the_head_reaches_the_network_whatever_it_is(data):
+    small, usual = (make_network(Config(head_stddev=s, **data)).weights for s in (1e-4, -1.0))
+    assert 0 < np.std(small[-2]) < 1e-3 < np.std(usual[-2])
 
 
 def test_only_the_training_tasks_of_the_multitask_baseline_are_fixed():

@@ -103,6 +103,22 @@ def test_initial_values():
     assert np.abs(pooled.get_layer("head").kernel).max() <= np.sqrt(6 / (16 + 20))
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda **k: dense_network(4, 20, (400,), **k),
+        lambda **k: conv_network((8, 8, 1), 20, **k),
+        lambda **k: conv_network((32, 32, 1), 20, max_pool=True, **k),
+    ],
+)
+def test_the_spread_of_the_head_can_be_chosen(build):
+    usual, chosen = build(), build(head_stddev=0.3)
+    assert chosen.get_layer("head").kernel.numpy().std() == pytest.approx(0.3, rel=0.05)
+    for a, b in zip(usual.weights[:-2], chosen.weights[:-2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not build(head_stddev=0.0).get_layer("head").kernel.numpy().any()
+
+
 def test_plain_keras_models_that_survive_cloning():
     model = conv_network((8, 8, 1), 2, filters=4)
     copy = keras.models.clone_model(model)
