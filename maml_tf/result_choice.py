@@ -47,7 +47,7 @@ class Wanted:
 def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
     """Picks the results that `wanted` is to be made of: the longest trained, one a seed.
 
-    Those of the mean cross-entropy give way to those of the published sum.
+    Those of the mean cross-entropy or another initial head give way to those of the published.
 
     Returns:
       Results of the wanted kind, by ascending seed; none if none fits.
@@ -56,7 +56,7 @@ def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
       ValueError: two files fit equally well.
     """
     fit = [result for result in results if wanted.fits(result)]
-    fit = [r for r in fit if "--loss_reduction=mean" not in r.flags] or fit
+    fit = [r for r in fit if r.as_published] or fit
     fit = [r for r in fit if r.iteration == max(f.iteration for f in fit)]
     fit = [r for r in fit if r.shots == max(f.shots for f in fit)]
     fit = [r for r in fit if r.as_trained] or fit

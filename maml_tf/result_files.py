@@ -53,6 +53,13 @@ class Result:
         return trained in (-1, float(given.get("update_lr", trained)))
 
     @property
+    def as_published(self) -> bool:
+        """Whether it was trained with the paper's loss and from its initial head."""
+        given = self.settings
+        head = float(given.get("head_stddev", -1))
+        return given.get("loss_reduction", "sum") == "sum" and head == -1
+
+    @property
     def settings(self) -> dict[str, str]:
         """The evaluation's flags, by name."""
         return dict(flag.removeprefix("--").partition("=")[::2] for flag in self.flags)

@@ -135,6 +135,16 @@ def test_the_longest_trained_counts_one_a_seed(tmp_path):
     assert [curve.path.name for curve in chosen] == ["first.json", "second.json"]
 
 
+@pytest.mark.parametrize("flag", ["--loss_reduction=mean", "--head_stddev=0.1"])
+def test_the_published_loss_and_head_go_before_others_trained_longer(tmp_path, flag):
+    flags = ["--loss_reduction=sum", "--head_stddev=-1.0"]
+    published = read_one(tmp_path / "published.json", flags=flags, iteration=5000)
+    other = read_one(tmp_path / "other.json", flags=[flag])
+    assert other.iteration > published.iteration
+    assert result_choice.choose([other, published], OMNIGLOT) == [published]
+    assert result_choice.choose([other], OMNIGLOT) == [other]
+
+
 def test_alpha_as_trained_goes_before_another(tmp_path):
     own = read_one(tmp_path / "own.json")
     flags = ["--update_lr=0.1", "--train_update_lr=0.4"]
