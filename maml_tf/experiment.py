@@ -87,7 +87,7 @@ def make_network(config: Config, classes: int | None = None) -> keras.Model:
     """
     classes = classes or config.num_classes
     norm = "none" if config.norm == "None" else config.norm
-    common = {
+    common: dict[str, Any] = {
         "norm": norm,
         "context": config.method == "context",
         "head_stddev": None if config.head_stddev == -1 else config.head_stddev,
