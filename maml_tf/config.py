@@ -133,7 +133,7 @@ class Config:
     head_stddev: float = _supervised(
         -1.0,
         "Standard deviation of the head's initial kernel; -1: the original's initial kernel (1 for "
-        "Omniglot's convolutional network; 0.1 learns 20-way faster and better).",
+        "Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
     )
     # Reinforcement learning.
     environment: str = _reinforcement(
