@@ -82,6 +82,15 @@ list() {
   done
 }
 
+logdir() { # logdir DEFAULT [--flag=value ...]: where the runs go; a --logdir among the flags counts
+  local directory=$1 flag
+  shift
+  for flag in "$@"; do
+    case "$flag" in --logdir=*) directory=${flag#*=} ;; esac
+  done
+  echo "$directory"
+}
+
 one() { # one NAME LOGDIR [--flag=value ...]
   local name=$1 logdir=$2 evaluation arguments
   shift 2
@@ -100,7 +109,7 @@ one() { # one NAME LOGDIR [--flag=value ...]
 }
 
 all() { # all [--flag=value ...]: each by itself, so that one that fails does not end the others
-  local name status directories=() failed=()
+  local name status directory directories=() failed=()
   echo "In this order; each says how long it will take:"
   list
   for name in $(names); do
@@ -109,8 +118,9 @@ all() { # all [--flag=value ...]: each by itself, so that one that fails does no
     "./$(basename "$0")" "$name" "$@" || status=$?
     if [ "$status" -gt 128 ]; then exit "$status"; fi # interrupted
     if [ "$status" -ne 0 ]; then failed+=("$name"); fi
-    if [ -n "$(find "logs/$name" -path '*/results/*.json' 2>/dev/null)" ]; then
-      directories+=("logs/$name")
+    directory=$(logdir "logs/$name" "$@")
+    if [ -n "$(find "$directory" -path '*/results/*.json' 2>/dev/null)" ]; then
+      directories+=("$directory")
     fi
   done
   if [ ${#directories[@]} -gt 0 ]; then maml-tf figures --to=logs/figures "${directories[@]}"; fi
@@ -148,10 +158,10 @@ case "$name" in
         one "$name" "logs/quick/$name" --metatrain_iterations=15000 "$@"
       fi
     done
-    maml-tf figures logs/quick
+    maml-tf figures "$(logdir logs/quick "$@")"
     ;;
   *)
-    directory="logs/$(trained_as "$name")"
+    directory=$(logdir "logs/$(trained_as "$name")" "$@")
     one "$name" "$directory" "$@"
     maml-tf figures "$directory"
     ;;
