@@ -143,7 +143,8 @@ class MultitaskLearner(MetaLearner):
           A gradient `[T, *shape]` for each of `self.variables`, and `MetaMetrics` of the mean
           regressor, without the penalty.
         """
-        x, y = (tf.concat(pair, 1) for pair in zip(task.support, task.query, strict=True))
+        task = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *task)
+        x, y = task.x, task.y
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)

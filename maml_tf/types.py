@@ -27,10 +27,16 @@ ApplyFn: TypeAlias = Callable[[Weights, tf.Tensor], tf.Tensor]
 
 
 class Batch(NamedTuple):
-    """Examples and what they should become, of a stack of tasks."""
+    """Examples and what they should become, of a stack of tasks.
 
-    x: tf.Tensor  # [T, B, ...]
-    y: tf.Tensor  # [T, B] class indices, or [T, B, ...] regression targets
+    `x` and `y` may be structures (tuple, list, dictionary) of tensors. What is not given is an
+    empty structure, so that `tf.nest` passes over it.
+    """
+
+    x: Any  # [T, B, ...]
+    y: Any  # [T, B] class indices, or [T, B, ...] regression targets
+    sample_weight: Any = ()  # [T, B] float: factor of each example's loss, as in Keras
+    mask: Any = ()  # [T, B] bool: False where a set is padded; such an example does not exist
 
 
 class Task(NamedTuple):

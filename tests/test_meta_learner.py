@@ -442,7 +442,7 @@ def test_adapt_refuses_targets_that_would_broadcast():
 
 def test_adapt_uses_learned_step_sizes_unless_told():
     learner = linear_learner(learn_step_size=True)
-    x, y = random_batch(learner.model, 1, B, 0)
+    x, y, *_ = random_batch(learner.model, 1, B, 0)
     moved = learner.adapt_weights(Batch(x, y), 1).weights
     for size in learner.step_sizes:
         size.assign(2 * size)
