@@ -1,6 +1,15 @@
 """Model-Agnostic Meta-Learning on TensorFlow 2 and Keras 3 (Finn, Abbeel & Levine 2017)."""
 
-from maml_tf import layer_rules, losses, networks, tasks  # layer_rules registers the rules
+from maml_tf import (  # the rules register themselves
+    convolution_rules,
+    layer_rules,
+    losses,
+    networks,
+    normalization_rules,
+    operation_rules,
+    sequence_rules,
+    tasks,
+)
 from maml_tf._version import __version__
 from maml_tf.adaptation import Adaptation, adapt, gradient_step, stack
 from maml_tf.baselines import MultitaskLearner

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import tensorflow as tf
 
 from maml_tf.fast_weights import FastWeight
+from maml_tf.second_derivatives import refusing_dead_ends
 from maml_tf.types import LossFn, Weights
 
 StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
@@ -83,7 +84,8 @@ def gradient_step(
         losses = loss_fn(weights, batch)
         total = tf.reduce_sum(losses)
     sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
-    gradients = iter(tape.gradient(total, sources))
+    with refusing_dead_ends(second_order=not first_order):
+        gradients = iter(tf.nest.map_structure(_dense, tape.gradient(total, sources)))
     stepped = []
     for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
         gradient = next(gradients) if own else None
@@ -104,6 +106,7 @@ def adapt(
     adapts: Sequence[bool] | None = None,
     first_order: bool = False,
     recompute: bool = False,
+    constrain: Callable[[Weights], Weights] | None = None,
 ) -> Adaptation:
     """Weights before and after each gradient step, one batch a step.
 
@@ -117,6 +120,7 @@ def adapt(
       first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
       recompute: keep only the weights between steps for the backward pass and compute the rest
         again, so that memory grows by one set of weights a step, for about a third more time.
+      constrain: applied to the weights after each step, as Keras' optimizers apply constraints.
 
     Returns:
       `Adaptation`, S + 1 weights and S losses.
@@ -124,9 +128,10 @@ def adapt(
     alphas = _one_a_weight(step_size, weights)
 
     def step(weights, alphas, batch):
-        return gradient_step(
+        stepped, losses = gradient_step(
             loss_fn, weights, batch, step_size=alphas, adapts=adapts, first_order=first_order
         )
+        return constrain(stepped) if constrain else stepped, losses
 
     run = _recomputed(step) if recompute else step
     path, losses = [list(weights)], []
@@ -146,6 +151,7 @@ def adapt_for(
     step_size: StepSize,
     adapts: Sequence[bool] | None = None,
     observe: Callable[[Weights], tf.Tensor] | None = None,
+    constrain: Callable[[Weights], Weights] | None = None,
 ) -> tuple[Weights, tf.Tensor | None]:
     """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
 
@@ -161,6 +167,7 @@ def adapt_for(
       step_size: alpha, one for all or one a weight.
       adapts: which weights move; all by default.
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
+      constrain: applied to the weights after each step.
 
     Returns:
       The weights after the last step, of unchanged static shapes, and what was observed
@@ -176,6 +183,7 @@ def adapt_for(
         stepped, _ = gradient_step(
             loss_fn, current, batch, step_size=alphas, adapts=adapts, first_order=True
         )
+        stepped = constrain(stepped) if constrain else stepped
         pairs = zip(stepped, weights, strict=True)
         return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
 
@@ -184,6 +192,11 @@ def adapt_for(
         lambda step, *_: step < steps, body, [tf.constant(0), list(weights), seen]
     )
     return weights, note(step, weights, seen).stack() if observe else None
+
+
+def _dense(gradient: Any) -> tf.Tensor | None:
+    """A gradient as a tensor: that of a table that words are looked up in comes as slices."""
+    return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:

@@ -14,7 +14,7 @@ Shape letters: T tasks, B examples a task, I inputs, F outputs, R rank.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -52,6 +52,7 @@ class FastWeight:
         self.left = left
         self.right = right
         self.uses: list[Use] | None = None
+        self._place: Any = None  # the graph in which it is recorded
 
     @property
     def dtype(self) -> tf.DType:
@@ -67,6 +68,7 @@ class FastWeight:
         """A copy that notes where it is used, for `outputs` and `stepped`."""
         copy = FastWeight(self.shared, self.num_tasks, self.left, self.right)
         copy.uses = []
+        copy._place = _place()
         return copy
 
     def multiply(self, x: tf.Tensor) -> tf.Tensor:
@@ -126,8 +128,18 @@ class FastWeight:
 
     def _note(self, output: tf.Tensor, x: tf.Tensor | None) -> tf.Tensor:
         if self.uses is not None:
+            if self._place is not _place():
+                raise RuntimeError(
+                    "A stacked weight was read inside a loop or a mapped function, where its "
+                    "gradient would be lost; read it before, with run.value(variable)."
+                )
             self.uses.append(Use(output, x))
         return output
+
+
+def _place() -> Any:
+    """The graph that is being built, or None when running eagerly."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def multiply(x: tf.Tensor, w: tf.Tensor | FastWeight) -> tf.Tensor:

@@ -3,8 +3,8 @@
 `functional(model)(weights, x)` is `model(x)` with `weights` in place of the model's own, for T
 tasks at once: `x [T, B, ...]` and each weight shared `[*shape]` or stacked `[T, *shape]`. Keras'
 own `stateless_call` refuses values whose shape differs from the variable's, so each layer type has
-a small rule (`layer_rules.py`) that says how it runs on stacked weights. A layer without a rule
-falls back to its own call, one task at a time under `tf.vectorized_map`: slower, as right.
+a small rule (`layer_rules.py` and its neighbours) that says how it runs on stacked weights. A layer
+without a rule falls back to its own call, one task at a time (`single_task.py`): slower, as right.
 
 A rule for a layer of your own::
 
@@ -18,18 +18,19 @@ Shape letters: T tasks, B examples a task, C channels.
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable
+import inspect
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
 
+from maml_tf import penalties
 from maml_tf.fast_weights import FastWeight
-from maml_tf.normalization import moments, standardize
+from maml_tf.model_inputs import matched
+from maml_tf.normalization import masked_moments, moments, standardize
+from maml_tf.single_task import OFF, constants, one_task_at_a_time, replaced, warn_once
+from maml_tf.task_axis import first_tensor, fold_all, get_mask, unfold_all, with_mask
 from maml_tf.types import Weights
-
-_LOG = logging.getLogger(__name__)
 
 
 class BatchStatistics(NamedTuple):
@@ -44,11 +45,21 @@ Statistics: TypeAlias = list[BatchStatistics]
 """One a call of a batch normalisation, in the order of the calls."""
 
 
+class Result(NamedTuple):
+    """What one call of a model gave."""
+
+    outputs: Any  # [T, B, ...], or a structure of such
+    statistics: Statistics
+    penalty: tf.Tensor | None  # [T]: what the model adds to its loss, or None for nothing
+    calls: list[tuple[Any, bool]]  # layers and operations in order, and whether by a rule
+
+
 class Functional:
     """A Keras model as a pure function of its weights; an `ApplyFn`.
 
     Batch normalisation uses the statistics of each task's current batch (the paper's transductive
-    setting) unless `statistics` are given. Dropout and noise are off: the meta-gradient
+    setting) unless `statistics` are given, it is frozen, or the model calls it with
+    `training=False`. Dropout and noise are off unless `noise` is given: the meta-gradient
     differentiates through the inner step, and both must see one function.
     """
 
@@ -57,24 +68,57 @@ class Functional:
         self.model = model
 
     def __call__(
-        self, weights: Weights, x: tf.Tensor, *, statistics: Statistics | None = None
-    ) -> tf.Tensor:
-        """Returns the outputs `[T, B, ...]` for `x [T, B, ...]`."""
-        return self._run(weights, x, statistics)[0]
+        self,
+        weights: Weights,
+        x: Any,
+        *,
+        statistics: Statistics | None = None,
+        mask: Any = (),
+    ) -> Any:
+        """Returns the outputs `[T, B, ...]` for `x [T, B, ...]`; see `run` for the arguments."""
+        return self.run(weights, x, statistics=statistics, mask=mask).outputs
 
-    def statistics(self, weights: Weights, x: tf.Tensor) -> Statistics:
+    def statistics(self, weights: Weights, x: Any, *, mask: Any = ()) -> Statistics:
         """Returns the batch statistics that `x [T, B, ...]` gives under `weights`."""
-        return self._run(weights, x, None)[1]
+        return self.run(weights, x, mask=mask).statistics
 
-    def _run(self, weights, x, statistics) -> tuple[Any, Statistics]:
+    def run(
+        self,
+        weights: Weights,
+        x: Any,
+        *,
+        statistics: Statistics | None = None,
+        mask: Any = (),
+        noise: tf.Tensor | None = None,
+    ) -> Result:
+        """Runs the model.
+
+        Args:
+          weights: one for each trainable variable of the model, shared or stacked.
+          x: `[T, B, ...]`, or what structure of such the model takes.
+          statistics: for batch normalisations, instead of those of `x`.
+          mask: `[T, B]` bool: False for an example that only pads a set.
+          noise: int32 `[2]`, a seed: dropout and noise are on, and a function of it alone.
+
+        Returns:
+          `Result`.
+
+        Raises:
+          ValueError: weights or inputs do not fit the model, or a layer cannot be meta-learned.
+        """
         variables = self.model.trainable_variables
-        x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        x = tf.nest.map_structure(_tensor, x)
         if len(weights) != len(variables):
             raise ValueError(
-                f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}."
+                f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}. "
+                "If layers were frozen or unfrozen since, make the learner again."
             )
-        run = Run(dict(zip(map(id, variables), weights, strict=True)), statistics)
-        return run.call(self.model, x), run.statistics
+        values = dict(zip(map(id, variables), weights, strict=True))
+        run = Run(values, statistics, mask=None if _absent(mask) else mask, noise=noise)
+        run.num_tasks = _num_tasks(x)
+        outputs = run.call(self.model, x)
+        penalty = penalties.total(run, variables)
+        return Result(outputs, run.statistics, penalty, run.calls)
 
 
 def functional(model: keras.Model) -> Functional:
@@ -88,29 +132,46 @@ def functional(model: keras.Model) -> Functional:
       A callable `(weights, x [T, B, ...], *, statistics=None) -> outputs [T, B, ...]`.
 
     Raises:
-      ValueError: the model has no trainable weights yet.
+      ValueError: the model has no trainable weights.
     """
-    if not model.built or not model.trainable_variables:
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"The model must be a built keras.Model, not {type(model).__name__}.")
+    if not model.built:
         raise ValueError(
-            f"'{model.name}' has no trainable weights: build it first, e.g. with a keras.Input."
+            f"'{model.name}' has no weights yet: build it first, e.g. with a keras.Input."
         )
-    for variable in model.trainable_variables:
-        if getattr(variable, "regularizer", None) is not None:
-            _LOG.warning(
-                "'%s' has a regularizer; meta-learning minimises the task loss alone.",
-                variable.path,
-            )
+    if not model.trainable_variables:
+        raise ValueError(
+            f"'{model.name}' has no trainable weights: unfreeze a layer (layer.trainable = True), "
+            "or add one that is trained, such as a Dense head."
+        )
     return Functional(model)
 
 
 class Run:
-    """What the layers of one call share: the weights in force, and batch statistics."""
+    """What the layers of one call share: the weights in force, batch statistics, and penalties."""
 
-    def __init__(self, weights: dict[int, tf.Tensor], statistics: Statistics | None):
+    def __init__(
+        self,
+        weights: dict[int, tf.Tensor],
+        statistics: Statistics | None = None,
+        *,
+        mask: tf.Tensor | None = None,
+        noise: tf.Tensor | None = None,
+    ):
         """Holds `weights` by the id of the variable that each stands for."""
         self._weights = weights
-        self._given = None if statistics is None else iter(statistics)
+        self._given = statistics
+        self._seeds_drawn = 0
+        self._noise = noise
+        self.mask = mask  # [T, B]
+        self.num_tasks: Any = None
+        self.training: bool | None = None  # what the graph itself says, of the layers inside
         self.statistics: Statistics = []
+        self.penalties: list[tf.Tensor] = []  # each [T]
+        self.calls: list[tuple[Any, bool]] = []
+
+    # --- weights ---
 
     def value(self, variable: keras.Variable) -> tf.Tensor:
         """Returns what stands for `variable`: shared, stacked, or its own value if it is frozen."""
@@ -119,7 +180,12 @@ class Run:
 
     def matrix(self, variable: keras.Variable) -> tf.Tensor | FastWeight:
         """Returns `value`, or what gives its products without making it: for `multiply` alone."""
-        return self._weights.get(id(variable), variable.value)
+        given = self._weights.get(id(variable))
+        return variable.value if given is None else given
+
+    def stands_for(self, variable: keras.Variable) -> bool:
+        """Whether something was given for `variable`."""
+        return id(variable) in self._weights
 
     def is_stacked(self, variable: keras.Variable) -> bool:
         """Whether each task has its own value of `variable`."""
@@ -134,33 +200,139 @@ class Run:
         ones = [1] * (x.shape.rank - value.shape.rank)
         return tf.reshape(value, [-1, *ones, *value.shape[1:]])
 
-    def standardize_batch(self, layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
-        """Standardises `x [T, ..., C]` by each task's own moments, or by those given; records them.
+    # --- noise ---
+
+    @property
+    def switch(self) -> int:
+        """What a layer is told for `training` where its model says nothing."""
+        return OFF if self._noise is None else 1
+
+    def seed(self) -> tf.Tensor | None:
+        """A seed of its own for each call, int32 `[2]`; None where noise is off."""
+        if self._noise is None or self.training is False:
+            return None
+        self._seeds_drawn += 1
+        return tf.random.experimental.stateless_fold_in(self._noise, self._seeds_drawn)
+
+    def seeds(self) -> tf.Tensor | None:
+        """A seed for each task, int32 `[T, 2]`; None where noise is off."""
+        seed = self.seed()
+        if seed is None:
+            return None
+        return tf.random.stateless_uniform(
+            [self.num_tasks, 2], seed, None, None, tf.int32, alg="philox"
+        )
+
+    # --- batch statistics ---
+
+    def statistics_to_come(self) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Of those given, mean and variance of the ones that no layer has used yet."""
+        rest = [] if self._given is None else self._given[len(self.statistics) :]
+        return [(s.mean, s.variance) for s in rest]
+
+    def saw(self, layer: keras.Layer | None, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Notes the statistics `[T, C]` that a batch normalisation used."""
+        self.statistics.append(BatchStatistics(layer, mean, variance))
+
+    def standardize_batch(
+        self, layer: keras.Layer, x: tf.Tensor, axis: int, mask: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Standardises `x [T, ..., C, ...]` by each task's own moments, or by those given.
 
         Not by `tf.nn.moments`, which would hold the mean constant inside the variance: right for
         one derivative, wrong for two. Its meta-gradient gives a bias before the normalisation,
         which can change nothing, a gradient (tests/test_goldens.py).
+
+        Args:
+          layer: whose epsilon counts, and whose statistics are noted.
+          x: `[T, B, ...]`.
+          axis: of the channels.
+          mask: broadcasts against `x`: False where an entry does not count.
         """
-        axes = list(range(1, x.shape.rank - 1))
+        axes = [a for a in range(1, x.shape.rank) if a != axis]
         if self._given is not None:
-            given = next(self._given)
-            shape = [-1, *[1] * len(axes), x.shape[-1]]
-            mean, variance = tf.reshape(given.mean, shape), tf.reshape(given.variance, shape)
+            shape = [-1, *(x.shape[axis] if a == axis else 1 for a in range(1, x.shape.rank))]
+            given = self.statistics_to_come()[0]
+            mean, variance = (tf.cast(tf.reshape(m, shape), x.dtype) for m in given)
+            y = (x - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        elif mask is not None:
+            mean, variance = masked_moments(x, axes, mask)
             y = (x - mean) * tf.math.rsqrt(variance + layer.epsilon)
         else:
             mean, variance = moments(x, axes)
             y = standardize(x, axes, layer.epsilon)
-        seen = BatchStatistics(layer, tf.squeeze(mean, axes), tf.squeeze(variance, axes))
-        self.statistics.append(seen)
+        self.saw(layer, tf.squeeze(mean, axes), tf.squeeze(variance, axes))
         return y
 
-    def call(self, layer: keras.Operation, *args: Any, **kwargs: Any) -> Any:
-        """Runs one layer, or any Keras operation, on tensors with a task axis."""
-        if len(args) == 1 and not kwargs and _has_rule(layer):
-            outputs = stacked(layer, args[0], self)
+    # --- layers ---
+
+    def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs one layer, any Keras operation or function, on tensors with a task axis."""
+        if not isinstance(layer, keras.Layer):
+            return self._by_rule_or_alone(layer, args, kwargs)
+        told = kwargs.get("training") if layer._call_has_training_arg else None
+        if layer._call_has_training_arg:
+            kwargs = {k: v for k, v in kwargs.items() if k != "training"}
+        with replaced(self, "training", self.training if told is None else bool(told)):
+            return self._layer(layer, args, kwargs)
+
+    def _layer(self, layer: keras.Layer, args: tuple, kwargs: dict) -> Any:
+        if layer._convert_input_args and layer.autocast:
+            args, kwargs = tf.nest.map_structure(
+                lambda x: _as_float(x, layer.input_dtype), (args, kwargs)
+            )
+        return self._by_rule_or_alone(layer, args, kwargs)
+
+    def _by_rule_or_alone(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+        named = _named_arguments(operation, args, kwargs) if _has_rule(operation) else None
+        if named is not None:
+            outputs = stacked(operation, args[0], self, **named)
             if outputs is not NotImplemented:
+                self.calls.append((operation, True))
+                if isinstance(operation, keras.Layer):
+                    _hand_masks_on(operation, args[0], named.get("mask"), outputs)
+                    penalties.of_outputs(self, operation, outputs)
                 return outputs
-        return _one_task_at_a_time(layer, self, args, kwargs)
+        if isinstance(operation, keras.Layer):
+            warn_once(f"{type(operation).__name__} ('{operation.name}')")
+        self.calls.append((operation, False))
+        return one_task_at_a_time(operation, self, args, kwargs)
+
+    def alone(self, function: Any, *args: Any) -> Any:
+        """Runs any function of one task's tensors, one task at a time."""
+        return one_task_at_a_time(function, self, args, {})
+
+    def folded(
+        self, layer: keras.Layer, inner: list[keras.Layer], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Runs a layer's own code with tasks as examples, and the layers inside it by their rules.
+
+        For a layer that treats each example alone and leaves its weights to layers of its own.
+        """
+        like = first_tensor((args, kwargs))
+
+        def by_rule(sub, call, *sub_args, training=None, **sub_kwargs):
+            del training  # what Keras makes of none; the graph's own is in `self`
+            unfolded = unfold_all((sub_args, sub_kwargs), like)
+            with replaced(sub, "call", call):
+                return fold_all(self.call(sub, *unfolded[0], **unfolded[1]))
+
+        patches = [
+            replaced(sub, "call", functools.partial(by_rule, sub, sub.call)) for sub in inner
+        ]
+        return run_folded(layer, like, args, kwargs, patches)
+
+
+def run_folded(layer: keras.Layer, like: tf.Tensor, args, kwargs, patches=()) -> Any:
+    """Calls a layer on `[T * B, ...]`, within `patches`, and gives its outputs a task axis."""
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        # Losses that the layer would add are counted by tasks, elsewhere.
+        stack.enter_context(keras.StatelessScope())
+        return unfold_all(layer(*fold_all(args), **fold_all(kwargs)), like)
 
 
 @functools.singledispatch
@@ -168,7 +340,8 @@ def stacked(layer: keras.Operation, x: Any, run: Run) -> Any:
     """Runs `layer` on `x [T, B, ...]` (or a structure of such); register one rule a layer type.
 
     A rule reads each weight with `run.value` or `run.aligned` and returns `[T, B, ...]`, or
-    `NotImplemented` for a variation that it does not know, which then falls back.
+    `NotImplemented` for a variation that it does not know, which then falls back. Arguments beside
+    the first are given by name to a rule that takes them; with any other rule the layer falls back.
     """
     return NotImplemented
 
@@ -177,6 +350,8 @@ def _has_rule(layer: keras.Operation) -> bool:
     """A rule for one of Keras' layers does not speak for a subclass that may compute otherwise."""
     kinds = type(layer).__mro__
     registered = next(kind for kind in kinds if kind in stacked.registry)
+    if registered is object:
+        return False
     caller = next((kind for kind in kinds if "call" in vars(kind)), registered)
     containers = (keras.Function, keras.Sequential)
     return (
@@ -186,108 +361,95 @@ def _has_rule(layer: keras.Operation) -> bool:
     )
 
 
+def _named_arguments(operation: Any, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+    """What a rule is given beside its first argument; None if it does not take some of that."""
+    if not args or _holds_constants(operation, (args, kwargs)):
+        return None
+    parameters = list(inspect.signature(operation.call).parameters.values())
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    named = dict(zip(names[1:], args[1:], strict=False)) | kwargs
+    defaults = {p.name: p.default for p in parameters}
+    named = {k: v for k, v in named.items() if v is not None and v is not defaults.get(k, None)}
+    if named and not _accepts(stacked.dispatch(type(operation)), named):
+        return None
+    return named
+
+
+def _accepts(rule: Any, named: dict[str, Any]) -> bool:
+    parameters = inspect.signature(rule).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return takes_any or named.keys() <= set(list(parameters)[3:])
+
+
+def _holds_constants(operation: Any, structure: Any) -> bool:
+    """Whether tensors of the graph itself are among the arguments, or variables: no task axis."""
+    leaves = tf.nest.flatten(structure)
+    if any(isinstance(leaf, keras.Variable) for leaf in leaves):
+        return True
+    written = constants(operation)
+    return bool(written) and any(id(leaf) in written for leaf in leaves)
+
+
+def _hand_masks_on(layer: keras.Layer, x: Any, told: Any, outputs: Any) -> None:
+    """Attaches to the outputs the masks that Keras would attach (`Layer.compute_mask`)."""
+    previous = told if told is not None else tf.nest.map_structure(get_mask, x)
+    masked = any(mask is not None for mask in tf.nest.flatten(previous))
+    if not masked and type(layer).compute_mask is keras.Layer.compute_mask:
+        return
+    flat = tf.nest.flatten(outputs)
+    if not layer.supports_masking or all(get_mask(y) is not None for y in flat):
+        return
+    masks = layer.compute_mask(fold_all(x), fold_all(previous))
+    for y, mask in zip(flat, tf.nest.flatten(masks), strict=False):
+        if mask is not None and get_mask(y) is None:
+            with_mask(y, unfold_all(mask, first_tensor(x)))
+
+
 @stacked.register(keras.Sequential)
-def _sequential(model, x, run):
+def _sequential(model, x, run, *, mask=None):
+    if model._functional is not None:
+        return _graph(model._functional, x, run, mask=mask)
+    _attach(x, mask)
     for layer in model.layers:
         x = run.call(layer, x)
     return x
 
 
 @stacked.register(keras.Function)
-def _graph(model, x, run):
+def _graph(model, x, run, *, mask=None):
+    _attach(x, mask)
     # The hook that `keras.models.clone_model` walks a functional model with.
-    return model._run_through_graph(x, lambda operation: functools.partial(run.call, operation))
-
-
-# --- the fall-back --------------------------------------------------------------------------------
-
-
-def _one_task_at_a_time(operation, run: Run, args, kwargs):
-    """Maps `operation` over the task axis of its tensors and of its stacked weights."""
-    inputs, rebuild = _split_tensors((args, kwargs), _constants(operation))
-    layer = operation if isinstance(operation, keras.Layer) else None
-    variables = layer.trainable_variables if layer else []
-    mapped = [v for v in variables if run.is_stacked(v)]
-    if layer:
-        _refuse_hidden_state(layer)
-        _log_once(f"{type(layer).__name__} ('{layer.name}')")
-
-    def one_task(elements):
-        task_args, task_kwargs = rebuild(elements[0])
-        if not layer:
-            return operation(*task_args, **task_kwargs)
-        values = dict(zip(map(id, mapped), elements[1], strict=True))
-        weights = [(v, values[id(v)] if id(v) in values else run.value(v)) for v in variables]
-        frozen = [(v, v.value) for v in layer.non_trainable_variables]
-        with keras.StatelessScope(weights + frozen) as scope:
-            before = [scope.get_current_value(v) for v, _ in frozen]
-            outputs = layer(*task_args, **task_kwargs, training=False)
-            after = [scope.get_current_value(v) for v, _ in frozen]
-        _refuse_side_effects(layer, outputs, before, after)
-        return outputs
-
-    elements = (inputs, [run.value(v) for v in mapped])
-    return tf.vectorized_map(one_task, elements)
-
-
-def _constants(operation) -> set[int]:
-    """Ids of the tensors written into a functional model's graph: they have no task axis."""
-    return {
-        id(leaf)
-        for node in getattr(operation, "_inbound_nodes", [])
-        for leaf in tf.nest.flatten((node.arguments.args, node.arguments.kwargs))
-        if tf.is_tensor(leaf)
-    }
-
-
-def _split_tensors(structure, constants: set[int]) -> tuple[list[tf.Tensor], Callable]:
-    """Takes the tensors out of nested arguments; the second result puts others in their place."""
-    flat = tf.nest.flatten(structure)
-    places = [i for i, leaf in enumerate(flat) if tf.is_tensor(leaf) and id(leaf) not in constants]
-
-    def rebuild(tensors):
-        leaves = list(flat)
-        for place, tensor in zip(places, tensors, strict=True):
-            leaves[place] = tensor
-        return tf.nest.pack_sequence_as(structure, leaves)
-
-    return [flat[i] for i in places], rebuild
-
-
-def _refuse_side_effects(layer: keras.Layer, outputs, before, after) -> None:
-    if any(a is not b for a, b in zip(after, before, strict=True)):
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) changes its state when it is called, "
-            "so an inner step has no well-defined derivative; remove it, or register a rule for "
-            "it with maml_tf.stacked."
-        )
-    if any(getattr(leaf, "_keras_mask", None) is not None for leaf in tf.nest.flatten(outputs)):
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) masks time steps, and a mask does not "
-            "travel from layer to layer with a task axis. Build it without (mask_zero=False), or "
-            "wrap it and the layers that read the mask in one layer of your own."
-        )
-
-
-def _refuse_hidden_state(layer: keras.Layer) -> None:
-    inner = [sub for sub in layer._flatten_layers() if sub is not layer]
-    if any(isinstance(sub, keras.layers.BatchNormalization) for sub in [layer, *inner]):
-        raise ValueError(
-            f"'{layer.name}' ({type(layer).__name__}) normalises batches where maml_tf cannot see "
-            "it, with moving averages that meta-learning never updates. Build the model from "
-            "layers (Sequential or functional), or register a rule for it with maml_tf.stacked."
-        )
-    if getattr(layer, "stateful", False):
-        raise ValueError(
-            f"'{layer.name}' is stateful: it would carry memory from one task to the next. "
-            "Build it with stateful=False."
-        )
-
-
-@functools.cache
-def _log_once(what: str) -> None:
-    _LOG.info(
-        "%s has no stacked rule: it runs one task at a time (slower, as right). "
-        "Register one with maml_tf.stacked.",
-        what,
+    outputs = model._run_through_graph(
+        matched(model, x), lambda operation: functools.partial(run.call, operation)
     )
+    # As Keras' own call: a list of one is that one.
+    single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
+    return outputs[0] if single else outputs
+
+
+def _attach(x: Any, mask: Any) -> None:
+    if mask is not None:
+        for tensor, own in zip(tf.nest.flatten(x), tf.nest.flatten(mask), strict=True):
+            with_mask(tensor, own)
+
+
+def _tensor(x: Any) -> tf.Tensor:
+    return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+
+
+def _absent(structure: Any) -> bool:
+    return structure is None or not tf.nest.flatten(structure)
+
+
+def _num_tasks(x: Any) -> int | tf.Tensor:
+    first = tf.nest.flatten(x)[0]
+    if first.shape.rank is not None and first.shape.rank == 0:
+        raise ValueError("The inputs need a task axis: x [T, B, ...].")
+    return first.shape[0] if first.shape[0] is not None else tf.shape(first)[0]
+
+
+def _as_float(x: Any, dtype: str) -> Any:
+    """A tensor of real numbers in `dtype`, with its mask; all else as it is."""
+    if not tf.is_tensor(x) or not x.dtype.is_floating or x.dtype == dtype:
+        return x
+    return with_mask(tf.cast(x, dtype), get_mask(x)) if tf.as_dtype(dtype).is_floating else x

@@ -5,8 +5,9 @@ Shape letters: T tasks of a meta-batch, B examples, S inner steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,8 +15,12 @@ import tensorflow as tf
 
 from maml_tf import losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
+from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_loop
+from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
+from maml_tf.model_inputs import takes_several, tensors
+from maml_tf.tasks import seeds
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
 
 NORMALIZATIONS = (
@@ -71,6 +76,7 @@ class MetaLearner:
         query_weight: float = 1.0,
         task_chunks: int = 1,
         jit_compile: bool = False,
+        dropout: str = "off",
     ):
         """Sets the learner up; nothing is computed yet.
 
@@ -95,6 +101,9 @@ class MetaLearner:
             TensorFlow may run several operations at once, each in a core's own cache.
           jit_compile: compile with XLA: the whole loop of meta-steps, or with several replicas the
             meta-gradient. Faster for small dense networks.
+          dropout: "off", or "per_step": dropout and noise layers act while meta-training, with one
+            mask for each inner step and one for the query set, the same in both derivatives.
+            Evaluation and adaptation are always without.
 
         Raises:
           ValueError: an argument is out of range, or no variable adapts.
@@ -112,6 +121,9 @@ class MetaLearner:
         self.query_weight = query_weight
         self.task_chunks = task_chunks
         self.jit_compile = jit_compile
+        if dropout not in ("off", "per_step"):
+            raise ValueError(f"dropout must be 'off' or 'per_step', not {dropout!r}.")
+        self.dropout = dropout
         self.strategy = tf.distribute.get_strategy()
         self.optimizer = optimizer if optimizer is not None else keras.optimizers.Adam(1e-3)
         self.apply = functional(model)
@@ -146,8 +158,18 @@ class MetaLearner:
     # --- the inner loop, on this learner's model ---
 
     def task_loss(self, weights: Weights, batch: Batch) -> tf.Tensor:
-        """`LossFn` of this model and loss: `[T]`."""
-        return self.loss(self.apply(weights, batch.x), batch.y)
+        """`LossFn` of this model and loss: `[T]`, regularisers and `add_loss` included."""
+        losses, penalty, _ = self._judge(weights, batch)
+        return losses if penalty is None else losses + penalty
+
+    def _judge(
+        self, weights: Weights, batch: Batch, noise: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
+        """The loss `[T]`, what the model itself adds to it `[T]` or None, and the outputs."""
+        result = self.apply.run(weights, batch.x, mask=batch.mask, noise=noise)
+        losses = self.loss(result.outputs, batch.y)
+        penalty = None if result.penalty is None else tf.cast(result.penalty, losses.dtype)
+        return losses, penalty, result.outputs
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
@@ -177,7 +199,7 @@ class MetaLearner:
         Returns:
           `[T, Q, ...]`.
         """
-        seen = self.apply.statistics(weights, support.x) if inductive else None
+        seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
         return self.apply(weights, x, statistics=seen)
 
     def adapt_weights(
@@ -201,6 +223,7 @@ class MetaLearner:
             step_size=self.alphas(step_size),
             adapts=self.adapts,
             first_order=True,
+            constrain=self._constrain,
         )
 
     def adapt_and_observe(
@@ -230,6 +253,7 @@ class MetaLearner:
             step_size=self.alphas(step_size),
             adapts=self.adapts,
             observe=observe,
+            constrain=self._constrain,
         )
         return seen
 
@@ -246,30 +270,38 @@ class MetaLearner:
           A Keras model with its own weights. Its batch normalisation predicts with the statistics
           of the support set, so that one example can be classified alone.
         """
-        support = Batch(tf.convert_to_tensor(x)[None], tf.convert_to_tensor(y)[None])
+        several = takes_several(self.model)
+        x, y = (tensors(*pair) for pair in zip((x, y), several, strict=True))
+        one_task = tf.nest.map_structure(lambda a: a[None], Batch(x, y))
         steps = self.inner_steps if steps is None else steps
-        weights = self.adapt_weights(support, steps, step_size=step_size).weights[-1]
+        weights = self.adapt_weights(one_task, steps, step_size=step_size).weights[-1]
         values = {
             id(variable): value[0] if own else value
             for variable, value, own in zip(
                 self.model.trainable_variables, weights, self.adapts, strict=True
             )
         }
-        for seen in self.apply.statistics(weights, support.x):
+        for seen in self.apply.statistics(weights, one_task.x):
+            if id(seen.layer.moving_mean) in values:
+                raise ValueError(
+                    f"'{seen.layer.name}' normalises twice in one pass, and a Keras model has one "
+                    "mean and variance for both; use learner.predict, or an exported model, which "
+                    "keep them apart."
+                )
             values[id(seen.layer.moving_mean)] = seen.mean[0]
             values[id(seen.layer.moving_variance)] = seen.variance[0]
-        adapted = keras.models.clone_model(self.model)
-        for copy, variable in zip(adapted.variables, self.model.variables, strict=True):
-            copy.assign(values.get(id(variable), variable.value))
-        return adapted
+        return copy_with(self.model, values, x)
 
     # --- the outer loop ---
 
-    def meta_gradient(self, task: Task) -> tuple[Weights, MetaMetrics]:
+    def meta_gradient(
+        self, task: Task, index: tf.Tensor | None = None
+    ) -> tuple[Weights, MetaMetrics]:
         """The gradient of the mean meta-objective over `task`'s T tasks, and what was seen.
 
         Args:
           task: T tasks, T a multiple of `task_chunks`.
+          index: of the meta-batch, which dropout is a function of; without it dropout is off.
 
         Returns:
           A gradient for each of `self.variables`, and `MetaMetrics`.
@@ -289,7 +321,10 @@ class MetaLearner:
         try:
             pieces = [
                 self._chunk_gradient(
-                    weights, alphas, tf.nest.map_structure(lambda t, i=i: t[i : i + size], task)
+                    weights,
+                    alphas,
+                    tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
+                    self._noise(index, i // size),
                 )
                 for i in range(0, num_tasks, size)
             ]
@@ -300,33 +335,63 @@ class MetaLearner:
             ) from error
         return tf.nest.map_structure(lambda *sums: tf.add_n(sums) / num_tasks, *pieces)
 
-    def _sum_gradient(self, weights, alphas, task: Task) -> tuple[Weights, MetaMetrics]:
-        """Gradient and metrics, summed over tasks."""
+    def _sum_gradient(
+        self, weights, alphas, task: Task, noise: Any = ()
+    ) -> tuple[Weights, MetaMetrics]:
+        """Gradient and metrics, summed over tasks; `noise` holds the seeds of S + 1 passes."""
         sources = list(weights)
         if self.step_sizes:
             sources += [a for a, own in zip(alphas, self.adapts, strict=True) if own]
         begin = stack if self.recompute else fast
+        *steps, last = noise if len(noise) else [None] * (self.inner_steps + 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             adaptation = adapt(
-                self.task_loss,
+                self.task_loss if not len(noise) else self._noisy_task_loss,
                 begin(weights, _num_tasks(task.support), self.adapts),
-                [task.support] * self.inner_steps,
+                [task.support if seed is None else (task.support, seed) for seed in steps],
                 step_size=alphas,
                 adapts=self.adapts,
                 first_order=self.first_order,
                 recompute=self.recompute,
+                constrain=self._constrain,
             )
-            outputs = self.apply(adaptation.weights[-1], task.query.x)
-            query_loss = tf.reduce_sum(self.loss(outputs, task.query.y))
+            losses, penalty, outputs = self._judge(adaptation.weights[-1], task.query, last)
+            query_loss = tf.reduce_sum(losses)
             objective = self.query_weight * query_loss
+            if penalty is not None:
+                objective += tf.reduce_sum(penalty)
+                query_loss += tf.reduce_sum(penalty)
         gradient = tape.gradient(
             objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         support_losses = [tf.reduce_sum(losses) for losses in adaptation.losses]
         metric = tf.reduce_sum(self.metric(outputs, task.query.y))
         support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
+        gradient = [tf.convert_to_tensor(g) for g in gradient]  # a table's comes as slices
         return gradient, MetaMetrics(support_loss, query_loss, metric)
+
+    def _noisy_task_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor]) -> tf.Tensor:
+        losses, penalty, _ = self._judge(weights, *batch)
+        return losses if penalty is None else losses + penalty
+
+    @property
+    def _constrain(self) -> Callable[[Weights], Weights] | None:
+        """What Keras' constraints make of weights `[T, *shape]`; None where there are none."""
+        found = [getattr(v, "constraint", None) for v in self.model.trainable_variables]
+        if not any(c is not None and own for c, own in zip(found, self.adapts, strict=True)):
+            return None
+        return functools.partial(_constrained, constraints=found, adapts=self.adapts)
+
+    def _noise(self, index: tf.Tensor | None, chunk: int) -> list[tf.Tensor]:
+        """Seeds of the S + 1 passes of a piece of meta-batch `index`; none where noise is off."""
+        if self.dropout == "off" or index is None:
+            return []
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = seeds.stream(0, "train", f"dropout {chunk}", index)
+        seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        passes = range(self.inner_steps + 1)
+        return [tf.random.experimental.stateless_fold_in(seed, step) for step in passes]
 
     def meta_step(self, tasks: TaskSource, index: tf.Tensor) -> MetaMetrics:
         """Draws meta-batch `index`, moves the weights once, and returns what it saw before.
@@ -342,7 +407,7 @@ class MetaLearner:
             task = tf.nest.map_structure(
                 lambda t: tf.reshape(t, [replicas, share, *t.shape[1:]])[mine], task
             )
-        gradient, metrics = self.meta_gradient(task)
+        gradient, metrics = self.meta_gradient(task, index)
         gradient = [g / replicas for g in gradient]
         if self.clip is not None:
             if replicas > 1:
@@ -390,6 +455,18 @@ class MetaLearner:
             for v, own in zip(self.model.trainable_variables, self.adapts, strict=True)
             if own
         ]
+
+
+def _constrained(weights: Weights, constraints: list, adapts: list[bool]) -> Weights:
+    return [
+        weight
+        if constraint is None or not own
+        else tf.vectorized_map(
+            lambda w, c=constraint: tf.convert_to_tensor(c(w)),
+            weight.stacked() if isinstance(weight, FastWeight) else weight,
+        )
+        for weight, constraint, own in zip(weights, constraints, adapts, strict=True)
+    ]
 
 
 def _num_tasks(batch: Batch) -> int | tf.Tensor:

@@ -70,3 +70,14 @@ def _second(c, g, y, scale, axes) -> tuple[tf.Tensor, tf.Tensor]:
     minus = -tf.square(scale)
     of_x = (minus * a) * c + (minus * b) * g + (minus * of_y) * y
     return of_g, of_x - minus * (a * mean_c + b * mean_g)
+
+
+def masked_moments(
+    x: tf.Tensor, axes: Sequence[int], mask: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`moments` of the entries where `mask`, which broadcasts against `x`, is true."""
+    weight = tf.cast(mask, x.dtype) + tf.zeros_like(x)
+    count = tf.reduce_sum(weight, axes, keepdims=True)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(weight * x, axes, keepdims=True), count)
+    square = weight * tf.square(x - mean)
+    return mean, tf.math.divide_no_nan(tf.reduce_sum(square, axes, keepdims=True), count)

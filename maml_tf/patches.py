@@ -114,6 +114,38 @@ def extract(
         raise ValueError(
             f"Convolution needs static image sizes, not {x.shape}; fix the Input's size."
         )
+    taken, _ = _pair(spatial, channels, kernel_size, strides, dilation, padding)
+    return taken(x)
+
+
+def scatter(
+    taps: tf.Tensor,
+    spatial: Sequence[int],
+    kernel_size: Sequence[int],
+    strides: Sequence[int],
+    dilation: Sequence[int],
+    padding: str,
+) -> tf.Tensor:
+    """The adjoint of `extract`: adds each tap to the place that it was taken from.
+
+    Args:
+      taps: `[M, *out, P * C]`, what `extract` makes of images `[M, *spatial, C]`.
+      spatial: lengths of the images.
+      kernel_size: as for `extract`, like the rest.
+      strides: ...
+      dilation: ...
+      padding: ...
+
+    Returns:
+      `[M, *spatial, C]`.
+    """
+    channels = taps.shape[-1] // math.prod(kernel_size)
+    _, given_back = _pair(tuple(spatial), channels, kernel_size, strides, dilation, padding)
+    return given_back(taps)
+
+
+def _pair(spatial, channels: int, kernel_size, strides, dilation, padding):
+    """`extract` and `scatter` of one geometry, each the other's derivative at every order."""
     tables = _tables(spatial, tuple(kernel_size), tuple(strides), tuple(dilation), padding)
     readers = len(tables.adjoint) // math.prod(spatial)
 
@@ -127,5 +159,12 @@ def extract(
         gathered = tf.reshape(gathered, [-1, math.prod(spatial), readers, channels])
         return tf.reduce_sum(gathered, axis=2), take
 
-    taps = take(tf.reshape(x, [-1, math.prod(spatial), channels]))
-    return tf.reshape(taps, [-1, *tables.out_shape, math.prod(kernel_size) * channels])
+    def taken(x):
+        taps = take(tf.reshape(x, [-1, math.prod(spatial), channels]))
+        return tf.reshape(taps, [-1, *tables.out_shape, math.prod(kernel_size) * channels])
+
+    def given_back(taps):
+        rows = give_back(tf.reshape(taps, [-1, len(tables.forward), channels]))
+        return tf.reshape(rows, [-1, *spatial, channels])
+
+    return taken, given_back

@@ -1,0 +1,55 @@
+"""What a model itself adds to its loss: regularisers of weights and outputs, and `add_loss`.
+
+As in Keras, they count wherever the loss counts: in the inner step and in the meta-objective.
+
+Shape letters: T tasks, B examples a task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+if TYPE_CHECKING:
+    from maml_tf.functional import Run
+
+
+def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:
+    """Regularisers of `variables`, and what the layers of a call added: `[T]`, or None."""
+    terms = list(run.penalties)
+    terms += [_of_weight(run, v) for v in variables if getattr(v, "regularizer", None) is not None]
+    if not terms:
+        return None
+    terms = [tf.broadcast_to(term, [run.num_tasks]) for term in terms]
+    return tf.add_n([tf.cast(term, terms[0].dtype) for term in terms])
+
+
+def of_outputs(run: Run, layer: keras.Layer, outputs: Any) -> None:
+    """Adds a layer's activity regulariser, divided by the number of examples as in Keras."""
+    if layer.activity_regularizer is None:
+        return
+    for y in tf.nest.flatten(outputs):
+        losses = _one_a_task(layer.activity_regularizer, y)
+        examples = tf.cast(tf.shape(y)[1] if y.shape[1] is None else y.shape[1], losses.dtype)
+        run.penalties.append(losses / examples)
+
+
+def _of_weight(run: Run, variable: keras.Variable) -> tf.Tensor:
+    value = run.value(variable)
+    if not run.is_stacked(variable):
+        return tf.convert_to_tensor(variable.regularizer(value))
+    return _one_a_task(variable.regularizer, value)
+
+
+def _one_a_task(regularizer: Any, x: tf.Tensor) -> tf.Tensor:
+    """`regularizer` of each `x[t]`: `[T]`."""
+    axes = range(1, x.shape.rank)
+    kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+    if type(regularizer) in kinds:
+        absolute, square = getattr(regularizer, "l1", 0.0), getattr(regularizer, "l2", 0.0)
+        return tf.cast(absolute, x.dtype) * tf.reduce_sum(tf.abs(x), axes) + tf.cast(
+            square, x.dtype
+        ) * tf.reduce_sum(tf.square(x), axes)
+    return tf.vectorized_map(lambda own: tf.convert_to_tensor(regularizer(own)), x)
