@@ -140,6 +140,9 @@ def functional(model: keras.Model) -> Functional:
         raise ValueError(
             f"'{model.name}' has no weights yet: build it first, e.g. with a keras.Input."
         )
+    if isinstance(model, keras.Function) and not all(sub.built for sub in model._flatten_layers()):
+        # A layer inside another, such as `Activation(PReLU())`, may wait for its first call.
+        model(tf.nest.map_structure(_one_example, model._inputs_struct))
     if not model.trainable_variables:
         raise ValueError(
             f"'{model.name}' has no trainable weights: unfreeze a layer (layer.trainable = True), "
@@ -207,9 +210,14 @@ class Run:
         """What a layer is told for `training` where its model says nothing."""
         return OFF if self._noise is None else 1
 
+    @property
+    def noise_is_on(self) -> bool:
+        """Whether dropout and noise act in the layer that is being called."""
+        return self._noise is not None and self.training is not False
+
     def seed(self) -> tf.Tensor | None:
         """A seed of its own for each call, int32 `[2]`; None where noise is off."""
-        if self._noise is None or self.training is False:
+        if not self.noise_is_on:
             return None
         self._seeds_drawn += 1
         return tf.random.experimental.stateless_fold_in(self._noise, self._seeds_drawn)
@@ -294,7 +302,7 @@ class Run:
                     penalties.of_outputs(self, operation, outputs)
                 return outputs
         if isinstance(operation, keras.Layer):
-            warn_once(f"{type(operation).__name__} ('{operation.name}')")
+            warn_once(type(operation).__name__)
         self.calls.append((operation, False))
         return one_task_at_a_time(operation, self, args, kwargs)
 
@@ -435,6 +443,10 @@ def _attach(x: Any, mask: Any) -> None:
 
 def _tensor(x: Any) -> tf.Tensor:
     return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+
+
+def _one_example(reference: keras.KerasTensor) -> tf.Tensor:
+    return tf.zeros([1 if n is None else n for n in reference.shape], reference.dtype)
 
 
 def _absent(structure: Any) -> bool:

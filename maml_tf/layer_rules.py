@@ -158,14 +158,13 @@ def activate(function: Any, x: tf.Tensor, run: Run) -> tf.Tensor:
         return x
     if isinstance(function, keras.Layer):
         return run.call(function, x)
-    plain = function.func if isinstance(function, functools.partial) else function
-    axis = getattr(function, "keywords", {}).get("axis", -1)
-    if _is_safe(plain) and axis == -1:
-        return function(x)
-    return run.alone(function, x)
+    return function(x) if is_safe(function) else run.alone(function, x)
 
 
-def _is_safe(function: Any) -> bool:
+def is_safe(function: Any) -> bool:
+    """Whether an activation acts on each number, or along the last axis."""
+    if isinstance(function, functools.partial):
+        return is_safe(function.func) and function.keywords.get("axis", -1) == -1
     try:
         return function in _SAFE
     except TypeError:  # not hashable

@@ -15,7 +15,7 @@ from keras import layers
 
 from maml_tf.fast_weights import multiply
 from maml_tf.functional import Run, stacked
-from maml_tf.layer_rules import activate, altered
+from maml_tf.layer_rules import activate, altered, is_safe
 from maml_tf.single_task import replaced
 from maml_tf.task_axis import fold, fold_all, get_mask, lengths, unfold, unfold_all
 
@@ -71,35 +71,63 @@ def _bidirectional(layer, x, run, **named):
 
 @stacked.register(layers.RNN)
 def _recurrent(layer, x, run, *, initial_state=None, mask=None):
-    cell = layer.cell
-    step = _STEPS.get(type(cell))
-    stepped = step is not None and not altered(cell) and None not in x.shape[2:]
-    if layer.stateful or not stepped or run.seed() is not None and _drops(cell):
+    if layer.stateful or (run.noise_is_on and _drops(layer.cell)):
         return NotImplemented
-    x, mask = tf.cast(x, layer.compute_dtype), get_mask(x) if mask is None else mask
+    known = type(layer.cell) in _STEPS and not altered(layer.cell) and x.shape.rank == 4
+    inputs, compute = (_projected if known else _by_the_cells_own_code)(layer, x, run)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(replaced(layer.cell, "call", compute))
+        # Not `layer(...)`: its loop may be a fused kernel for one set of weights, and the width
+        # of what it is given may not be that of its inputs.
+        loop = functools.partial(layers.RNN.inner_loop, layer)
+        stack.enter_context(replaced(layer, "inner_loop", loop))
+        stack.enter_context(keras.StatelessScope())
+        mask = get_mask(x) if mask is None else mask
+        outputs = layers.RNN.call(
+            layer,
+            fold(inputs),
+            initial_state=fold_all(initial_state),
+            mask=None if mask is None else fold(mask),
+            training=False,
+        )
+    return unfold_all(outputs, x)
+
+
+def _projected(layer, x: tf.Tensor, run: Run) -> tuple[tf.Tensor, Any]:
+    """All steps' products with the input kernel, and a step that starts from them."""
+    cell = layer.cell
+    x = tf.cast(x, layer.compute_dtype)
     projected = multiply(x, run.matrix(cell.kernel))
     # Values, and read here: the loop's body is a graph of its own.
     kernel = tf.cast(run.value(cell.recurrent_kernel), projected.dtype)
     bias = tf.cast(run.value(cell.bias), projected.dtype) if cell.use_bias else None
-    if isinstance(cell, layers.GRUCell) and cell.reset_after and cell.use_bias:
+    own = None  # the second bias of a GRU, of what its state is multiplied to
+    if bias is not None and isinstance(cell, layers.GRUCell) and cell.reset_after:
         bias, own = bias[..., 0, :], bias[..., 1, :]
-    else:
-        own = None  # the second bias of a GRU, of what its state is multiplied to
     if bias is not None:
         projected += tf.reshape(bias, [-1, *[1] * (x.shape.rank - 2), bias.shape[-1]])
-    compute = functools.partial(step, _Cell(cell, run, kernel, own, x))
-    with replaced(cell, "call", compute), keras.StatelessScope():
-        # Not `layer(...)`: its loop may be a fused kernel for one set of weights, and the width
-        # of what it is given is not that of its inputs.
-        with replaced(layer, "inner_loop", functools.partial(layers.RNN.inner_loop, layer)):
-            outputs = layers.RNN.call(
-                layer,
-                fold(projected),
-                initial_state=fold_all(initial_state),
-                mask=None if mask is None else fold(mask),
-                training=False,
+    return projected, functools.partial(_STEPS[type(cell)], _Cell(cell, run, kernel, own, x))
+
+
+def _by_the_cells_own_code(layer, x: tf.Tensor, run: Run) -> tuple[tf.Tensor, Any]:
+    """A step of any cell, one task at a time inside the loop."""
+    cell = layer.cell
+    own = Run({id(v): run.value(v) for v in cell.trainable_variables}, mask=run.mask)
+    own.num_tasks, own.training = run.num_tasks, run.training
+    call = cell.call
+
+    def compute(inputs, states, training=None):
+        del training
+        with replaced(cell, "call", call):
+            outputs = own.call(cell, unfold(inputs, x), unfold_all(states, x))
+        if own.statistics or own.penalties:
+            raise ValueError(
+                f"The cell of '{layer.name}' normalises batches or adds losses at every time step; "
+                "put that before or behind the recurrent layer."
             )
-    return unfold_all(outputs, x)
+        return fold_all(outputs)
+
+    return x, compute
 
 
 def _drops(cell: Any) -> bool:
@@ -131,12 +159,16 @@ class _Cell(NamedTuple):
 
     def activated(self, y: tf.Tensor) -> tf.Tensor:
         """The cell's activation of `y [T * B, U]`."""
-        return fold(activate(self.layer.activation, unfold(y, self.like), self.run))
+        return self._applied(self.layer.activation, y)
 
     def gate(self, y: tf.Tensor) -> tf.Tensor:
         """The activation of the cell's gates."""
-        gated = activate(self.layer.recurrent_activation, unfold(y, self.like), self.run)
-        return fold(gated)
+        return self._applied(self.layer.recurrent_activation, y)
+
+    def _applied(self, function: Any, y: tf.Tensor) -> tf.Tensor:
+        if is_safe(function):
+            return function(y)
+        return fold(activate(function, unfold(y, self.like), self.run))
 
 
 def _lstm_step(cell, inputs, states, training=None):

@@ -1,0 +1,145 @@
+"""Every model that people bring, against Keras itself and against numerical derivatives."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conformance.models import MODELS, B, T
+from helpers import assert_is_the_derivative, meta_objective, normal, own_weights, randomize
+
+from maml_tf import Batch, MetaLearner, Task, functional
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+RESIZED = ("bilinear", "bicubic", "resized")
+FAST = [name for name, spec in MODELS.items() if not spec.slow]
+EVERY = [
+    pytest.param(name, marks=pytest.mark.slow) if spec.slow else name
+    for name, spec in MODELS.items()
+]
+
+
+def built(name):
+    spec = MODELS[name]
+    model = spec.make()
+    return (model if spec.large else randomize(model)), spec
+
+
+def squared_error(outputs, y):
+    """Mean squared error of every output, summed over outputs: `[T]`."""
+    pairs = zip(tf.nest.flatten(outputs), tf.nest.flatten(y), strict=True)
+    return tf.add_n(
+        [
+            tf.reduce_mean(tf.square(a - tf.cast(b, a.dtype)), range(1, a.shape.rank))
+            for a, b in pairs
+        ]
+    )
+
+
+def targets(model, x, seed):
+    """Random numbers of the shapes of the model's outputs."""
+    outputs = model(tf.nest.map_structure(lambda a: a[0], x), training=False)
+    shapes = [tuple(y.shape) for y in tf.nest.flatten(outputs)]
+    tasks = len(tf.nest.flatten(x)[0])
+    flat = [normal(seed + i, tasks, *shape) for i, shape in enumerate(shapes)]
+    return tf.nest.pack_sequence_as(outputs, flat)
+
+
+def batch(model, spec, seed, tasks=T):
+    x = spec.inputs(seed, tasks)
+    return Batch(tf.nest.map_structure(tf.constant, x), targets(model, x, seed + 1))
+
+
+def make_learner(model, **options):
+    return MetaLearner(model, squared_error, step_size=0.1, meta_batch_size=T, **options)
+
+
+def keras_own(model, weights, statistics, x, task):
+    """Keras' own answer for one task: its weights and batch statistics put into the model."""
+    kept = model.get_weights()
+    for variable, value in zip(model.trainable_variables, weights, strict=True):
+        variable.assign(value[task])
+    for seen in statistics:
+        seen.layer.moving_mean.assign(seen.mean[task])
+        seen.layer.moving_variance.assign(seen.variance[task])
+    outputs = model(tf.nest.map_structure(lambda a: a[task], x), training=False)
+    model.set_weights(kept)
+    return outputs
+
+
+def assert_close(got, expected, atol=1e-9):
+    for a, b in zip(tf.nest.flatten(got), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_stack_of_tasks_is_keras_own_call_for_each(name):
+    model, spec = built(name)
+    x, weights = tf.nest.map_structure(tf.constant, spec.inputs(3)), own_weights(model, T)
+    run = functional(model).run(weights, x)
+    for task in range(T):
+        expected = keras_own(model, weights, run.statistics, x, task)
+        got = tf.nest.map_structure(lambda y, t=task: y[t], run.outputs)
+        # TensorFlow resizes in float32.
+        assert_close(got, expected, atol=2e-6 if name.split(",")[0] in RESIZED else 1e-9)
+
+
+# The two ways to make a model differ before the first layer alone.
+DERIVED = [p for p in EVERY if "sequential" not in str(p)]
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_the_meta_gradient_is_the_derivative_and_is_traced_once(name):
+    model, spec = built(name)
+    learner = make_learner(model)
+    task = Task(batch(model, spec, 10), batch(model, spec, 20))
+    gradient, _ = learner.meta_gradient(task)
+    names = [v.path for v in model.trainable_variables]
+    if spec.large:  # hundreds of weights: along one direction of them all
+        assert_is_the_derivative_along(gradient, learner, task)
+    else:
+        objective = meta_objective(learner, task)
+        assert_is_the_derivative(gradient, objective, learner.initial_weights(), names, atol=5e-8)
+    learner.meta_gradient(Task(batch(model, spec, 30), batch(model, spec, 40)))
+    assert learner._chunk_gradient.experimental_get_tracing_count() == 1
+
+
+def assert_is_the_derivative_along(gradient, learner, task, step=1e-6):
+    weights = learner.initial_weights()
+    direction = [normal(i, *w.shape) for i, w in enumerate(weights)]
+    length = tf.linalg.global_norm(direction)
+    objective = meta_objective(learner, task)
+    ahead, behind = (
+        objective([w + sign * step / length * d for w, d in zip(weights, direction, strict=True)])
+        for sign in (1.0, -1.0)
+    )
+    got = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(gradient, direction, strict=True)])
+    np.testing.assert_allclose(got / length, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_model_adapted_by_no_step_is_the_model_itself(name):
+    model, spec = built(name)
+    learner = make_learner(model)
+    support = batch(model, spec, 10, tasks=1)
+    x, y = tf.nest.map_structure(lambda a: a[0].numpy(), (support.x, support.y))
+    adapted = learner.adapt(x, y, steps=0)
+    run = learner.apply.run(learner.initial_weights(), support.x)
+    assert_close(
+        adapted(x),
+        keras_own(
+            model, [w[None] for w in learner.initial_weights()], run.statistics, support.x, 0
+        ),
+    )
+    assert all(a is not b for a in adapted.variables for b in model.variables)
+    moved = learner.adapt(x, y, steps=1)
+    weights = learner.adapt_weights(support, 1).weights[-1]
+    stacked = [w if own else w[None] for w, own in zip(weights, learner.adapts, strict=True)]
+    run = learner.apply.run(weights, support.x)
+    assert_close(moved(x), keras_own(model, stacked, run.statistics, support.x, 0))
+
+
+def test_there_are_enough_models():
+    assert len(MODELS) >= 60
+    assert B != T  # or an axis could be taken for the other
+    assert keras.config.floatx() == "float64"
