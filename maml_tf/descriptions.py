@@ -80,8 +80,8 @@ def network_of(described: dict[str, Any]) -> dict[str, Any]:
 
 def contradictions(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What `saved` and `now` both say, and say otherwise: each as "name=old, now new"."""
-    both = [key for key in saved if key in now]
-    both.sort(key=lambda key: key not in _NETWORK)  # those come first
+    rest = [key for key in saved if key not in _NETWORK]
+    both = [key for key in (*_NETWORK, *rest) if key in saved and key in now]
     return [d for key in both for d in _differences(saved[key], now[key], key)]
 
 

@@ -72,7 +72,8 @@ class Memory:
 
     def save_best(self, iteration: int, score: float) -> None:
         """Copies the weights and the optimizer's variables."""
-        self.best_score, self.best_iteration = score, iteration
+        # As a checkpoint would have it, so that both find the same weights the best.
+        self.best_score, self.best_iteration = float(np.float32(score)), iteration
         if self._keep_best:
             self._best = [np.array(np.asarray(variable)) for variable in self._variables]
 
@@ -134,7 +135,7 @@ def tell_start(start: int, iterations: int, directory: Path) -> None:
 
 def tell(sentence: str) -> None:
     """Logs a sentence where somebody listens to the log, and else writes it beside the bar."""
-    if _LOG.isEnabledFor(logging.INFO):
+    if _LOG.isEnabledFor(logging.INFO) and _LOG.hasHandlers():
         _LOG.info("%s", sentence)
     else:
         tqdm.write(sentence, file=sys.stderr)
