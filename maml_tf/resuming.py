@@ -123,7 +123,7 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
 def tell_start(start: int, iterations: int, directory: Path) -> None:
     """Says visibly that a run goes on, or that nothing is left to do in it."""
     if start >= iterations:
-        asked = f"as many as asked ({iterations})" if start == iterations else f"of {iterations}"
+        asked = "as many as asked" if start == iterations else f"more than the {iterations} asked"
         _LOG.warning(
             "Nothing to train: %s has done %d iterations, %s. The learner has its weights now; ask "
             "for more iterations, or give another logdir to start again.",

@@ -118,13 +118,7 @@ def train(
         strategy of several workers; before any work.
       NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
     """
-    for name, value in (
-        ("log_every", log_every),
-        ("validate_every", validate_every),
-        ("save_every", save_every),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}.")
+    _check(log_every=log_every, validate_every=validate_every, save_every=save_every)
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
@@ -293,6 +287,12 @@ class _Loop:
         # The loss of a step is that before its update.
         if not all(np.isfinite(np.asarray(v)).all() for v in self.learner.variables):
             self._not_finite("weights' value", self.iteration)
+
+
+def _check(**intervals: int) -> None:
+    for name, value in intervals.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}.")
 
 
 def duration(seconds: float) -> str:

@@ -73,7 +73,7 @@ def test_a_resumed_run_says_so_once_and_one_that_is_done_says_that(tmp_path, cap
     said = capsys.readouterr()
     assert said.err.count("Resuming after iteration 20") == 1 and "Resuming" not in said.out
     assert run(["train", *flags]) == 0
-    assert "mine has done 25 iterations, of 20." in capsys.readouterr().err
+    assert "mine has done 25 iterations, more than the 20 asked." in capsys.readouterr().err
     description = json.loads((tmp_path / "mine" / "learner.json").read_text())
     assert description["step_size"] == 0.01 and description["tasks"]["shots"] == 10
 
