@@ -3,6 +3,9 @@
 A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
 variables, the iteration and the best score. Random numbers need no state: they are functions of
 (seed, split, index).
+
+A variable is known by its position, its kind (the last word of its name) and its shape. The rest of
+a name is Keras' own and counts up within a process: the same code gives other ones the second time.
 """
 
 from __future__ import annotations
@@ -11,16 +14,34 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from maml_tf.descriptions import kind
 from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
 
 # What TensorFlow raises for a truncated or damaged file, depending on where the damage is.
-_BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, AssertionError)
+_BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, KeyError)
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_POSITION = re.compile(rf"(weights|optimizer)/v(\d+)_(\w*){_VALUE}")
+
+
+class _Variable(NamedTuple):
+    """What tells one variable of a group from another, beside its position."""
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    key: str = ""  # in the file
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.shape} {self.dtype}"
 
 
 class Checkpoints:
@@ -46,14 +67,14 @@ class Checkpoints:
         self.directory = Path(directory)
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
-        named, left = _named(learner.state), {id(v.value) for v in without}
-        self._weights = {name: value for name, value in named.items() if id(value) not in left}
-        self._left_alone = named.keys() - self._weights.keys()
         optimizer = None if without else learner.optimizer
-        remembered = optimizer.variables if optimizer is not None else []
+        left = {id(v.value) for v in without}
+        self._groups = {"weights": dict(enumerate(learner.state))}
+        self._left_alone = {i for i, v in enumerate(learner.state) if id(v.value) in left}
+        if optimizer is not None:
+            self._groups["optimizer"] = dict(enumerate(optimizer.variables))
         self._all = tf.train.Checkpoint(
-            weights=_Group(self._weights),
-            optimizer=_Group(_named(remembered)),
+            **{name: _Group(variables) for name, variables in self._groups.items()},
             iteration=self.iteration,
             best_score=self.best_score,
         )
@@ -80,7 +101,7 @@ class Checkpoints:
           Whether there was one; `iteration` then says which.
 
         Raises:
-          ValueError: the checkpoints are all broken, or belong to another network.
+          ValueError: the checkpoints are all broken, or belong to another network or optimizer.
         """
         return self._restore_first_readable(reversed(self.available()), self.directory)
 
@@ -94,7 +115,7 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: it is not there; the message lists those that are.
-          ValueError: it is broken, or belongs to another network.
+          ValueError: it is broken, or belongs to another network or optimizer.
         """
         if iteration not in self.available():
             there = ", ".join(map(str, self.available())) or "none"
@@ -112,15 +133,13 @@ class Checkpoints:
         for iteration in iterations:
             path = str(directory / f"ckpt-{iteration}")
             try:
-                self._refuse_another_network(path)
-                status = self._all.read(path).assert_existing_objects_matched()
-                status.expect_partial()  # the save counter, which is the manager's own
+                self._restore(path)
                 return True
             except _BROKEN as error:
                 _LOG.warning(
                     "Checkpoint %s cannot be read (%s); trying the one before.",
                     path,
-                    str(error).splitlines()[0],
+                    (str(error).splitlines() or [type(error).__name__])[0],
                 )
         if iterations:
             raise ValueError(
@@ -129,37 +148,73 @@ class Checkpoints:
             )
         return False
 
-    def _refuse_another_network(self, path: str) -> None:
-        shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-        saved = {
-            key.split("/")[1]: tuple(shape)
-            for key, shape in shapes.items()
-            if key.startswith("weights/")
-        }
-        mine = {name: tuple(variable.shape) for name, variable in self._weights.items()}
-        for name in sorted({*saved, *mine} - self._left_alone):
-            if saved.get(name) != mine.get(name):
-                raise ValueError(
-                    f"{path} holds another network: weight {name} has shape {saved.get(name)} "
-                    f"there and {mine.get(name)} here. Use the network's own flags, or another "
-                    "log directory."
-                )
+    def _restore(self, path: str) -> None:
+        """Reads all of a checkpoint, then assigns: a broken one changes nothing."""
+        reader = tf.train.load_checkpoint(path)
+        stored = _stored(reader)
+        values: list[tuple[Any, np.ndarray]] = [
+            (own, reader.get_tensor(name + _VALUE))
+            for name, own in (("iteration", self.iteration), ("best_score", self.best_score))
+        ]
+        for group, variables in self._groups.items():
+            skipped = self._left_alone if group == "weights" else set()
+            _refuse_others(path, group, stored[group], variables, skipped)
+            values += [
+                (variable, reader.get_tensor(stored[group][position].key))
+                for position, variable in variables.items()
+                if position not in skipped
+            ]
+        for variable, value in values:
+            variable.assign(value)
 
 
 class _Group(tf.train.Checkpoint):
-    """Variables by name."""
+    """Variables by position; the words behind it are for people, and the last one for a check."""
 
-    def __init__(self, variables: dict[str, tf.Variable]):
-        super().__init__(**variables)
-
-
-def _named(variables: list[keras.Variable]) -> dict[str, tf.Variable]:
-    # Not the path: Keras counts up the names of the models of one process.
-    return {f"v{i:03d}_{_word(v.name)}": v.value for i, v in enumerate(variables)}
+    def __init__(self, variables: dict[int, keras.Variable]):
+        super().__init__(**{f"v{i:03d}_{_words(v.name)}": v.value for i, v in variables.items()})
 
 
-def _word(name: str) -> str:
-    return re.sub(r"\W", "_", name.split("/")[-1])
+def _words(name: str) -> str:
+    """A variable's own name, without Keras' counters."""
+    return re.sub(r"_\d+(?=_|$)", "", re.sub(r"\W", "_", name.split("/")[-1]))
+
+
+def _stored(reader: Any) -> dict[str, dict[int, _Variable]]:
+    """What a checkpoint holds of each group, by position."""
+    groups: dict[str, dict[int, _Variable]] = {"weights": {}, "optimizer": {}}
+    types = reader.get_variable_to_dtype_map()
+    for key, shape in reader.get_variable_to_shape_map().items():
+        if match := _POSITION.fullmatch(key):
+            group, position, word = match.groups()
+            found = _Variable(kind(word), tuple(shape), types[key].name, key)
+            groups[group][int(position)] = found
+    return groups
+
+
+def _refuse_others(
+    path: str,
+    group: str,
+    stored: dict[int, _Variable],
+    variables: dict[int, keras.Variable],
+    skipped: set[int],
+) -> None:
+    """Refuses a group of other variables than the learner's; those skipped may be any.
+
+    Raises:
+      ValueError: names the first that differs.
+    """
+    for position in sorted({*stored, *variables} - skipped):
+        there, here = stored.get(position), None
+        if (own := variables.get(position)) is not None:
+            dtype = keras.backend.standardize_dtype(own.dtype)
+            here = _Variable(kind(own.name), tuple(own.shape), dtype)
+        if there is None or here is None or there[:3] != here[:3]:
+            what, one = ("network", "weight") if group == "weights" else ("optimizer", "variable")
+            raise ValueError(
+                f"{path} holds another {what}: {one} {position} is {there or 'missing'} there and "
+                f"{here or 'missing'} here. Use the settings of that run, or another log directory."
+            )
 
 
 def _saved_iterations(directory: Path) -> list[int]:

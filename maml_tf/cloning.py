@@ -30,11 +30,11 @@ def copy_with(model: keras.Model, values: Mapping[int, tf.Tensor], example: Any)
     """
     try:
         copy = _cloned(model)
+        with _Reading({id(v) for v in model.variables}):
+            copy(example, training=False)
         pairs = list(zip(copy.variables, model.variables, strict=True))
         if any(a.shape != b.shape for a, b in pairs):
             raise ValueError("the configuration of a layer makes other weights")
-        with _Reading({id(v) for v in model.variables}):
-            copy(example, training=False)
     except Exception as error:
         _LOG.info("'%s' is wrapped, not cloned: %s", model.name, str(error).split("\n")[0])
         return WeightsSwapped(model, values)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.strategies import refuse_several_workers
 from maml_tf.types import Batch, Estimate, Task, TaskSource
 
 _LOG = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ STEP_SIZES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.
 class Evaluator:
     """Adapts to held-out tasks, and measures the query set after 0, 1, ... S steps.
 
-    Compiled once; calling it again measures the learner's present weights on the same tasks.
+    Compiled once; calling it again measures the learner's present weights on the same tasks. It
+    runs on one device, whatever strategy the learner trains by.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Evaluator:
             query example is predicted alone.
 
         Raises:
-          ValueError: an argument is out of range.
+          ValueError: an argument is out of range, or the strategy has several workers.
         """
+        refuse_several_workers(getattr(learner, "strategy", None))
         if num_tasks < 1 or steps < 0:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."

@@ -140,9 +140,10 @@ def functional(model: keras.Model) -> Functional:
         raise ValueError(
             f"'{model.name}' has no weights yet: build it first, e.g. with a keras.Input."
         )
-    if isinstance(model, keras.Function) and not all(sub.built for sub in model._flatten_layers()):
+    graph = getattr(model, "_functional", model)
+    if isinstance(graph, keras.Function) and not all(sub.built for sub in model._flatten_layers()):
         # A layer inside another, such as `Activation(PReLU())`, may wait for its first call.
-        model(tf.nest.map_structure(_one_example, model._inputs_struct))
+        model(tf.nest.map_structure(_one_example, graph._inputs_struct))
     if not model.trainable_variables:
         raise ValueError(
             f"'{model.name}' has no trainable weights: unfreeze a layer (layer.trainable = True), "

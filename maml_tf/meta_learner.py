@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import losses
+from maml_tf import learner_files, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_loop
 from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
 from maml_tf.model_inputs import takes_several, tensors
+from maml_tf.strategies import refuse_several_workers
 from maml_tf.tasks import seeds
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
 
@@ -106,8 +108,10 @@ class MetaLearner:
             Evaluation and adaptation are always without.
 
         Raises:
-          ValueError: an argument is out of range, or no variable adapts.
+          ValueError: an argument is out of range, no variable adapts, or the strategy in force has
+            several workers.
         """
+        refuse_several_workers()
         _check(step_size, inner_steps, meta_batch_size, task_chunks, clip)
         self.model = model
         self.loss = loss
@@ -154,6 +158,31 @@ class MetaLearner:
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
         return [*self.model.variables, *self.step_sizes]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model's weights and what else was learned, such as step sizes, as one file.
+
+        Args:
+          path: `<name>.weights.h5`, replaced whole or not at all; `model.load_weights` reads it
+            too. The optimizer is not kept: to go on training, give `train` its `logdir`.
+
+        Raises:
+          ValueError: another ending.
+          OSError: nothing can be written there.
+        """
+        learner_files.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Puts what `save` wrote into this learner, made by the same code; in place.
+
+        Args:
+          path: `<name>.weights.h5`, or the directory of a release.
+
+        Raises:
+          FileNotFoundError: there is none.
+          ValueError: it is another network's, or cannot be read; the learner is as it was.
+        """
+        learner_files.load(self, path)
 
     # --- the inner loop, on this learner's model ---
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,9 +19,12 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from maml_tf.checkpoints import Checkpoints
 from maml_tf.evaluation import Evaluator
+from maml_tf.history import History
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.resuming import Memory, Store, open_run, tell_start
+from maml_tf.stop_signal import stop_signal
+from maml_tf.strategies import refuse_several_workers
 from maml_tf.summaries import Summaries, training_scalars
 from maml_tf.types import Estimate, Learner, Metrics
 
@@ -34,11 +35,20 @@ CALL_SECONDS = 1.0
 
 
 class TrainingResult(NamedTuple):
-    """How a training ended."""
+    """How a training ended; two are equal if they ended alike, whatever was on the way."""
 
     iteration: int
     best_score: float  # nan without validation
     interrupted: bool
+    history: dict[str, np.ndarray]  # of this call alone: `History.arrays`
+
+    def __eq__(self, other: object) -> bool:
+        """Compares all but the history."""
+        return isinstance(other, TrainingResult) and self[:3] == other[:3]
+
+    def __ne__(self, other: object) -> bool:
+        """The contrary."""
+        return not self == other
 
 
 class Validation(Protocol):
@@ -60,11 +70,12 @@ def train(
     tasks: Any,
     *,
     iterations: int,
-    logdir: str | Path,
+    logdir: str | Path | None = None,
     validation: Any = None,
     validation_tasks: int = 96,
     validation_steps: int = 10,
     best_after: int | None = None,
+    restore_best: bool = False,
     log_every: int = 100,
     validate_every: int = 500,
     save_every: int = 1000,
@@ -74,46 +85,52 @@ def train(
 ) -> TrainingResult:
     """Meta-trains, from the newest checkpoint in `logdir` if there is one.
 
+    `logdir` belongs to one run: `learner.json` in it says what its learner is, and another one is
+    refused. What changes nothing that is learned may change: iterations, validation, intervals.
+
     Args:
       learner: what to train; its weights are updated in place.
       tasks: meta-batch i of the training split: a `TaskSource`, or what else the learner takes.
-      iterations: train until this many meta-steps are done, earlier runs counted.
-      logdir: the run's own directory: checkpoints and TensorBoard's event file go here.
+      iterations: train until this many meta-steps are done, those counted that `logdir` knows of.
+      logdir: the run's own directory: checkpoints and TensorBoard's event file go here. None writes
+        nothing, and takes all `iterations` from the learner's present weights.
       validation: held-out tasks, a `TaskSource`, for a `MetaLearner`; a `Validation` for any other
         learner. The weights with the best score so far are kept apart.
       validation_tasks: how many tasks of a `TaskSource`.
       validation_steps: gradient steps of their adaptation curve.
       best_after: gradient steps after which the validation decides which weights are best; as many
         as the training takes by default, and no more than the curve has.
+      restore_best: at the end, also of an interrupted training, put the weights that validated
+        best into the learner; by default it keeps the last.
       log_every: meta-steps that are averaged into one point of TensorBoard.
       validate_every: meta-steps between two validations.
       save_every: meta-steps between two checkpoints.
-      record: write checkpoints and event files.
+      record: write checkpoints and event files; False is as without `logdir`.
       description: text for TensorBoard, such as the resolved flags.
       progress: show a progress bar.
 
     Returns:
-      `TrainingResult`. SIGINT and SIGTERM save, and return with `interrupted`.
+      `TrainingResult`, with what was seen on the way as arrays. SIGINT and SIGTERM save, and
+      return with `interrupted`.
 
     Raises:
-      ValueError: bad arguments, or checkpoints that do not fit; before any work.
+      ValueError: bad arguments, a directory of another run, checkpoints that do not fit, or a
+        strategy of several workers; before any work.
       NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
     """
-    for name, value in (
-        ("log_every", log_every),
-        ("validate_every", validate_every),
-        ("save_every", save_every),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}.")
-    checkpoints = Checkpoints(Path(logdir) / "checkpoints", learner) if record else None
+    _check(log_every=log_every, validate_every=validate_every, save_every=save_every)
+    refuse_several_workers(getattr(learner, "strategy", None))
+    if restore_best and validation is None:
+        raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
+    directory = Path(logdir) if record and logdir is not None else None
+    store: Store = Memory(learner, keep_best=restore_best)
     start = 0
-    if checkpoints and checkpoints.restore_latest():
-        start = int(checkpoints.iteration.numpy())
-        _LOG.info("Resuming after iteration %d.", start)
+    if directory is not None:
+        store, start = open_run(directory, learner, tasks)
+        tell_start(start, iterations, directory)
     loop = _Loop(learner, tasks, start, iterations, log_every, progress)
-    loop.checkpoints = checkpoints
-    loop.summaries = Summaries(logdir, disabled=not record)
+    loop.store = store
+    loop.summaries = Summaries(directory or "", disabled=directory is None)
     if isinstance(learner, MetaLearner) and validation is not None:
         validation = Evaluator(
             learner, validation, num_tasks=validation_tasks, steps=validation_steps
@@ -123,9 +140,12 @@ def train(
     if start == 0:
         loop.summaries.text("flags", description)
     redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
-    with contextlib.closing(loop), redirected, _stop_signal() as stop:
+    with contextlib.closing(loop), redirected, stop_signal() as stop:
         interrupted = loop.run(stop, validate_every, save_every)
-    return TrainingResult(loop.iteration, loop.best_score, interrupted)
+    result = TrainingResult(loop.iteration, loop.best_score, interrupted, loop.history.arrays())
+    if restore_best and (math.isnan(result.best_score) or not store.restore_best()):
+        _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
+    return result
 
 
 class _Loop:
@@ -134,8 +154,9 @@ class _Loop:
     def __init__(self, learner, tasks, start: int, iterations: int, log_every: int, progress: bool):
         self.learner, self.tasks = learner, tasks
         self.iteration, self.iterations, self.log_every = start, iterations, log_every
-        self.checkpoints: Checkpoints | None = None
+        self.store: Store
         self.summaries: Summaries
+        self.history = History()
         self.evaluator: Validation | None = None
         self.best_after = 0
         self.saved = start
@@ -150,7 +171,7 @@ class _Loop:
     @property
     def best_score(self) -> float:
         """The best validation score so far, or nan."""
-        return float(self.checkpoints.best_score.numpy()) if self.checkpoints else math.nan
+        return float(self.store.best_score)
 
     def run(self, stop: list[str], validate_every: int, save_every: int) -> bool:
         """Trains to the end, or until `stop` holds a signal's name; whether it was stopped."""
@@ -184,6 +205,7 @@ class _Loop:
         seconds = time.perf_counter() - began
         self._check_finite(metrics)
         self._seconds_a_step = seconds / count
+        self.history.add(self.iteration + 1, metrics)
         self.iteration += count
         if seconds > CALL_SECONDS / 2 and not first:
             self._tell_cost()
@@ -205,8 +227,12 @@ class _Loop:
             self._not_finite(field, self.iteration + int(np.argmin(finite.all(0))))
 
     def _not_finite(self, what: str, iteration: int) -> None:
-        kept = self.checkpoints.available() if self.checkpoints else []
+        kept = self.store.available()
         good = f"the checkpoint of iteration {kept[-1]} is intact" if kept else "nothing was saved"
+        if isinstance(self.store, Memory) and self.store.restore_best():
+            good = (
+                f"the learner has the best weights again, of iteration {self.store.best_iteration}"
+            )
         raise NonFiniteLoss(
             f"The {what} is not finite at iteration {iteration}; {good}. {self.learner.mend}"
         )
@@ -243,25 +269,30 @@ class _Loop:
     def _validate(self) -> None:
         assert self.evaluator is not None
         estimate: Estimate = self.evaluator()
-        name = self.learner.metric_name
-        self.summaries.validation(name, estimate, self.iteration)
+        self.history.add_validation(self.iteration, estimate)
+        self.summaries.validation(self.learner.metric_name, estimate, self.iteration)
         score = float(estimate.mean[min(self.best_after, self.evaluator.steps)])
         self._validated = f"validation {score:.3g}"
-        if self.checkpoints and _better(score, self.best_score, lower_is_better=name == "loss"):
+        if _better(score, self.best_score, lower_is_better=_lower_is_better(self.learner)):
             self._check_weights()
-            self.checkpoints.save_best(self.iteration, score)
+            self.store.save_best(self.iteration, score)
 
     def _save(self) -> None:
         self.summaries.flush()
-        if self.checkpoints:
-            self._check_weights()
-            self.checkpoints.save(self.iteration)
-            self.saved = self.iteration
+        self._check_weights()
+        self.store.save(self.iteration)
+        self.saved = self.iteration
 
     def _check_weights(self) -> None:
         # The loss of a step is that before its update.
         if not all(np.isfinite(np.asarray(v)).all() for v in self.learner.variables):
             self._not_finite("weights' value", self.iteration)
+
+
+def _check(**intervals: int) -> None:
+    for name, value in intervals.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}.")
 
 
 def duration(seconds: float) -> str:
@@ -276,30 +307,11 @@ def _next(iteration: int, every: int) -> int:
     return (iteration // every + 1) * every
 
 
+def _lower_is_better(learner: Learner) -> bool:
+    return learner.metric_name == "loss"
+
+
 def _better(score: float, best: float, *, lower_is_better: bool) -> bool:
     if math.isnan(best):
         return True
     return score < best if lower_is_better else score > best
-
-
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[list[str]]:
-    """Collects the names of SIGINT and SIGTERM; a second signal has its usual effect."""
-    received: list[str] = []
-    before: dict[int, Any] = {}
-
-    def receive(number, frame):
-        del frame
-        received.append(signal.Signals(number).name)
-        signal.signal(number, before[number])
-
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        try:
-            before[number] = signal.signal(number, receive)
-        except ValueError:  # Not in the main thread: whoever runs us handles signals.
-            break
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

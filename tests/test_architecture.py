@@ -9,12 +9,14 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"},
-    {"functional", "losses", "networks", "compiled_loop", "result_files"},
+    {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"}
+    | {"files", "stop_signal", "strategies", "descriptions"},
+    {"functional", "losses", "networks", "compiled_loop", "result_files"}
+    | {"learner_files", "history"},
     {"layer_rules", "adaptation", "config", "result_choice"},
     {"meta_learner", "paper", "identity"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
-    {"summaries", "task_figures"},
+    {"summaries", "task_figures", "resuming"},
     {"training", "export", "rl", "paper_figures"},
     {"rl_experiment"},
     {"experiment", "results"},

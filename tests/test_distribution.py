@@ -1,14 +1,22 @@
 """One device and two see the same tasks, and take the same meta-steps."""
 
 import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Batch, MetaLearner, Task, losses
+from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train
+from maml_tf.checkpoints import Checkpoints
 from maml_tf.networks import dense_network
+from maml_tf.strategies import refuse_several_workers
 
 
 def sines(index, num_tasks):
@@ -80,3 +88,107 @@ def test_tasks_that_do_not_divide_over_the_replicas_are_refused(two):
         model = dense_network(1, 1)
         with pytest.raises(ValueError, match="5 tasks does not divide into 2 replicas x 1 chunks"):
             MetaLearner(model, losses.mean_squared_error, meta_batch_size=5)
+
+
+def made_in(strategy):
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        model = dense_network(1, 1, (8,), seed=1)
+        options = {"optimizer": keras.optimizers.Adam(0.01), "learn_step_size": True}
+        return MetaLearner(model, losses.mean_squared_error, meta_batch_size=4, **options)
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(two, tmp_path):
+    options = {"progress": False, "validation": sines, "validation_tasks": 24}
+    straight = made_in(None)
+    train(straight, sines, iterations=6, restore_best=True, **options)
+    for strategy, iterations in ((None, 2), (two, 4), (None, 6)):
+        learner = made_in(strategy)
+        result = train(learner, sines, iterations=iterations, logdir=tmp_path, **options)
+        assert result.iteration == iterations and len(result.history["iteration"]) == 2
+    again = made_in(two)
+    assert Checkpoints(tmp_path / "checkpoints", again).restore_latest()
+    for a, b, c in zip(straight.state, learner.state, again.state, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        np.testing.assert_array_equal(b, c)
+
+
+def test_the_best_weights_and_files_with_two_replicas(two, tmp_path):
+    learner = made_in(two)
+    options = {"validation": sines, "validation_tasks": 24, "validate_every": 2}
+    train(learner, sines, iterations=4, progress=False, restore_best=True, **options)
+    learner.save(tmp_path / "two.weights.h5")
+    for strategy in (None, two):
+        again = made_in(strategy)
+        again.load(tmp_path / "two.weights.h5")
+        for a, b in zip(learner.state, again.state, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def cluster(**jobs):
+    return types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec(jobs))
+
+
+def strategy_like(several=False, resolver=None):
+    extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: several)
+    return types.SimpleNamespace(extended=extended, cluster_resolver=resolver)
+
+
+SEVERAL = [
+    strategy_like(several=True),
+    strategy_like(resolver=cluster(worker=["a:1", "b:1"])),
+    strategy_like(resolver=cluster(chief=["a:1"], worker=["b:1"])),
+]
+
+
+@pytest.mark.parametrize("strategy", SEVERAL, ids=["mode", "two workers", "a chief and a worker"])
+def test_several_workers_are_refused_everywhere(strategy, tmp_path):
+    learner = made_in(None)
+    learner.strategy = strategy
+    told = "has several workers, which is not built yet; use tf.distribute.MirroredStrategy"
+    with pytest.raises(ValueError, match=told):
+        train(learner, sines, iterations=2, logdir=tmp_path / "run")
+    with pytest.raises(ValueError, match=told):
+        evaluate(learner, sines, num_tasks=24)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_worker_is_not_refused(two):
+    one = tf.distribute.OneDeviceStrategy("CPU:0")
+    alone = strategy_like(resolver=cluster(worker=["a:1"]))
+    refuse_several_workers(two, one, alone, strategy_like(resolver=cluster()), None)
+
+
+WORKER = """
+import tensorflow as tf
+from maml_tf import MetaLearner, losses
+from maml_tf.networks import dense_network
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+with strategy.scope():
+    try:
+        MetaLearner(dense_network(1, 1), losses.mean_squared_error, meta_batch_size=4)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def free_port():
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        return place.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_real_workers_are_refused():
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
+        command = [sys.executable, "-c", WORKER]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    for process in processes:
+        said, _ = process.communicate(timeout=240)
+        assert "has several workers, which is not built yet" in said

@@ -24,6 +24,8 @@ _LOG = logging.getLogger(__name__)
 def run(given: dict[str, Any], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
     directory, config = runs.locate(given, words)
+    if config.distribute != "none":
+        _LOG.info("Evaluating on one device: --distribute=%s is for training.", config.distribute)
     runs.set_up_machine(config)
     tasks = make_tasks(config, results.split(config))
     learner, iteration = runs.restore(directory, config)

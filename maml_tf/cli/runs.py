@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from maml_tf import result_files
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, on_cpu
+from maml_tf.files import write_atomically
 from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
+from maml_tf.learner_files import WEIGHTS_FILE
 
 _LOG = logging.getLogger(__name__)
 
 FLAGS_FILE = "flags.txt"
-WEIGHTS_FILE = "initial.weights.h5"
 RESULT_FILE = "result.json"
 """A release: the flags, the weights before adaptation, and what was measured with them."""
 
@@ -245,11 +245,3 @@ def _load_release(release: Path, learner: Any) -> int:
             f"change it from what {release / FLAGS_FILE} says."
         ) from error
     return result_files.read(release / RESULT_FILE)[0].iteration
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -12,12 +12,14 @@ Shape letters: T tasks, E episodes a task, H horizon, S inner steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import learner_files
 from maml_tf.adaptation import adapt, fast, stack
 from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, mean_kl, policy_batch, surrogate
@@ -137,6 +139,14 @@ class MetaTRPO:
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold."""
         return self.variables
+
+    def save(self, path: str | Path) -> None:
+        """Writes the policy's weights and learned step sizes; see `MetaLearner.save`."""
+        learner_files.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Puts what `save` wrote into this learner; see `MetaLearner.load`."""
+        learner_files.load(self, path)
 
     # --- the inner loop ---
 

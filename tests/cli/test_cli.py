@@ -66,6 +66,29 @@ def test_train_evaluate_figures_export_and_resume(tmp_path, capsys):
     assert "iteration 25, val split" in capsys.readouterr().out
 
 
+def test_a_resumed_run_says_so_once_and_one_that_is_done_says_that(tmp_path, capsys):
+    flags = sinusoid(tmp_path, "--run_name=mine")
+    assert run(["train", *flags]) == 0
+    assert run(["train", *flags, "--metatrain_iterations=25"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("Resuming after iteration 20") == 1 and "Resuming" not in said.out
+    assert run(["train", *flags]) == 0
+    assert "mine has done 25 iterations, more than the 20 asked." in capsys.readouterr().err
+    description = json.loads((tmp_path / "mine" / "learner.json").read_text())
+    assert description["step_size"] == 0.01 and description["tasks"]["shots"] == 10
+
+
+def test_an_evaluation_says_that_it_is_not_distributed(tmp_path, capsys):
+    flags = sinusoid(tmp_path, "--run_name=mine")
+    assert run(["train", *flags]) == 0
+    line = ["evaluate", *flags, "--num_test_tasks=24"]
+    assert run(line) == 0
+    assert "one device" not in capsys.readouterr().err
+    assert run([*line, "--distribute=mirrored"]) == 0
+    told = "Evaluating on one device: --distribute=mirrored is for training."
+    assert told in capsys.readouterr().err
+
+
 def test_pretraining_and_the_oracle_as_the_original_spelled_them(tmp_path):
     flags = sinusoid(tmp_path, "--pretrain_iterations=5", "--metatrain_iterations=0")
     assert run([*flags]) == 0

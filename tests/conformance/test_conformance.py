@@ -21,7 +21,7 @@ EVERY = [
 
 def built(name):
     spec = MODELS[name]
-    model = spec.make()
+    model = functional(spec.make()).model  # with the layers that wait for a first call
     return (model if spec.large else randomize(model)), spec
 
 

@@ -194,6 +194,24 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     assert events.count("validation/return_after_step_1") == 2
 
 
+def test_a_policy_is_saved_and_loaded_with_its_step_sizes(tmp_path):
+    learner, again = make_learner(learn_step_size=True), make_learner(seed=2, learn_step_size=True)
+    learner.meta_steps(SAMPLER, 0, 1)
+    learner.save(tmp_path / "policy.weights.h5")
+    again.load(tmp_path / "policy.weights.h5")
+    for a, b in zip(learner.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="5 arrays beside .* learner 0 .* learn_step_size"):
+        make_learner().load(tmp_path / "policy.weights.h5")
+
+
+def test_the_run_of_another_trpo_is_refused(tmp_path):
+    run(tmp_path, 2)
+    learner = make_learner(max_kl=0.02, discount=0.9)
+    with pytest.raises(ValueError, match="discount=0.99, now 0.9; max_kl=0.01, now 0.02"):
+        train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
+
+
 class Poisoned(PointSampler):
     """Its rewards are no numbers from the second meta-batch on."""
 
