@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf.checkpoints import Checkpoints
-from maml_tf.evaluation import Evaluator
+from maml_tf.evaluation import Evaluator, direction
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.summaries import Summaries, training_scalars
 from maml_tf.types import Estimate, Learner, Metrics
@@ -106,6 +106,7 @@ def train(
     ):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}.")
+    lower_is_better = validation is not None and direction(learner)
     checkpoints = Checkpoints(Path(logdir) / "checkpoints", learner) if record else None
     start = 0
     if checkpoints and checkpoints.restore_latest():
@@ -118,13 +119,15 @@ def train(
         validation = Evaluator(
             learner, validation, num_tasks=validation_tasks, steps=validation_steps
         )
-    loop.evaluator = validation
+    loop.evaluator, loop.lower_is_better = validation, lower_is_better
     loop.best_after = learner.inner_steps if best_after is None else best_after
     if start == 0:
         loop.summaries.text("flags", description)
     redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
     with contextlib.closing(loop), redirected, _stop_signal() as stop:
         interrupted = loop.run(stop, validate_every, save_every)
+    if not interrupted and hasattr(learner, "finalize"):
+        learner.finalize()  # checkpoints keep the weights themselves, to go on from
     return TrainingResult(loop.iteration, loop.best_score, interrupted)
 
 
@@ -137,6 +140,7 @@ class _Loop:
         self.checkpoints: Checkpoints | None = None
         self.summaries: Summaries
         self.evaluator: Validation | None = None
+        self.lower_is_better = False
         self.best_after = 0
         self.saved = start
         self._window: list[Any] = []
@@ -247,7 +251,9 @@ class _Loop:
         self.summaries.validation(name, estimate, self.iteration)
         score = float(estimate.mean[min(self.best_after, self.evaluator.steps)])
         self._validated = f"validation {score:.3g}"
-        if self.checkpoints and _better(score, self.best_score, lower_is_better=name == "loss"):
+        if self.checkpoints and _better(
+            score, self.best_score, lower_is_better=self.lower_is_better
+        ):
             self._check_weights()
             self.checkpoints.save_best(self.iteration, score)
 
