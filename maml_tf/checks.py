@@ -259,7 +259,7 @@ def _lengths(structure: Any) -> set[int]:
 
 def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
     for leaf, wanted in zip(tf.nest.flatten(x), inputs, strict=False):
-        shape = getattr(wanted, "shape", None)
+        shape: Any = getattr(wanted, "shape", None)
         alone = shape is not None and leaf.ndim == len(shape) - 1 and leaf.ndim > 0
         if alone and all(a in (None, b) for a, b in zip(shape[1:], leaf.shape, strict=True)):
             raise ValueError(
@@ -317,8 +317,9 @@ def warn_of_activations(model: keras.Model, loss: Objective, metric: Objective) 
 def _activation(output: Any) -> str:
     """'softmax', 'sigmoid' or 'linear' where the output comes straight from it, else ''."""
     operation, _, index = output._keras_history
-    if isinstance(operation, keras.Model) and getattr(operation, "outputs", None):
-        return _activation(list(operation.outputs)[index])
+    inner: Any = getattr(operation, "outputs", None)
+    if isinstance(operation, keras.Model) and inner:
+        return _activation(inner[index])
     if isinstance(operation, keras.layers.Softmax):
         return "softmax"
     function = getattr(operation, "activation", None)

@@ -43,6 +43,7 @@ def mean_squared_error(
             f"Outputs {outputs.shape} and targets {y.shape} differ in shape, and would broadcast; "
             "give the model as many outputs as there are targets."
         )
+    outputs = _wide(outputs)
     error = tf.math.squared_difference(outputs, tf.cast(y, outputs.dtype))
     return average(error, sample_weight, mask)
 
@@ -71,6 +72,7 @@ def cross_entropy(
             "The model's outputs are probabilities (its last activation is a softmax or a sigmoid)"
             ", and this cross-entropy takes logits; leave the activation out."
         )
+    logits = _wide(logits)
     # log_softmax, not the fused operation: its second derivative stays on the fast path.
     target = tf.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     each = tf.reduce_sum(target * tf.nn.log_softmax(logits), -1)
@@ -95,8 +97,13 @@ def accuracy(
 ) -> tf.Tensor:
     """Share of examples whose largest logit is their class's: `[T, B, N], [T, B] -> [T]`."""
     labels = _class_indices(logits, labels)
-    hit = tf.cast(tf.argmax(logits, -1) == tf.cast(labels, tf.int64), logits.dtype)
+    hit = tf.cast(tf.argmax(logits, -1) == tf.cast(labels, tf.int64), _wide(logits).dtype)
     return weighted_average(hit, sample_weight, mask)
+
+
+def _wide(outputs: tf.Tensor) -> tf.Tensor:
+    """Of half precision: float32, in which Keras computes losses."""
+    return tf.cast(outputs, tf.float32) if outputs.dtype.size == 2 else outputs
 
 
 def _class_indices(logits: tf.Tensor, labels: Any) -> tf.Tensor:
