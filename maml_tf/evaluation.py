@@ -15,6 +15,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from maml_tf import checks
+from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.types import Batch, Estimate, Task, TaskSource
 
@@ -91,7 +92,7 @@ class Evaluator:
         """Returns mean, standard deviation and 95 % interval after each step, `[S + 1]`."""
         if not self._is_checked:
             drawn = self.tasks(tf.constant(0, tf.int64), DRAW)
-            checks.task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
+            check_task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
             self._is_checked = True
         if self._revision != self.learner.revision:  # a setting of the learner was changed
             self._compile()

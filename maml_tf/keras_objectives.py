@@ -1,4 +1,4 @@
-"""Keras' losses and metrics, one task at a time, as Keras would compute them for that task alone.
+"""Keras' losses, as Keras would compute them for each task alone.
 
 Keras' functions take `(y_true, y_pred)` of one batch. Most give one value an example from that
 example alone; they are called once on all tasks. The others (Dice, Hinge, which looks at all labels
@@ -58,15 +58,6 @@ EACH_BY_ITSELF = {name for name, kind in KINDS.items() if "crossentropy" in name
 # Sums over the set of products with the targets or the outputs: zeros are as good as nothing.
 _ZEROS_ARE_NOTHING = ("dice", "tversky")
 
-_COUNTS = {
-    "FalsePositives": True,
-    "FalseNegatives": True,
-    "TruePositives": False,
-    "TrueNegatives": False,
-}
-
-_OTHERS = {"RootMeanSquaredError": "root_mean_squared_error", "R2Score": "r2_score"}
-
 _REDUCE = {
     "sum": summed,
     "mean": average,
@@ -79,7 +70,7 @@ def of_loss(loss: keras.losses.Loss) -> Objective:
     """A `keras.losses.Loss` as an objective: its own values, and its own reduction of each task's.
 
     Raises:
-      ValueError: its reduction leaves no number a task.
+      ValueError: its reduction leaves no number a task, or it cannot run here.
     """
     if loss.reduction not in _REDUCE:
         raise ValueError(
@@ -88,7 +79,12 @@ def of_loss(loss: keras.losses.Loss) -> Objective:
         )
     # A subclass that overrides `call` is not the function that it was made of.
     wraps = type(loss).call is keras.losses.MeanSquaredError.call
-    name, options = (_keras_name(loss.fn), loss._fn_kwargs) if wraps else ("", {})
+    name, options = (keras_name(loss.fn), loss._fn_kwargs) if wraps else ("", {})
+    if name == "ctc":
+        raise ValueError(
+            "TensorFlow's CTC loss has no second derivative and does not run one task at a time; "
+            "give a function `(outputs, y) -> [T]` of your own."
+        )
     kind = KINDS.get(name)
     if type(loss).__call__ is not keras.losses.Loss.__call__:
         compute: Callable[..., tf.Tensor] = _OwnCall(loss)
@@ -103,29 +99,6 @@ def of_loss(loss: keras.losses.Loss) -> Objective:
         labels=kind,
         from_logits=options.get("from_logits", False) if "crossentropy" in name else None,
         ignored=options.get("ignore_class"),
-    )
-
-
-def of_metric(metric: keras.metrics.Metric) -> Objective:
-    """A `keras.metrics.Metric` as an objective: what it gives for each task alone."""
-    kind_name = type(metric).__name__
-    name, options = "", dict[str, Any]()
-    if _is_of_keras(type(metric)):
-        wraps = hasattr(metric, "_fn")
-        name = _keras_name(metric._fn) if wraps else _OTHERS.get(kind_name, "")
-        options = getattr(metric, "_fn_kwargs", {})
-    direction = {"up": False, "down": True}.get(getattr(metric, "_direction", ""))
-    lower = _COUNTS.get(kind_name, direction) if _is_of_keras(type(metric)) else direction
-    compute: Callable[..., tf.Tensor] = _State(metric, KINDS.get(name))
-    if type(metric) is keras.metrics.SparseCategoricalAccuracy:
-        compute = _sparse_accuracy
-    return Objective(
-        compute,
-        metric.name,
-        lower_is_better=lower,
-        labels=KINDS.get(name),
-        from_logits=options.get("from_logits", False) if "crossentropy" in name else None,
-        threshold=options.get("threshold", 0.5) if name == "binary_accuracy" else None,
     )
 
 
@@ -207,52 +180,6 @@ class _OwnCall:
         )
 
 
-class _State:
-    """A metric's state for each task alone, from its beginning."""
-
-    def __init__(self, metric: keras.metrics.Metric, kind: str | None):
-        self.metric, self.kind = metric, kind
-
-    def __call__(self, outputs, y, sample_weight, mask) -> tf.Tensor:
-        metric = self.metric
-        outputs, y = matched(outputs, y, self.kind, metric.name)
-        weights: list[Any] = []
-        if given(mask) or given(sample_weight):
-            ones = tf.ones(tf.shape(tf.nest.flatten(y)[0])[:2], metric.dtype)
-            weights = [weighted(ones, sample_weight, mask)]
-        if given(mask):
-            y = weighted(y, (), mask)
-        self._build(outputs, y)
-
-        def one_task(one):
-            state = metric.stateless_update_state(start, one[1], one[0], *one[2:])
-            return metric.stateless_result(state)
-
-        start = metric.stateless_reset_state()
-        try:
-            value = tf.vectorized_map(one_task, [outputs, y, *weights])
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise ValueError(
-                f"Metric '{metric.name}' cannot be computed for each task alone in a graph "
-                f"({str(error).splitlines()[0]}); give a function `(outputs, y) -> [T]`."
-            ) from error
-        if isinstance(value, dict) or value.shape.rank != 1:
-            raise ValueError(
-                f"Metric '{metric.name}' gives several numbers; choose one of them, for instance "
-                "average='macro'."
-            )
-        return value
-
-    def _build(self, outputs, y) -> None:
-        """Some metrics make their variables when they first see a shape: not while tracing."""
-        if getattr(self.metric, "_built", True) and getattr(self.metric, "built", True):
-            return
-        with tf.init_scope():
-            zeros = [tf.zeros([1, *a.shape[2:]], a.dtype) for a in (y, outputs)]
-            self.metric.update_state(*zeros)
-            self.metric.reset_state()
-
-
 def matched(outputs: Any, y: Any, kind: str | None, name: str) -> tuple[Any, Any]:
     """Squeezes or expands a last axis of size 1 as Keras does, and refuses what would broadcast.
 
@@ -296,11 +223,6 @@ def matched(outputs: Any, y: Any, kind: str | None, name: str) -> tuple[Any, Any
     return outputs, y
 
 
-def _sparse_accuracy(outputs, y, sample_weight, mask) -> tf.Tensor:
-    outputs, y = matched(outputs, y, INDICES, "sparse_categorical_accuracy")
-    return losses.accuracy(outputs, y, sample_weight, mask)
-
-
 def _is_softmax_cross_entropy(loss, name: str, options: dict) -> bool:
     plain = options.get("axis", -1) == -1 and options.get("ignore_class") is None
     averages = loss.reduction in ("mean", "sum_over_batch_size")
@@ -313,10 +235,11 @@ def _cast(x: Any, dtype: str) -> Any:
     return x if x.dtype == dtype else tf.cast(x, dtype)
 
 
-def _is_of_keras(thing: Any) -> bool:
+def is_of_keras(thing: Any) -> bool:
+    """Whether a function or a class is one of Keras' own."""
     return (getattr(thing, "__module__", None) or "").split(".")[0] == "keras"
 
 
-def _keras_name(function: Any) -> str:
+def keras_name(function: Any) -> str:
     """The name of one of Keras' own functions, or ''."""
-    return function.__name__ if function is not None and _is_of_keras(function) else ""
+    return function.__name__ if function is not None and is_of_keras(function) else ""

@@ -16,6 +16,7 @@ from maml_tf import checks, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.compiled_loop import compile_loop
 from maml_tf.functional import functional
+from maml_tf.labels import check_task
 from maml_tf.optimizers import built_for, clipped, loss_scale, optimizer_of
 from maml_tf.resolve import objective
 from maml_tf.settings import Settings
@@ -461,7 +462,7 @@ class MetaLearner(Settings):
     def _check_labels(self, tasks: TaskSource, index: int) -> None:
         """Draws one meta-batch to look at its values: once a source, never in a step."""
         drawn = tasks(tf.constant(index, tf.int64), self.meta_batch_size)
-        checks.task(self.model, self.loss, self.metric, drawn)
+        check_task(self.model, self.loss, self.metric, drawn)
 
     def _compile(self, tasks: TaskSource) -> Callable[[int, int], MetaMetrics]:
         def step(index):

@@ -68,6 +68,11 @@ class Objective:
         Raises:
           ValueError: it does not give one number a task, or the targets do not fit the outputs.
         """
+        if tf.nest.is_nested(outputs) and self.parts is None and not self.whole:
+            raise ValueError(
+                f"The model has several outputs, and '{self.name}' is of one; give a list or a "
+                "dictionary, one for each."
+            )
         value = self.function(outputs, y, sample_weight, mask)
         return one_number_a_task(value, tf.nest.flatten(outputs)[0].shape[0], self.name)
 

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from maml_tf.keras_objectives import of_loss, of_metric
+from maml_tf.keras_metrics import of_metric
+from maml_tf.keras_objectives import of_loss
 from maml_tf.objectives import Objective, given, is_objective
 from maml_tf.several_outputs import several
 

@@ -10,9 +10,18 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"},
-    {"functional", "losses", "networks", "compiled_loop", "result_files", "several_outputs"},
-    {"layer_rules", "adaptation", "config", "result_choice", "keras_objectives"},
-    {"resolve", "checks"},
+    {
+        "functional",
+        "losses",
+        "networks",
+        "compiled_loop",
+        "result_files",
+        "several_outputs",
+        "labels",
+    },
+    {"layer_rules", "adaptation", "config", "result_choice", "keras_objectives", "checks"},
+    {"keras_metrics", "optimizers", "settings"},
+    {"resolve"},
     {"meta_learner", "paper", "identity"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
     {"summaries", "task_figures"},

@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import randomize
 from keras import layers
 
-from maml_tf import Batch, MetaLearner, Task, checks, evaluate, losses
+from maml_tf import Batch, MetaLearner, Task, evaluate, labels, losses
 from maml_tf.networks import dense_network
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
@@ -109,9 +109,9 @@ def test_each_of_several_outputs_has_its_labels_checked():
     learner = MetaLearner(keras.Model(inputs, outputs), {"kind": SCCE, "size": "mse"})
     shapes = {"kind": tf.TensorShape([None, None, 3]), "size": tf.TensorShape([None, None, 1])}
     y = {"kind": Y[None].astype("float32"), "size": X[None, :, :1]}
-    assert checks.targets(learner.loss, y, shapes, "y")["kind"].dtype == np.int32
+    assert labels.targets(learner.loss, y, shapes, "y")["kind"].dtype == np.int32
     with pytest.raises(ValueError, match="y of output 'kind' holds 3"):
-        checks.targets(learner.loss, y | {"kind": Y[None] + 1}, shapes, "y")
+        labels.targets(learner.loss, y | {"kind": Y[None] + 1}, shapes, "y")
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,66 @@ def test_a_direction_given_fills_in_and_does_not_contradict():
         objective("mae", role="metric", lower_is_better=False)
 
 
+class Total(M.Metric):
+    """Whose result is the variable itself; `late` makes it when it is first called."""
+
+    def __init__(self, late):
+        super().__init__()
+        self.total = None if late else self.add_weight(initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        if self.total is None:
+            self.total = self.add_weight(initializer="zeros")
+        self.total.assign_add(keras.ops.sum(keras.ops.abs(y_true - y_pred)))
+
+    def result(self):
+        return self.total
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_metric_of_ones_own(late):
+    ours = objective(Total(late), role="metric")
+    for compute in (tf.function(lambda *a: ours(*a)), ours):
+        got = compute(outputs_of(LOGITS), outputs_of(REAL))
+        np.testing.assert_allclose(got, np.abs(LOGITS - REAL).sum((1, 2)), rtol=1e-5)
+    assert ours.lower_is_better is None
+
+
+class OwnLoss(K.Loss):
+    def call(self, y_true, y_pred):
+        return tf.reduce_mean((y_true - y_pred) ** 2, -1)
+
+
+class OwnCall(K.Loss):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return tf.reduce_mean((y_true - y_pred) ** 2)
+
+
+class Doubled(K.SparseCategoricalCrossentropy):
+    def call(self, y_true, y_pred):
+        return 2 * super().call(y_true, y_pred)
+
+
+def test_losses_of_ones_own():
+    x, y = outputs_of(LOGITS), outputs_of(REAL)
+    for make in (OwnLoss, OwnCall):
+        expected = losses.mean_squared_error(x, y)
+        np.testing.assert_allclose(objective(make())(x, y), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="overrides Loss.__call__"):
+        objective(OwnCall())(x, y, (), MASK)
+    # A subclass of what has a fast form is not that.
+    doubled = objective(Doubled(from_logits=True))(x, tf.constant(INDICES))
+    np.testing.assert_allclose(doubled, 2 * losses.cross_entropy(x, INDICES), rtol=1e-5)
+
+
+def test_outputs_and_labels_of_more_axes():
+    x = tf.stack([outputs_of(LOGITS)] * 2, 2)
+    y = tf.stack([tf.constant(INDICES)] * 2, 2)
+    for what in (losses.cross_entropy, K.SparseCategoricalCrossentropy(from_logits=True)):
+        got = objective(what)(x, y)
+        np.testing.assert_allclose(got, losses.cross_entropy(outputs_of(LOGITS), INDICES), 1e-5)
+
+
 # --- names, classes, functions ---
 
 
@@ -306,6 +366,7 @@ def test_the_word_crossentropy_is_chosen_by_the_shapes_too():
         (3, "3 is no loss"),
         (lambda labels, logits: 0, "swap them, or name them y_true and y_pred"),
         (K.MeanSquaredError(reduction=None), "gives no number a task"),
+        (K.CTC(), "no second derivative"),
     ],
 )
 def test_what_is_no_loss_is_refused(what, message):
