@@ -18,13 +18,15 @@ Shape letters: T regressors or tasks, B examples, Q query examples.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from maml_tf.functional import functional
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
-from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
+from maml_tf.types import Batch, Task, TaskSource, Weights
 
 PULLS = ("zero", "mean")
 
@@ -36,7 +38,7 @@ class JointClassifier(MetaLearner):
     is by Euclidean distance of what the last layer, the head, is given.
     """
 
-    def __init__(self, model: keras.Sequential, loss: OutputLoss, **options):
+    def __init__(self, model: keras.Sequential, loss: Any, **options):
         """Sets the learner up.
 
         Args:
@@ -84,7 +86,7 @@ class MultitaskLearner(MetaLearner):
     def __init__(
         self,
         model: keras.Model,
-        loss: OutputLoss,
+        loss: Any,
         *,
         penalty: float = 0.0,
         pull: str = "zero",
@@ -133,28 +135,32 @@ class MultitaskLearner(MetaLearner):
             weights = [w - tf.stop_gradient(_mean_of_those_before(w)) for w in weights]
         return self.penalty * tf.add_n([tf.reduce_sum(tf.square(w)) for w in weights])
 
-    def meta_gradient(self, task: Task) -> tuple[Weights, MetaMetrics]:
+    def meta_gradient(
+        self, task: Task, scale: tf.Tensor | None = None
+    ) -> tuple[Weights, MetaMetrics]:
         """The gradient of each regressor's own objective on its own task.
 
         Args:
           task: T tasks, the same ones every time, with fresh examples; all are learned from.
+          scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:
           A gradient `[T, *shape]` for each of `self.variables`, and `MetaMetrics` of the mean
           regressor, without the penalty.
         """
-        task = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *task)
-        x, y = task.x, task.y
+        both: Batch = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *task)
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            outputs = self.apply(weights, x)
-            losses = self.loss(outputs, y)
+            outputs = self.apply(weights, both.x)
+            losses = self.loss(outputs, *both[1:])
             objective = tf.reduce_sum(losses)
             if self.penalty:
                 objective += self.regularizer(weights)
+            if scale is not None:
+                objective *= tf.cast(scale, objective.dtype)
         gradient = tape.gradient(objective, weights)
-        metric = tf.reduce_mean(self.metric(outputs, y))
+        metric = tf.reduce_mean(self.measure(outputs, both))
         return gradient, MetaMetrics(tf.zeros([0]), tf.reduce_mean(losses), metric)
 
     def meta_steps(self, tasks: TaskSource, start: int, count: int) -> MetaMetrics:
@@ -162,6 +168,11 @@ class MultitaskLearner(MetaLearner):
         metrics = super().meta_steps(tasks, start, count)
         self._average()
         return metrics
+
+    def finalize(self) -> None:
+        """As `MetaLearner.finalize`, of the regressors."""
+        super().finalize()
+        self._average()
 
     def _average(self) -> None:
         for variable, regressors in zip(

@@ -61,7 +61,7 @@ def _has_native_derivatives(layer) -> bool:
 
 
 def _grouped(layer, x: tf.Tensor, run: Run) -> tf.Tensor:
-    """Each group of channels by its own part of the kernel `[P, C / G, F]`; as many groups, or more."""
+    """Each group of channels by its own part of the kernel `[P, C / G, F]`."""
     kernel, channels = tf.cast(run.value(layer.kernel), x.dtype), x.shape[-1]
     if layer.groups == channels and _depthwise_is_native(layer):
         # [taps, 1, C * M] is a depthwise kernel [taps, C, M].
@@ -166,6 +166,8 @@ def depthwise(layer, x: tf.Tensor, kernel: tf.Tensor, stacked_kernel: bool) -> t
 def _transposed_convolution(layer, x, run):
     """The adjoint of taking patches, after the product with a kernel `[taps, F, C]`."""
     if altered(layer) or layer.data_format != "channels_last" or None in x.shape[2:]:
+        return NotImplemented
+    if any(d != 1 for d in layer.dilation_rate):  # which Keras itself refuses on a CPU
         return NotImplemented
     x = tf.cast(x, layer.compute_dtype)
     channels = x.shape[-1]

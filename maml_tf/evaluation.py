@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from maml_tf import checks
+from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.types import Batch, Estimate, Task, TaskSource
@@ -66,6 +68,9 @@ class Evaluator:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
             )
+        num_tasks, steps = checks.count("num_tasks", num_tasks, 1), checks.count("steps", steps, 0)
+        if step_size is not None and not isinstance(step_size, tf.Variable):
+            step_size = checks.positive("step_size", step_size)
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(
                 f"batch_statistics must be transductive or inductive, not '{batch_statistics}'."
@@ -73,6 +78,11 @@ class Evaluator:
         self.learner, self.tasks = learner, tasks
         self.num_tasks, self.steps, self.step_size = num_tasks, steps, step_size
         self.inductive = batch_statistics == "inductive"
+        self._is_checked = False
+        self._compile()
+
+    def _compile(self) -> None:
+        self._revision = self.learner.revision
         # Not inlined: each piece of the tasks runs the one optimised copy of this function.
         self._curves = tf.function(
             self._adaptation_curves,
@@ -83,6 +93,12 @@ class Evaluator:
 
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, standard deviation and 95 % interval after each step, `[S + 1]`."""
+        if not self._is_checked:
+            drawn = self.tasks(tf.constant(0, tf.int64), DRAW)
+            check_task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
+            self._is_checked = True
+        if self._revision != self.learner.revision:  # a setting of the learner was changed
+            self._compile()
         draws = range(math.ceil(self.num_tasks / DRAW))
         curves = [
             self._draw(tf.constant(index, tf.int64)).numpy()
@@ -108,7 +124,7 @@ class Evaluator:
 
         def measure(weights):
             outputs = learner.predict(weights, task.support, task.query.x, inductive=self.inductive)
-            return tf.cast(learner.metric(outputs, task.query.y), tf.float32)
+            return tf.cast(learner.measure(outputs, task.query), tf.float32)
 
         curves = learner.adapt_and_observe(
             task.support, self.steps, measure, step_size=self.step_size
@@ -154,8 +170,10 @@ def tune_step_size(
       `Tuning`. A step size that diverges loses to any that does not; of equals the smallest wins.
 
     Raises:
-      ValueError: there are no candidates, or all diverge.
+      ValueError: there are no candidates, or all diverge, or nobody knows whether the metric is
+        better lower.
     """
+    lower_is_better = direction(learner)
     alpha = tf.Variable(0.0, trainable=False)
     evaluator = Evaluator(learner, tasks, step_size=alpha, **options)
 
@@ -163,9 +181,7 @@ def tune_step_size(
         alpha.assign(step_size)
         return evaluator()
 
-    return choose_step_size(
-        measure, step_sizes, lower_is_better=learner.metric_name == "loss", progress=progress
-    )
+    return choose_step_size(measure, step_sizes, lower_is_better=lower_is_better, progress=progress)
 
 
 def choose_step_size(
@@ -204,6 +220,22 @@ def choose_step_size(
     if best in (min(step_sizes), max(step_sizes)) and len(step_sizes) > 1:
         _LOG.warning("The best step size, %g, is the first or last of those tried.", best)
     return Tuning(best, tuple(step_sizes), tuple(scores))
+
+
+def direction(learner: Any) -> bool:
+    """Whether a learner's metric is better lower.
+
+    Raises:
+      ValueError: it is a function of the user's, and nobody said so.
+    """
+    # A learner of one's own may lack it: then a loss is better lower, and anything else higher.
+    lower = getattr(learner, "lower_is_better", learner.metric_name == "loss")
+    if lower is None:
+        raise ValueError(
+            f"Is the metric '{learner.metric_name}' better lower, as an error is, or higher? Give "
+            "the learner lower_is_better=True or False."
+        )
+    return lower
 
 
 def predictions_while_adapting(

@@ -19,6 +19,9 @@ entries as inputs of their own, and predictions are called "predictions". The si
 defaults for TensorFlow Serving and for sessions. TensorFlow's Python loader does not read those:
 a call through `model.signatures` names every input.
 
+Arrays of NumPy and numbers of Python are converted, labels of any type to int32; TensorFlow takes
+no tensor of another type than the signature's, so cast such: tf.cast(labels, tf.int32).
+
 The graph is for prediction: a derivative taken through it ignores custom gradients of layers.
 """
 
@@ -56,8 +59,8 @@ def export(
       step_size: default alpha; the learner's own by default. A learner with meta-learned step
         sizes uses those until a number is given, here or in a call, which replaces them all; NaN
         in a call stands for the meta-learned ones.
-      target: shape and dtype of a set's y, `[None, ...]`. By default int32 class indices for the
-        package's cross-entropies, and for other losses floats of the outputs' shape.
+      target: shape and dtype of a set's y, `[None, ...]`. By default int32 class indices for
+        cross-entropies of such, and for other losses floats of the outputs' shape.
 
     Raises:
       ValueError: an argument is out of range, the model takes several inputs or sizes known only
@@ -81,7 +84,7 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
         "target": {"shape": list(y.shape[1:]), "dtype": y.dtype.name},
         "outputs": list(outputs),
         "ways": ways,
-        "loss": getattr(learner.loss, "__name__", type(learner.loss).__name__),
+        "loss": learner.loss.name,
         "metric": learner.metric_name,
         "defaults": {
             "steps": steps,

@@ -273,6 +273,26 @@ class Run:
         self.saw(layer, tf.squeeze(mean, axes), tf.squeeze(variance, axes))
         return y
 
+    def normalized(
+        self,
+        layer: keras.Layer,
+        x: tf.Tensor,
+        *,
+        training: Any,
+        mask: tf.Tensor | None,
+        given: tuple[tf.Tensor, tf.Tensor] | None,
+        examples: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, list[tuple[tf.Tensor, tf.Tensor]]]:
+        """A batch normalisation of one task's `x [B, ...]`, and the statistics that it used.
+
+        For the fall-back, in whose reach Keras' variables have the task's own values.
+        """
+        moments = None if given is None else [BatchStatistics(None, *(m[None] for m in given))]
+        own = Run({}, moments, mask=None if examples is None else examples[None])
+        own.training = training
+        outputs = stacked(layer, x[None], own, mask=None if mask is None else mask[None])
+        return outputs[0], [(s.mean[0], s.variance[0]) for s in own.statistics]
+
     # --- layers ---
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -14,22 +14,30 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import learner_files, losses
+from maml_tf import checks, learner_files, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_loop
 from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
-from maml_tf.model_inputs import takes_several, tensors
+from maml_tf.labels import check_task
+from maml_tf.optimizers import built_for, clipped, loss_scale, optimizer_of
+from maml_tf.resolve import objective
+from maml_tf.settings import Settings
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.tasks import seeds
-from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
+from maml_tf.types import Batch, Task, TaskSource, Weights
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
     keras.layers.LayerNormalization,
     keras.layers.GroupNormalization,
 )
+
+LEAST_STEP_SIZE = 1e-3
+"""Of the step size at the beginning: where `positive_step_size` holds learned ones."""
+
+_LEAST = {"inner_steps": 0, "meta_batch_size": 1, "task_chunks": 1}
 
 
 class MetaMetrics(NamedTuple):
@@ -50,7 +58,7 @@ class MetaMetrics(NamedTuple):
         return parts
 
 
-class MetaLearner:
+class MetaLearner(Settings):
     """Meta-learns a Keras model's weights so that a few gradient steps on a new task do well.
 
     The meta-objective is the mean over tasks of the query loss after adaptation (paper eq. 2-3),
@@ -59,19 +67,28 @@ class MetaLearner:
     """
 
     mend = "Lower the inner or the meta step size, or clip the meta-gradient."
+    settings = frozenset(
+        "loss metric step_size inner_steps meta_batch_size first_order recompute clip query_weight "
+        "task_chunks jit_compile optimizer".split()
+    )
+    fixed = frozenset({"model", "adapts", "loss_weights"})
+    metric_name: str
 
     def __init__(
         self,
         model: keras.Model,
-        loss: OutputLoss,
+        loss: Any,
         *,
-        metric: OutputLoss | None = None,
+        metric: Any = None,
+        loss_weights: Any = None,
+        lower_is_better: bool | None = None,
         step_size: float = 0.01,
         inner_steps: int = 1,
         meta_batch_size: int = 32,
-        optimizer: keras.optimizers.Optimizer | None = None,
+        optimizer: Any = None,
         first_order: bool = False,
         learn_step_size: bool = False,
+        positive_step_size: bool = False,
         adapts: Callable[[keras.Variable], bool] | None = None,
         recompute: bool = False,
         clip: float | None = None,
@@ -84,15 +101,19 @@ class MetaLearner:
 
         Args:
           model: a built Keras model. Its weights are updated in place.
-          loss: `(outputs [T, B, ...], y) -> [T]`, e.g. `maml_tf.losses.cross_entropy`.
-          metric: what to report, same form; by default accuracy for the package's cross-entropies,
-            else the loss.
+          loss: `(outputs [T, B, ...], y) -> [T]`, e.g. `maml_tf.losses.cross_entropy`, or what
+            `keras.Model.compile` takes, computed for each task alone; see `resolve.objective`.
+          metric: what to report, same forms; by default accuracy for the package's
+            cross-entropies, else the loss. Sample weights do not enter a metric, as in Keras.
+          loss_weights: of the losses of several outputs, as in Keras.
+          lower_is_better: whether a metric of your own is better lower; asked for where it matters.
           step_size: alpha of the inner gradient step.
           inner_steps: S. 0 minimises the query loss without adaptation: the paper's pre-training.
           meta_batch_size: T, tasks a meta-step, over all replicas.
-          optimizer: of the meta-step; Adam(1e-3) by default.
+          optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default.
           first_order: hold inner gradients constant (first-order MAML).
           learn_step_size: meta-learn alpha, one number for each number that adapts (Meta-SGD).
+          positive_step_size: keep learned step sizes at a thousandth of `step_size` or more.
           adapts: which trainable variables the inner loop moves; by default all but those of
             normalisation layers, as in the original. All are meta-learned.
           recompute: trade a third more time for memory that hardly grows with S.
@@ -112,10 +133,9 @@ class MetaLearner:
             several workers.
         """
         refuse_several_workers()
-        _check(step_size, inner_steps, meta_batch_size, task_chunks, clip)
         self.model = model
-        self.loss = loss
-        self.metric, self.metric_name = _metric_of(loss, metric)
+        self.loss_weights, self._direction = loss_weights, lower_is_better
+        self.loss, self.metric = loss, metric
         self.step_size = step_size
         self.inner_steps = inner_steps
         self.meta_batch_size = meta_batch_size
@@ -129,22 +149,70 @@ class MetaLearner:
             raise ValueError(f"dropout must be 'off' or 'per_step', not {dropout!r}.")
         self.dropout = dropout
         self.strategy = tf.distribute.get_strategy()
-        self.optimizer = optimizer if optimizer is not None else keras.optimizers.Adam(1e-3)
+        self.optimizer = optimizer
         self.apply = functional(model)
         self.adapts = _adapting(model, adapts)
-        self.step_sizes = self._make_step_sizes() if learn_step_size else []
+        self.step_sizes = self._make_step_sizes(positive_step_size) if learn_step_size else []
         self.variables = self._learned_variables()
-        self.optimizer.build(self.variables)
+        self._set_up()
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name in ("loss", "metric"):
+            return self._objective(name, value)
+        if name == "optimizer":
+            return optimizer_of(value)
+        if name == "step_size":
+            if self._is_set_up and self.step_sizes:
+                raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
+            return checks.positive(name, value)
+        if name in _LEAST:
+            return checks.count(name, value, _LEAST[name])
+        if name == "query_weight":
+            return checks.number(name, value)
+        if name == "clip" and value is not None:
+            return checks.positive(name, value)
+        return value
+
+    def _objective(self, role: str, what: Any) -> Any:
+        about: dict[str, Any] = {
+            "output_names": list(getattr(self.model, "output_names", None) or []),
+            "num_outputs": len(tf.nest.flatten(getattr(self.model, "outputs", None) or [0])),
+        }
+        if role == "loss":
+            made = objective(what, weights=self.loss_weights, **about)
+            if self._is_set_up and self.metric_name == "loss":
+                vars(self)["metric"] = made
+            return made
+        self.metric_name = "loss"
+        if what is None and self.loss in (losses.cross_entropy, losses.summed_cross_entropy):
+            what = losses.accuracy
+        if what is None and self._direction is False:
+            raise ValueError("Without a metric the loss is reported, which is better lower.")
+        if what is None:
+            return self.loss
+        made = objective(what, role="metric", lower_is_better=self._direction, **about)
+        self.metric_name = made.name
+        return made
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """Whether the metric is an error; None where nobody said so."""
+        return True if self.metric_name == "loss" else self.metric.lower_is_better
+
+    def _set_up(self) -> None:
         replicas = self.strategy.num_replicas_in_sync
-        if meta_batch_size % (replicas * task_chunks):
+        if self.meta_batch_size % (replicas * self.task_chunks):
             raise ValueError(
-                f"A meta-batch of {meta_batch_size} tasks does not divide into {replicas} replicas "
-                f"x {task_chunks} chunks; choose a multiple, or fewer chunks."
+                f"A meta-batch of {self.meta_batch_size} tasks does not divide into {replicas} "
+                f"replicas x {self.task_chunks} chunks; choose a multiple, or fewer chunks."
             )
+        checks.warn_of_activations(self.model, self.loss, self.metric)
+        built_for(self.optimizer, self.variables)
+        super()._set_up()
         self._chunk_gradient = tf.function(
             self._sum_gradient,
             autograph=False,
-            jit_compile=jit_compile,
+            jit_compile=self.jit_compile,
             # One optimised copy, which each piece runs; inlined, the graph would hold them all.
             experimental_attributes={"_noinline": True},
         )
@@ -196,9 +264,14 @@ class MetaLearner:
     ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
         """The loss `[T]`, what the model itself adds to it `[T]` or None, and the outputs."""
         result = self.apply.run(weights, batch.x, mask=batch.mask, noise=noise)
-        losses = self.loss(result.outputs, batch.y)
+        losses = self.loss(result.outputs, *batch[1:])
         penalty = None if result.penalty is None else tf.cast(result.penalty, losses.dtype)
         return losses, penalty, result.outputs
+
+    def measure(self, outputs: Any, batch: Batch) -> tf.Tensor:
+        """The metric of each task, `[T]`; without sample weights, unless it is the loss."""
+        weights = batch.sample_weight if self.metric_name == "loss" else ()
+        return self.metric(outputs, batch.y, weights, batch.mask)
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
@@ -298,11 +371,13 @@ class MetaLearner:
         Returns:
           A Keras model with its own weights. Its batch normalisation predicts with the statistics
           of the support set, so that one example can be classified alone.
+
+        Raises:
+          ValueError: an argument is out of range, or the labels do not fit the loss.
         """
-        several = takes_several(self.model)
-        x, y = (tensors(*pair) for pair in zip((x, y), several, strict=True))
-        one_task = tf.nest.map_structure(lambda a: a[None], Batch(x, y))
-        steps = self.inner_steps if steps is None else steps
+        one_task = Batch(*checks.support_set(self.model, self.loss, x, y))
+        steps = self.inner_steps if steps is None else checks.count("steps", steps, 0)
+        step_size = None if step_size is None else checks.positive("step_size", step_size)
         weights = self.adapt_weights(one_task, steps, step_size=step_size).weights[-1]
         values = {
             id(variable): value[0] if own else value
@@ -324,13 +399,14 @@ class MetaLearner:
     # --- the outer loop ---
 
     def meta_gradient(
-        self, task: Task, index: tf.Tensor | None = None
+        self, task: Task, index: tf.Tensor | None = None, scale: tf.Tensor | None = None
     ) -> tuple[Weights, MetaMetrics]:
         """The gradient of the mean meta-objective over `task`'s T tasks, and what was seen.
 
         Args:
           task: T tasks, T a multiple of `task_chunks`.
           index: of the meta-batch, which dropout is a function of; without it dropout is off.
+          scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:
           A gradient for each of `self.variables`, and `MetaMetrics`.
@@ -347,6 +423,7 @@ class MetaLearner:
                 "a multiple, or fewer chunks."
             )
         size = num_tasks // self.task_chunks
+        scaled = [] if scale is None else [scale]
         try:
             pieces = [
                 self._chunk_gradient(
@@ -354,6 +431,7 @@ class MetaLearner:
                     alphas,
                     tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
                     self._noise(index, i // size),
+                    *scaled,
                 )
                 for i in range(0, num_tasks, size)
             ]
@@ -365,7 +443,7 @@ class MetaLearner:
         return tf.nest.map_structure(lambda *sums: tf.add_n(sums) / num_tasks, *pieces)
 
     def _sum_gradient(
-        self, weights, alphas, task: Task, noise: Any = ()
+        self, weights, alphas, task: Task, noise: Any = (), scale: tf.Tensor | None = None
     ) -> tuple[Weights, MetaMetrics]:
         """Gradient and metrics, summed over tasks; `noise` holds the seeds of S + 1 passes."""
         sources = list(weights)
@@ -391,11 +469,13 @@ class MetaLearner:
             if penalty is not None:
                 objective += tf.reduce_sum(penalty)
                 query_loss += tf.reduce_sum(penalty)
+            if scale is not None:
+                objective *= tf.cast(scale, objective.dtype)
         gradient = tape.gradient(
             objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         support_losses = [tf.reduce_sum(losses) for losses in adaptation.losses]
-        metric = tf.reduce_sum(self.metric(outputs, task.query.y))
+        metric = tf.reduce_sum(self.measure(outputs, task.query))
         support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
         gradient = [tf.convert_to_tensor(g) for g in gradient]  # a table's comes as slices
         return gradient, MetaMetrics(support_loss, query_loss, metric)
@@ -436,13 +516,14 @@ class MetaLearner:
             task = tf.nest.map_structure(
                 lambda t: tf.reshape(t, [replicas, share, *t.shape[1:]])[mine], task
             )
-        gradient, metrics = self.meta_gradient(task, index)
+        scale = loss_scale(self.optimizer)
+        gradient, metrics = self.meta_gradient(task, index, scale)
         gradient = [g / replicas for g in gradient]
         if self.clip is not None:
             if replicas > 1:
                 # Clip the sum; the optimizer adds the replicas' gradients once more.
                 gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-            gradient = [tf.clip_by_value(g, -self.clip, self.clip) / replicas for g in gradient]
+            gradient = [clipped(g, self.clip, scale) / replicas for g in gradient]
         self.optimizer.apply(gradient, self.variables)
         return metrics
 
@@ -460,9 +541,15 @@ class MetaLearner:
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count}.")
         if id(tasks) not in self._loops:
+            self._check_labels(tasks, start)
             # The source is kept beside its loop, so that its id stays its own.
             self._loops[id(tasks)] = (tasks, self._compile(tasks))
         return self._loops[id(tasks)][1](start, count)
+
+    def _check_labels(self, tasks: TaskSource, index: int) -> None:
+        """Draws one meta-batch to look at its values: once a source, never in a step."""
+        drawn = tasks(tf.constant(index, tf.int64), self.meta_batch_size)
+        check_task(self.model, self.loss, self.metric, drawn)
 
     def _compile(self, tasks: TaskSource) -> Callable[[int, int], MetaMetrics]:
         def step(index):
@@ -475,8 +562,15 @@ class MetaLearner:
         alone = self.strategy.num_replicas_in_sync == 1
         return compile_loop(step, spec, jit_compile=self.jit_compile and alone)
 
-    def _make_step_sizes(self) -> list[keras.Variable]:
-        return [
+    def finalize(self) -> None:
+        """Puts the averages of the weights into the model, if the optimizer keeps any (`use_ema`).
+
+        As `keras.Model.fit` does at its end; `train` does it.
+        """
+        self.optimizer.finalize_variable_values(self.variables)
+
+    def _make_step_sizes(self, positive: bool) -> list[keras.Variable]:
+        made = [
             keras.Variable(
                 tf.constant(self.step_size, v.dtype, v.shape),
                 name="step_size_" + v.path.replace("/", "_"),
@@ -484,6 +578,11 @@ class MetaLearner:
             for v, own in zip(self.model.trainable_variables, self.adapts, strict=True)
             if own
         ]
+        if positive:
+            least = self.step_size * LEAST_STEP_SIZE
+            for variable in made:
+                variable.constraint = lambda alpha: keras.ops.maximum(alpha, least)
+        return made
 
 
 def _constrained(weights: Weights, constraints: list, adapts: list[bool]) -> Weights:
@@ -503,14 +602,6 @@ def _num_tasks(batch: Batch) -> int | tf.Tensor:
     return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
 
 
-def _metric_of(loss: OutputLoss, metric: OutputLoss | None) -> tuple[OutputLoss, str]:
-    if metric is None and loss in (losses.cross_entropy, losses.summed_cross_entropy):
-        metric = losses.accuracy
-    if metric is None:
-        return loss, "loss"
-    return metric, getattr(metric, "__name__", "metric")
-
-
 def _adapting(model: keras.Model, adapts: Callable[[keras.Variable], bool] | None) -> list[bool]:
     if adapts is None:
         fixed = {
@@ -526,16 +617,3 @@ def _adapting(model: keras.Model, adapts: Callable[[keras.Variable], bool] | Non
         paths = ", ".join(v.path for v in model.trainable_variables)
         raise ValueError(f"No variable adapts; let `adapts` choose at least one of {paths}.")
     return chosen
-
-
-def _check(step_size, inner_steps, meta_batch_size, task_chunks, clip) -> None:
-    if not step_size > 0:
-        raise ValueError(f"step_size must be positive, not {step_size}.")
-    if inner_steps < 0:
-        raise ValueError(f"inner_steps must be 0 or more, not {inner_steps}.")
-    if meta_batch_size < 1:
-        raise ValueError(f"meta_batch_size must be 1 or more, not {meta_batch_size}.")
-    if task_chunks < 1:
-        raise ValueError(f"task_chunks must be 1 or more, not {task_chunks}.")
-    if clip is not None and not clip > 0:
-        raise ValueError(f"clip must be positive, not {clip}; None does not clip.")

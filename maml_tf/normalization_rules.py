@@ -16,45 +16,20 @@ from keras import layers
 from maml_tf.functional import Run, stacked
 from maml_tf.normalization import standardize
 from maml_tf.single_task import uses_averages
-from maml_tf.task_axis import lengths
+from maml_tf.task_axis import get_mask, lengths
 
 
 @stacked.register(layers.BatchNormalization)
 def _batch_normalization(layer, x, run, *, mask=None):
-    from maml_tf.task_axis import get_mask
-
-    mask = get_mask(x) if mask is None else mask
-    return normalize_batch(layer, x, run, mask=mask, training=run.training)
-
-
-def normalize_batch(
-    layer: layers.BatchNormalization,
-    x: tf.Tensor,
-    run: Run,
-    *,
-    mask: tf.Tensor | None,
-    training: Any,
-) -> tf.Tensor:
-    """Statistics of each task's own batch, or those given; moving averages where Keras says so.
-
-    Args:
-      layer: the batch normalisation.
-      x: `[T, B, ...]`.
-      run: the weights in force.
-      mask: `[T, B, ...]` without the channels: where an entry counts; or None.
-      training: `False` for the moving averages, as in `base(x, training=False)`.
-
-    Raises:
-      ValueError: the layer renormalises, which depends on the batches before.
-    """
+    """Statistics of each task's own batch, or those given; moving averages where Keras says so."""
     if getattr(layer, "renorm", False):
         raise ValueError(
             f"'{layer.name}' has renorm=True, whose corrections depend on the batches before; "
             "meta-learning needs batches that do not. Build it with renorm=False."
         )
-    wide = _wide(x)
+    wide, mask = _wide(x), get_mask(x) if mask is None else mask
     axis = _channel_axis(layer.axis, wide)
-    if uses_averages(layer, training):
+    if uses_averages(layer, run.training):
         mean, variance = (
             _along(run, v, wide, [axis]) for v in (layer.moving_mean, layer.moving_variance)
         )

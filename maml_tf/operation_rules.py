@@ -11,12 +11,14 @@ import tensorflow as tf
 
 from maml_tf.functional import stacked
 
-_ELEMENT_WISE = (
-    *("add", "subtract", "multiply", "divide", "true_divide", "maximum", "minimum", "power"),
+WITH_TWO = ("add", "subtract", "multiply", "divide", "true_divide", "maximum", "minimum", "power")
+ELEMENT_WISE = (
+    *WITH_TWO,
     *("negative", "absolute", "abs", "square", "sqrt", "rsqrt", "exp", "log", "log1p", "sin"),
     *("cos", "tanh", "sigmoid", "relu", "relu6", "elu", "selu", "gelu", "silu", "softplus"),
     *("softsign", "leaky_relu", "hard_sigmoid", "hard_silu", "clip", "cast", "reciprocal"),
 )
+"""Names in `keras.ops`."""
 
 
 def _element_wise(operation, x, run, **named):
@@ -30,13 +32,10 @@ def _element_wise(operation, x, run, **named):
 def _operation_types():
     """The classes behind `keras.ops.NAME`, as a functional model holds them."""
     a, b = keras.KerasTensor([None, 2]), keras.KerasTensor([None, 2])
-    two = {"add", "subtract", "multiply", "divide", "true_divide", "maximum", "minimum", "power"}
-    for name in _ELEMENT_WISE:
-        function = getattr(keras.ops, name, None)
-        if function is None:
-            continue
+    for name in ELEMENT_WISE:
+        function = getattr(keras.ops, name)
         options = {"clip": (0.0, 1.0), "cast": ("float32",)}.get(name, ())
-        result = function(a, b) if name in two else function(a, *options)
+        result = function(a, b) if name in WITH_TWO else function(a, *options)
         yield type(result._keras_history.operation)
 
 

@@ -7,13 +7,13 @@ Shape letters: T tasks, B examples a task.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-if TYPE_CHECKING:
-    from maml_tf.functional import Run
+Run: TypeAlias = Any
+"""`functional.Run`, which stands on this module."""
 
 
 def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import losses
 from maml_tf.adaptation import adapt_for, stack
 from maml_tf.functional import BatchStatistics
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.objectives import INDICES
 from maml_tf.saved_models import given_or_learned, unique_names
 from maml_tf.types import Batch
 
-CROSS_ENTROPIES = (losses.cross_entropy, losses.summed_cross_entropy)
 NO_STATISTICS = "transductive=False needs the statistics of a support set: call adapt first"
 
 
@@ -157,9 +156,9 @@ def _interface(learner: MetaLearner, weights, target: tf.TensorSpec | None) -> I
     outputs, seen = learner.apply(weights, zeros), learner.apply.statistics(weights, zeros)
     if not tf.is_tensor(outputs):
         raise ValueError(f"'{model.name}' must give one tensor to be exported.")
-    shape, classifies = tuple(outputs.shape[2:]), learner.loss in CROSS_ENTROPIES
+    shape, classifies = tuple(outputs.shape[2:]), learner.loss.labels == INDICES
     if target is None and classifies:
-        target = tf.TensorSpec([None], tf.int32)
+        target = tf.TensorSpec([None, *shape[:-1]], tf.int32)
     elif target is None:
         target = tf.TensorSpec([None, *shape], outputs.dtype)
     paths = [v.path.removeprefix(f"{model.name}/") for v in model.trainable_variables]
@@ -167,7 +166,8 @@ def _interface(learner: MetaLearner, weights, target: tf.TensorSpec | None) -> I
     values = [*weights, *(moment[0] for s in seen for moment in (s.mean, s.variance))]
     named = zip(unique_names(paths, ("x", "transductive")), values, strict=True)
     specs = tuple(tf.TensorSpec(value.shape, value.dtype, name) for name, value in named)
-    return Interface(x, target, shape, shape[-1] if classifies else None, specs)
+    checks_labels = classifies and learner.loss.ignored is None
+    return Interface(x, target, shape, shape[-1] if checks_labels else None, specs)
 
 
 def _input_spec(model: keras.Model) -> tf.TensorSpec:

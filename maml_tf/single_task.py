@@ -14,7 +14,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -22,8 +22,8 @@ import tensorflow as tf
 from maml_tf.second_derivatives import exact_moments
 from maml_tf.task_axis import get_mask, with_mask
 
-if TYPE_CHECKING:
-    from maml_tf.functional import Run
+Run: TypeAlias = Any
+"""`functional.Run`, which stands on this module."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class _Call:
             with_mask(elements["inputs"][place], mask)
         args, kwargs = self._rebuild(elements["inputs"])
         scope = _Scope(self, elements)
-        batches = _Batches(self.layer, elements)
+        batches = _Batches(self.run, self.layer, elements)
         with scope, exact_moments(), batches.counted():
             if self.layer is not None and self.layer._call_has_training_arg:
                 training = self.run.training
@@ -180,7 +180,8 @@ class _Scope(keras.StatelessScope):
 class _Batches:
     """Stands in for the batch normalisations inside a layer, while one task runs through it."""
 
-    def __init__(self, layer: keras.Layer | None, elements: dict[str, Any]):
+    def __init__(self, run: Run, layer: keras.Layer | None, elements: dict[str, Any]):
+        self._run = run
         inside = layer._flatten_layers() if layer is not None else []
         kind = keras.layers.BatchNormalization
         # A subclass with a `call` of its own would go on moving its averages: refused by `_Scope`.
@@ -198,20 +199,17 @@ class _Batches:
             yield
 
     def _call(self, layer, inputs, training=None, mask=None):
-        from maml_tf.functional import Run
-        from maml_tf.normalization_rules import normalize_batch
-
-        given = (
-            [next(self._given)] if self._has_given and not uses_averages(layer, training) else []
+        own = self._has_given and not uses_averages(layer, training)
+        outputs, statistics = self._run.normalized(
+            layer,
+            inputs,
+            training=training,
+            mask=mask,
+            given=next(self._given) if own else None,
+            examples=self._examples,
         )
-        moments = [(None, mean[None], variance[None]) for mean, variance in given]
-        examples = None if self._examples is None else self._examples[None]
-        run = Run({}, moments or None, mask=examples)
-        mask = None if mask is None else mask[None]
-        outputs = normalize_batch(layer, inputs[None], run, mask=mask, training=training)
-        for seen in run.statistics:
-            self.seen.append((layer, (seen.mean[0], seen.variance[0])))
-        return outputs[0]
+        self.seen.extend((layer, moments) for moments in statistics)
+        return outputs
 
 
 def uses_averages(layer: keras.Layer, training: Any) -> bool:

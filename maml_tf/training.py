@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from maml_tf.evaluation import Evaluator
+from maml_tf.evaluation import Evaluator, direction
 from maml_tf.history import History
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.resuming import Memory, Store, open_run, tell_start
@@ -124,6 +124,7 @@ def train(
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
     directory = Path(logdir) if record and logdir is not None else None
     store: Store = Memory(learner, keep_best=restore_best)
+    lower_is_better = validation is not None and direction(learner)
     start = 0
     if directory is not None:
         store, start = open_run(directory, learner, tasks)
@@ -135,7 +136,7 @@ def train(
         validation = Evaluator(
             learner, validation, num_tasks=validation_tasks, steps=validation_steps
         )
-    loop.evaluator = validation
+    loop.evaluator, loop.lower_is_better = validation, lower_is_better
     loop.best_after = learner.inner_steps if best_after is None else best_after
     if start == 0:
         loop.summaries.text("flags", description)
@@ -145,6 +146,8 @@ def train(
     result = TrainingResult(loop.iteration, loop.best_score, interrupted, loop.history.arrays())
     if restore_best and (math.isnan(result.best_score) or not store.restore_best()):
         _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
+    elif not interrupted and hasattr(learner, "finalize"):
+        learner.finalize()  # checkpoints keep the weights themselves, to go on from
     return result
 
 
@@ -158,6 +161,7 @@ class _Loop:
         self.summaries: Summaries
         self.history = History()
         self.evaluator: Validation | None = None
+        self.lower_is_better = False
         self.best_after = 0
         self.saved = start
         self._window: list[Any] = []
@@ -273,7 +277,7 @@ class _Loop:
         self.summaries.validation(self.learner.metric_name, estimate, self.iteration)
         score = float(estimate.mean[min(self.best_after, self.evaluator.steps)])
         self._validated = f"validation {score:.3g}"
-        if _better(score, self.best_score, lower_is_better=_lower_is_better(self.learner)):
+        if _better(score, self.best_score, lower_is_better=self.lower_is_better):
             self._check_weights()
             self.store.save_best(self.iteration, score)
 
@@ -305,10 +309,6 @@ def duration(seconds: float) -> str:
 def _next(iteration: int, every: int) -> int:
     """The first multiple of `every` after `iteration`."""
     return (iteration // every + 1) * every
-
-
-def _lower_is_better(learner: Learner) -> bool:
-    return learner.metric_name == "loss"
 
 
 def _better(score: float, best: float, *, lower_is_better: bool) -> bool:

@@ -81,10 +81,15 @@ class Metrics(Protocol):
 class Learner(Protocol):
     """What the training loop and its checkpoints ask of a learner."""
 
-    metric_name: str  # "loss" is better lower, any other metric higher
+    metric_name: str
     mend: str  # a sentence: what to change when a metric is no longer finite
     meta_batch_size: int
     inner_steps: int
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """Of the metric; None where it is not known."""
+        ...
 
     @property
     def optimizer(self) -> keras.optimizers.Optimizer | None:

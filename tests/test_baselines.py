@@ -34,7 +34,10 @@ def regressor_alone(learner, t, steps):
     seen = []
     for index in range(steps):
         task = TASKS(index, T)
-        x, y = (tf.concat([s[t], q[t]], 0) for s, q in zip(task.support, task.query, strict=True))
+        x, y = (
+            tf.concat([s[t], q[t]], 0)
+            for s, q in zip(task.support[:2], task.query[:2], strict=True)
+        )
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(x) - y) ** 2)
             if learner.penalty:

@@ -116,7 +116,9 @@ def test_the_tuned_step_size_is_the_best_of_all_that_were_tried_by_hand():
 
 
 def test_the_tuned_step_size_of_an_accuracy_is_that_of_the_highest():
-    learner = make_learner(metric=lambda outputs, y: -losses.mean_squared_error(outputs, y))
+    learner = make_learner(
+        metric=lambda outputs, y: -losses.mean_squared_error(outputs, y), lower_is_better=False
+    )
     sizes, options = (0.003, 0.3, 0.03), {"num_tasks": 24, "steps": 3}
     scores = [evaluate(learner, TASKS, step_size=a, **options).mean[-1] for a in sizes]
     tuning = tune_step_size(learner, TASKS, step_sizes=sizes, **options)

@@ -10,7 +10,9 @@ from helpers import normal, one_task_at_a_time, own_weights, random_task, random
 from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
-from maml_tf.functional import Run
+from maml_tf.functional import Result, Run
+from maml_tf.operation_rules import ELEMENT_WISE, WITH_TWO
+from maml_tf.task_axis import get_mask
 from maml_tf.networks import Context
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -28,6 +30,7 @@ class Case:
 
     def __str__(self):
         layer = self.make()
+        layer = layer.layer if isinstance(layer, Attending) else layer
         told = {
             key: value
             for key, value in layer.get_config().items()
@@ -53,6 +56,54 @@ def convolutions():
     yield Case(lambda: layers.Conv2D(3, 3, strides=(1, 2)), [5, 6, 1])
 
 
+def more_convolutions():
+    for options in ({}, {"strides": 2}, {"padding": "same", "strides": 2}, {"dilation_rate": 2}):
+        if "dilation_rate" not in options:  # which Keras refuses on a CPU
+            yield Case(lambda o=options: layers.Conv1DTranspose(3, 2, **o), [5, 2])
+            yield Case(lambda o=options: layers.Conv2DTranspose(3, (3, 2), **o), [4, 3, 2])
+        yield Case(lambda o=options: layers.DepthwiseConv1D(2, **o), [6, 2])
+        yield Case(lambda o=options: layers.DepthwiseConv2D(2, depth_multiplier=2, **o), [6, 5, 2])
+        yield Case(lambda o=options: layers.SeparableConv1D(3, 2, **o), [6, 2])
+        yield Case(lambda o=options: layers.SeparableConv2D(3, 2, **o), [6, 5, 2])
+    yield Case(lambda: layers.Conv3DTranspose(2, 2, strides=2), [2, 3, 2, 2])
+    options = {"strides": 2, "padding": "same", "output_padding": 1}
+    yield Case(lambda: layers.Conv2DTranspose(3, 3, **options), [4, 3, 2])
+    for groups, filters in ((4, 4), (4, 8), (2, 6)):
+        yield Case(lambda g=groups, f=filters: layers.Conv2D(f, 3, groups=g), [5, 5, 4])
+        yield Case(lambda g=groups, f=filters: layers.Conv1D(f, 2, groups=g), [5, 4])
+
+
+def sequences():
+    for kind in (layers.LSTM, layers.GRU, layers.SimpleRNN):
+        yield Case(lambda k=kind: k(3), [5, 2])
+        yield Case(lambda k=kind: k(3, return_sequences=True, go_backwards=True), [5, 2])
+        yield Case(lambda k=kind: k(3, use_bias=False, unroll=True, dropout=0.5), [5, 2])
+        yield Case(lambda k=kind: k(3, activation="relu"), [5, 2])
+    yield Case(lambda: layers.GRU(3, reset_after=False), [5, 2])
+    yield Case(lambda: layers.RNN(layers.LSTMCell(3)), [5, 2])
+    yield Case(lambda: layers.Bidirectional(layers.GRU(2), merge_mode="sum"), [5, 2])
+    yield Case(lambda: layers.TimeDistributed(layers.Dense(2)), [5, 2])
+    yield Case(lambda: layers.EinsumDense("abc,cd->abd", (5, 3), bias_axes="d"), [5, 2])
+    yield Case(lambda: layers.PReLU(shared_axes=[1]), [5, 2])
+    for options in ({}, {"use_bias": False}, {"value_dim": 5, "output_shape": 3}):
+        yield Case(lambda o=options: Attending(layers.MultiHeadAttention(2, 3, **o)), [5, 4])
+    yield Case(lambda: Attending(layers.GroupQueryAttention(3, 4, 2)), [5, 4])
+    yield Case(lambda: Attending(layers.Attention()), [5, 4])
+
+
+class Attending:
+    """An attention layer called on one sequence as query and value."""
+
+    def __init__(self, layer):
+        self.layer = layer
+        self.get_config = layer.get_config
+
+    def __call__(self, x):
+        if isinstance(self.layer, layers.Attention):
+            return self.layer([x, x])
+        return self.layer(x, x, use_causal_mask=True)
+
+
 def normalisations():
     for shape in ([5], [3, 4, 5]):
         yield Case(layers.BatchNormalization, shape, training=True)
@@ -62,6 +113,10 @@ def normalisations():
         yield Case(lambda o=options: layers.LayerNormalization(**o), [3, 5])
         yield Case(lambda o=options: layers.GroupNormalization(2, **o), [3, 3, 4])
     yield Case(lambda: layers.BatchNormalization(axis=1), [5], training=True)
+    yield Case(lambda: layers.BatchNormalization(axis=1), [2, 4, 4], training=True)
+    yield Case(lambda: layers.BatchNormalization(axis=2), [2, 4, 4], training=True)
+    yield Case(lambda: layers.LayerNormalization(axis=1), [2, 4])
+    yield Case(lambda: layers.LayerNormalization(axis=[1, 3]), [2, 3, 4])
     yield Case(lambda: layers.LayerNormalization(axis=[1, 2, 3]), [3, 4, 5])
     yield Case(lambda: layers.LayerNormalization(axis=[-2, -1]), [3, 4, 5])
     yield Case(lambda: layers.GroupNormalization(1), [3, 3, 4])
@@ -73,7 +128,9 @@ WITH_WEIGHTS = [
     Case(lambda: layers.Dense(3, use_bias=False, activation="relu"), [5]),
     Case(lambda: layers.Dense(3), [2, 4, 5]),
     *convolutions(),
+    *more_convolutions(),
     *normalisations(),
+    *sequences(),
     Case(lambda: Context(2), [5]),
     Case(lambda: Context(2), [3, 4, 1]),
 ]
@@ -137,8 +194,15 @@ PLAIN = [
         )
     ),
     Case(lambda: layers.SpatialDropout1D(0.5), LINE),
+    *(Case(kind, IMAGE) for kind in (layers.UnitNormalization, lambda: layers.CenterCrop(3, 3))),
+    Case(lambda: layers.Normalization(mean=[1.0, 2.0], variance=[3.0, 4.0]), IMAGE),
+    Case(lambda: layers.Masking(), LINE),
+    Case(lambda: layers.Discretization([-0.5, 0.5]), VECTOR),
     Case(lambda: layers.SpatialDropout3D(0.5), VOLUME),
 ]
+
+
+CASES = WITH_WEIGHTS + PLAIN
 
 
 def build(case):
@@ -149,9 +213,16 @@ def build(case):
 
 
 def run_rule(model, weights, x):
-    """The rule itself, with no fall-back behind it."""
-    run = Run(dict(zip(map(id, model.trainable_variables), weights, strict=True)), None)
-    return stacked(model.layers[-1], x, run)
+    """The model, all of whose layers must have a rule."""
+    result = functional(model).run(weights, x) if weights else without_weights(model, x)
+    assert all(by_rule for _, by_rule in result.calls), result.calls
+    return result.outputs
+
+
+def without_weights(model, x):
+    run = Run({}, None)
+    run.num_tasks = T
+    return Result(run.call(model, x), [], None, run.calls)
 
 
 @pytest.mark.parametrize("case", WITH_WEIGHTS, ids=str)
@@ -169,9 +240,6 @@ def test_shared_weights_give_what_keras_gives_one_task_at_a_time(case):
     everyone = [tf.stack([w] * T) for w in shared]
     expected = one_task_at_a_time(model, everyone, x, case.training)
     got = run_rule(model, shared, x)
-    if got is NotImplemented:  # causal padding of a shared kernel
-        assert model.layers[-1].padding == "causal"
-        got = functional(model)(shared, x)
     np.testing.assert_allclose(got, expected, atol=1e-10)
 
 
@@ -181,19 +249,71 @@ def test_layers_without_weights_give_what_keras_gives_one_task_at_a_time(case):
     np.testing.assert_allclose(run_rule(model, [], x), one_task_at_a_time(model, [], x), atol=1e-12)
 
 
+WORDS = tf.constant([[["a", "b"], ["b", "c"], ["z", "a"], ["c", "c"]]] * T)
+NUMBERS = tf.constant(np.random.default_rng(0).integers(0, 5, [T, B, 3]), tf.int32)
+TABLES = [
+    (lambda: layers.StringLookup(vocabulary=["a", "b", "c"]), WORDS),
+    (lambda: layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=3), WORDS),
+    (lambda: layers.IntegerLookup(vocabulary=[1, 2, 3]), NUMBERS),
+    (lambda: layers.Hashing(4), NUMBERS),
+    (lambda: layers.CategoryEncoding(6), NUMBERS),
+    (lambda: layers.Embedding(7, 3), NUMBERS),
+    (lambda: layers.Embedding(7, 3, mask_zero=True), NUMBERS),
+]
+
+
+@pytest.mark.parametrize(("make", "x"), TABLES)
+def test_layers_that_look_up_give_what_keras_gives_one_task_at_a_time(make, x):
+    layer = make()
+    if isinstance(layer, layers.TextVectorization):
+        x = tf.strings.join([x[..., :1], x[..., 1:]], " ")
+    layer(x[0])
+    randomize(layer)
+    weights = own_weights(layer, T)
+    run = Run(dict(zip(map(id, layer.trainable_variables), weights, strict=True)), None)
+    run.num_tasks = T
+    got = run.call(layer, x)
+    assert run.calls == [(layer, True)]
+    for task in range(T):
+        for variable, value in zip(layer.trainable_variables, weights, strict=True):
+            variable.assign(value[task])
+        expected = layer(x[task])
+        np.testing.assert_array_equal(got[task], expected)
+        mask, own = get_mask(got), get_mask(expected)
+        assert (mask is None) is (own is None)
+        if mask is not None:
+            np.testing.assert_array_equal(mask[task], own)
+
+
+@pytest.mark.parametrize("name", ELEMENT_WISE)
+def test_operations_give_what_keras_gives_one_task_at_a_time(name):
+    operation = getattr(keras.ops, name)
+    a, b = keras.Input([4]), keras.Input([4])
+    options = {"clip": (-0.5, 0.5), "cast": ("float32",)}.get(name, ())
+    y = operation(a, b) if name in WITH_TWO else operation(a, *options)
+    x = [0.1 + tf.abs(normal(seed, T, B, 4)) for seed in range(2)]
+    model = keras.Model([a, b] if name in WITH_TWO else a, y)
+    x = x if name in WITH_TWO else x[0]
+    result = without_weights(model, x)
+    assert all(by_rule for _, by_rule in result.calls)
+    np.testing.assert_allclose(result.outputs, one_task_at_a_time(model, [], x), atol=1e-12)
+
+
 def test_every_registered_layer_type_is_compared():
-    compared = {type(case.make()) for case in WITH_WEIGHTS + PLAIN}
+    made = [case.make() for case in CASES]
+    compared = {type(m.layer if isinstance(m, Attending) else m) for m in made}
+    compared |= {type(make()) for make, _ in TABLES}
     elsewhere = {object, keras.Sequential, keras.Function, layers.InputLayer}
+    elsewhere |= {layers.UpSampling2D, layers.Resizing, layers.RNN}  # tests/conformance
     of_keras = {kind for kind in stacked.registry if kind.__module__.startswith("keras.")}
-    assert of_keras - compared - elsewhere == set()
+    operations = {kind for kind in of_keras if ".ops." in kind.__module__}
+    assert of_keras - operations - compared - elsewhere == set()
 
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
         (lambda: layers.Conv2D(3, 2, data_format="channels_first"), [2, 4, 4]),
-        (lambda: layers.BatchNormalization(axis=1), [2, 4, 4]),
-        (lambda: layers.LayerNormalization(axis=1), [2, 4]),
         (lambda: layers.LayerNormalization(rms_scaling=True), [4]),
         (lambda: layers.GroupNormalization(2, axis=1), [2, 4, 4]),
     ],
@@ -212,7 +332,7 @@ def test_dense_with_low_rank_adapters_falls_back():
     randomize(model)
     assert len(model.trainable_variables) == 3  # bias and the two factors
     weights, x = own_weights(model, T), normal(9, T, B, 4)
-    assert run_rule(model, weights, x) is NotImplemented
+    assert (model.layers[0], False) in functional(model).run(weights, x).calls
     expected = one_task_at_a_time(model, weights, x)
     np.testing.assert_allclose(functional(model)(weights, x), expected, atol=1e-12)
 

@@ -14,7 +14,8 @@ Neither Keras nor maml_tf is needed where it runs::
 step should be those of the adapted policy. The paper's first step takes alpha, the later ones
 alpha / 2.
 
-Arrays are float32; those of `act` may be float64. Episodes that ended early are filled with zeros.
+Arrays are float32 or float64, each as it likes; a mask may be of bool. Episodes that ended early
+are filled with zeros.
 
 `act`, `adapt` and `initial_weights` are signatures too, with the same names of inputs; there the
 dictionary's entries are inputs of their own, and nothing is left out. The graph is for use: no
@@ -26,6 +27,7 @@ numbers. One task, no task axis.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from typing import Any
@@ -173,21 +175,29 @@ def compiled(servable: ServablePolicy, steps: int, step_size: float) -> dict[str
     def act(observations, weights=None, seed=None, noise=None):
         return servable.actions(observations, weights, seed, noise)
 
+    compute = tf.function(servable.weights_after, autograph=False)  # one graph for all types
+
     @tf.function(autograph=False)
     def adapt(
         observations, actions, rewards, mask=None, weights=None, steps=steps, step_size=step_size
     ):
-        episodes = observations, actions, rewards, mask
-        return servable.weights_after(episodes, weights, steps, step_size)
+        columns = (observations, actions, rewards, mask)
+        taken = [None if column is None else tf.cast(column, dtype) for column in columns]
+        return compute(taken, weights, steps, step_size)
 
     # Every way to call them; numpy's own floats and many environments' are of 64 bits.
-    wide = {of: tf.TensorSpec(of.shape, tf.float64, of.name) for of in (observations, noise)}
+    wide = {
+        of: tf.TensorSpec(of.shape, tf.float64, of.name)
+        for of in (observations, noise, *episodes, mask)
+    }
+    flags = tf.TensorSpec(mask.shape, tf.bool, mask.name)
     for given in (None, weights):
         for seen in (observations, wide[observations]):
             for drawn in ((None, None), (seed, None), (None, noise), (None, wide[noise])):
                 act.get_concrete_function(seen, given, *drawn)
-        for taken in (None, mask):
-            adapt.get_concrete_function(*episodes, taken, given, *how)
+        for columns in itertools.product(*((column, wide[column]) for column in episodes)):
+            for taken in (None, mask, wide[mask], flags):
+                adapt.get_concrete_function(*columns, taken, given, *how)
     servable.initial_weights, servable.act, servable.adapt = initial_weights, act, adapt
     return {
         "initial_weights": initial_weights,

@@ -56,6 +56,7 @@ class MetaTRPO:
     """
 
     metric_name = "return"
+    lower_is_better = False
     mend = "Lower the inner step size, or max_kl."
     optimizer = None
 

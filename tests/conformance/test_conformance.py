@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conformance.models import MODELS, B, T
 from helpers import assert_is_the_derivative, meta_objective, normal, own_weights, randomize
 
+from conformance.models import MODELS, B, T
 from maml_tf import Batch, MetaLearner, Task, functional
 
 pytestmark = pytest.mark.usefixtures("float64")

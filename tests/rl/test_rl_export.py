@@ -205,3 +205,18 @@ def test_a_mask_without_a_step_is_refused(exported):
     given = (np.zeros(shape, np.float32) for shape in ((1, 4, 2), (1, 4, 2), (1, 4), (1, 4)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="no step as taken"):
         model.adapt(*given)
+
+
+def test_it_takes_the_64_bit_floats_of_numpy_and_a_mask_of_bool(exported):
+    _, data, results, folder = exported
+    model = tf.saved_model.load(str(folder / "fixed"))
+    names = ("observations", "actions", "rewards", "mask")
+    narrow = [data[f"0 {name}"] for name in names]
+    wide = [column.astype("float64") for column in narrow]
+    ways = [wide, [narrow[0], *wide[1:]], [*wide[:2], narrow[2], narrow[3].astype(bool)]]
+    for given in (*ways, [tf.constant(column) for column in wide]):
+        for name, value in model.adapt(*given).items():
+            np.testing.assert_allclose(value, results[f"fixed 0 {name}"], rtol=1e-6)
+    whole = model.adapt(*wide[:3], steps=1, step_size=0.2)
+    for name, value in model.adapt(*narrow[:3]).items():
+        np.testing.assert_allclose(value, whole[name], rtol=1e-6)
