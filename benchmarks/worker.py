@@ -72,7 +72,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
         images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         rotate = setting.channels == 1
         sizes = (setting.ways, setting.shots, setting.queries)
-        return learner, Episodes(images, *sizes, rotations=rotate)
+        return learner, Episodes(images, *sizes, rotations=rotate, scale=1 / 255)
     arrays = settings.random_task_batch(setting)
     for part in ("support_x", "query_x"):  # dense networks: flat there, images here
         shape = [*arrays[part].shape[:2], *learner.model.input_shape[1:]]
