@@ -58,7 +58,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     from maml_tf.cli import runs
     from maml_tf.config import Config
     from maml_tf.experiment import make_learner
-    from maml_tf.tasks import Episodes, Sinusoid
+    from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
     from maml_tf.types import Batch, Task
 
     config = Config(**{**config_fields(setting), **fields})
@@ -80,7 +80,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     task = Task(
         *(Batch(*(tf.constant(arrays[f"{s}_{a}"]) for a in "xy")) for s in ("support", "query"))
     )
-    return learner, lambda index, num_tasks: task
+    return learner, ConstantTasks(task)
 
 
 def calls_of(setting: settings.Setting) -> int:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.types import Batch, Estimate, Task, TaskSource
+from maml_tf.sources import InGraph, held_out
+from maml_tf.types import Batch, Estimate, Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Evaluator:
     def __init__(
         self,
         learner: MetaLearner,
-        tasks: TaskSource,
+        tasks: Any,
         *,
         num_tasks: int = 600,
         steps: int = 10,
@@ -48,7 +49,8 @@ class Evaluator:
 
         Args:
           learner: whose weights are adapted; they stay as they are.
-          tasks: held-out tasks; its meta-batches 0, 1, ... are met.
+          tasks: held-out tasks, a source as for `MetaLearner.meta_steps`; its meta-batches 0, 1,
+            ... are met. One that runs in Python is asked for all tasks here, and they are kept.
           num_tasks: how many tasks.
           steps: gradient steps, S.
           step_size: alpha; the learner's own by default. A variable may change between calls.
@@ -57,7 +59,7 @@ class Evaluator:
             query example is predicted alone.
 
         Raises:
-          ValueError: an argument is out of range.
+          ValueError: an argument is out of range, or `tasks` has not so many tasks.
         """
         if num_tasks < 1 or steps < 0:
             raise ValueError(
@@ -76,19 +78,30 @@ class Evaluator:
             autograph=False,
             experimental_attributes={"_noinline": True},
         )
-        self._draw = tf.function(self._draw_and_measure, autograph=False)
+        met = held_out(tasks, num_tasks, DRAW)
+        self._source = met if isinstance(met, InGraph) else None
+        self._pieces: Sequence[Any] = [] if isinstance(met, InGraph) else met
+        self._draw = tf.function(
+            self._draw_and_measure if self._source else self._measure, autograph=False
+        )
 
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, standard deviation and 95 % interval after each step, `[S + 1]`."""
-        draws = range(math.ceil(self.num_tasks / DRAW))
+        pieces = self._pieces
+        if self._source:
+            draws = range(math.ceil(self.num_tasks / DRAW))
+            pieces = [(tf.constant(index, tf.int64), DRAW) for index in draws]
         curves = [
-            self._draw(tf.constant(index, tf.int64)).numpy()
-            for index in tqdm(draws, desc="evaluate", unit="draw", disable=not progress)
+            self._draw(piece).numpy()[:count]
+            for piece, count in tqdm(pieces, desc="evaluate", unit="draw", disable=not progress)
         ]
         return estimate(np.concatenate(curves)[: self.num_tasks])
 
     def _draw_and_measure(self, index) -> tf.Tensor:
-        task = self.tasks(index, DRAW)
+        assert self._source is not None
+        return self._measure(self._source(index, DRAW))
+
+    def _measure(self, task: Task) -> tf.Tensor:
         share = self.learner.meta_batch_size // self.learner.task_chunks
         size = max(n for n in range(1, DRAW + 1) if DRAW % n == 0 and n <= max(share, 1))
         return tf.concat(
@@ -113,7 +126,7 @@ class Evaluator:
         return tf.transpose(curves)
 
 
-def evaluate(learner: MetaLearner, tasks: TaskSource, *, progress: bool = False, **options):
+def evaluate(learner: MetaLearner, tasks: Any, *, progress: bool = False, **options):
     """Measures a learner on held-out tasks once; the options are `Evaluator`'s.
 
     Returns:
@@ -132,7 +145,7 @@ class Tuning(NamedTuple):
 
 def tune_step_size(
     learner: MetaLearner,
-    tasks: TaskSource,
+    tasks: Any,
     *,
     step_sizes: Sequence[float] = STEP_SIZES,
     progress: bool = False,

@@ -6,7 +6,7 @@ Shape letters: T tasks of a meta-batch, B examples, S inner steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from maml_tf import losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
-from maml_tf.compiled_loop import compile_loop
+from maml_tf.compiled_loop import compile_fed_loop, compile_loop
 from maml_tf.functional import functional
+from maml_tf.sources import InGraph, prepare
 from maml_tf.types import Batch, OutputLoss, Task, TaskSource, Weights
 
 NORMALIZATIONS = (
@@ -132,7 +133,7 @@ class MetaLearner:
             # One optimised copy, which each piece runs; inlined, the graph would hold them all.
             experimental_attributes={"_noinline": True},
         )
-        self._loops: dict[int, tuple[TaskSource, Callable]] = {}
+        self._loops: dict[int, tuple[Any, Callable]] = {}
 
     def _learned_variables(self) -> list[keras.Variable]:
         """What the optimizer moves."""
@@ -352,34 +353,46 @@ class MetaLearner:
         self.optimizer.apply(gradient, self.variables)
         return metrics
 
-    def meta_steps(self, tasks: TaskSource, start: int, count: int) -> MetaMetrics:
+    def meta_steps(self, tasks: Any, start: int, count: int) -> MetaMetrics:
         """Runs meta-steps `start` ... `start + count - 1` inside one compiled call.
 
         Args:
-          tasks: where meta-batches come from.
+          tasks: where meta-batches come from: a `TaskSource`, or what else `sources.prepare` takes.
           start: index of the first meta-batch.
           count: how many; another count does not compile again.
 
         Returns:
           `MetaMetrics` with a leading axis `[count]`.
+
+        Raises:
+          ValueError: `tasks` is no source of tasks, or gives one meta-batch for ever.
         """
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count}.")
         if id(tasks) not in self._loops:
             # The source is kept beside its loop, so that its id stays its own.
-            self._loops[id(tasks)] = (tasks, self._compile(tasks))
+            self._loops[id(tasks)] = (tasks, self._compile(tasks, start))
         return self._loops[id(tasks)][1](start, count)
 
-    def _compile(self, tasks: TaskSource) -> Callable[[int, int], MetaMetrics]:
-        def step(index):
-            metrics = self.strategy.run(self.meta_step, args=(tasks, index))
+    def _compile(self, tasks: Any, start: int) -> Callable[[int, int], MetaMetrics]:
+        def step(index, draw):
+            metrics = self.strategy.run(self.meta_step, args=(draw, index))
             return tf.nest.map_structure(
                 lambda m: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics
             )
 
         spec = MetaMetrics(tf.TensorSpec([self.inner_steps]), tf.TensorSpec([]), tf.TensorSpec([]))
-        alone = self.strategy.num_replicas_in_sync == 1
-        return compile_loop(step, spec, jit_compile=self.jit_compile and alone)
+        jit = self.jit_compile and self.strategy.num_replicas_in_sync == 1
+        source = prepare(tasks, self.meta_batch_size, start=start)
+        if isinstance(source, InGraph):
+            return compile_loop(lambda index: step(index, source), spec, jit_compile=jit)
+        return compile_fed_loop(
+            lambda index, task: step(index, lambda *_: task),
+            spec,
+            source.draw,
+            capacity=source.capacity,
+            jit_compile=jit,
+        )
 
     def _make_step_sizes(self) -> list[keras.Variable]:
         return [

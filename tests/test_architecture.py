@@ -10,8 +10,10 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models"},
-    {"functional", "losses", "networks", "compiled_loop", "result_files"},
-    {"layer_rules", "adaptation", "config", "result_choice"},
+    {"functional", "losses", "networks", "compiled_loop", "result_files", "source_tracing"},
+    {"layer_rules", "adaptation", "config", "result_choice", "task_checks", "supplies"},
+    {"read_ahead"},
+    {"sources"},
     {"meta_learner", "paper", "identity"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
     {"summaries", "task_figures"},
