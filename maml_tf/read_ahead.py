@@ -6,6 +6,7 @@ import atexit
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -36,13 +37,21 @@ class ReadAhead:
     `draw` is for one thread at a time.
     """
 
-    def __init__(self, supply: Supply, num_tasks: int | None, start: int = 0):
+    def __init__(
+        self,
+        supply: Supply,
+        num_tasks: int | None,
+        start: int = 0,
+        *,
+        drawn: Iterable[Task] = (),
+    ):
         """Draws the first meta-batch, which shows that the source is one.
 
         Args:
           supply: makes meta-batches.
           num_tasks: T that each must have; any if None.
           start: index of the first.
+          drawn: the first ones, if they have been made and checked already.
 
         Raises:
           ValueError: the supply gives no task.
@@ -52,7 +61,9 @@ class ReadAhead:
         self._next = start
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._ready.append(self._pull(start))
+        self._ready.extend(tf.nest.map_structure(np.asarray, task) for task in drawn)
+        if not self._ready:
+            self._ready.append(self._pull(start))
         size = sum(array.nbytes for array in tf.nest.flatten(self._ready[0]))
         self.capacity = int(np.clip(STACK_BYTES // max(size, 1), 1, CAPACITY))
 
@@ -74,18 +85,22 @@ class ReadAhead:
             self._thread.start()
         return drawn
 
-    def peek(self, start: int, count: int) -> list[Task]:
-        """As `draw`, but the meta-batches can be drawn again."""
-        self._seek(start)
-        drawn = self._take(count)
-        self._ready.extendleft(reversed(drawn))
-        self._next = start
-        return drawn
+    def peek(self, index: int) -> Task:
+        """One meta-batch, which is drawn but stays to be drawn; its neighbours are not lost."""
+        self._wait()
+        if not 0 <= index - self._next <= len(self._ready):
+            self._seek(index)
+        while len(self._ready) <= index - self._next:
+            self._ready.append(self._pull(self._next + len(self._ready)))
+        return self._ready[index - self._next]
 
-    def _seek(self, start: int) -> None:
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def _seek(self, start: int) -> None:
+        self._wait()
         ahead = start - self._next
         if ahead > len(self._ready):
             self._error = None  # of one that is passed over

@@ -18,16 +18,13 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.read_ahead import ReadAhead
-from maml_tf.source_tracing import draws_in_graph, same_values
+from maml_tf.source_tracing import Verdict, is_constant, same_values, try_tracing
 from maml_tf.supplies import SourceEnded, supply_of
 from maml_tf.task_checks import as_task
 from maml_tf.tasks.constant import ConstantTasks
 from maml_tf.types import Task
 
 _LOG = logging.getLogger(__name__)
-
-_PROBES = (1, 2, 10, 1000)
-"""How far from the first the meta-batches are that must not all equal it."""
 
 _MEND = (
     "Draw fresh data at every call, as by np.random.default_rng(index) or "
@@ -79,10 +76,11 @@ def prepare(tasks: Any, num_tasks: int, *, start: int = 0) -> InGraph | ReadAhea
             return ReadAhead(supply, num_tasks, start)
         meant = getattr(tasks, "constant_tasks", False)
         check = functools.partial(as_task, num_tasks=num_tasks)
-        if draws_in_graph(tasks, num_tasks, start, check, constant=meant):
+        verdict = try_tracing(tasks, num_tasks, start, check, constant=meant)
+        if verdict.in_graph:
             return InGraph(tasks)
-        reader = ReadAhead(supply, num_tasks, start)
-        if not meant and _is_constant(reader, start):
+        reader = ReadAhead(supply, num_tasks, start, drawn=verdict.drawn)
+        if not (meant or verdict.drawn) and is_constant(reader.peek, start):
             raise ValueError(
                 "The task source gives the same meta-batch for every index: training would see "
                 f"no other. {_MEND}; if you mean it, pass maml_tf.tasks.ConstantTasks(task)."
@@ -111,14 +109,15 @@ def held_out(tasks: Any, num_tasks: int, size: int) -> InGraph | list[Piece]:
             tasks = [tasks.task]
         supply, is_function = supply_of(tasks, size, cycle=False)
         check = functools.partial(as_task, num_tasks=size)
-        if is_function and draws_in_graph(tasks, size, 0, check):
+        verdict = try_tracing(tasks, size, 0, check) if is_function else Verdict(False, [])
+        if verdict.in_graph:
             return InGraph(tasks)
-        reader = ReadAhead(supply, size if is_function else None)
+        reader = ReadAhead(supply, size if is_function else None, drawn=verdict.drawn)
         drawn: list[Task] = []
         there = 0
         while there < num_tasks:
             try:
-                drawn += reader.peek(len(drawn), 1)
+                drawn.append(reader.peek(len(drawn)))
             except SourceEnded as error:
                 raise ValueError(
                     f"The source has {there} held-out tasks, and num_tasks is {num_tasks}; ask "
@@ -132,21 +131,6 @@ def held_out(tasks: Any, num_tasks: int, size: int) -> InGraph | list[Piece]:
                 f"{_count(drawn[0])}."
             )
         return _cut(drawn, num_tasks, size)
-
-
-def _is_constant(reader: ReadAhead, start: int) -> bool:
-    """Whether all meta-batches that can be had are the same."""
-    first, others = reader.peek(start, 1)[0], 0
-    for offset in _PROBES:
-        try:
-            # Two neighbours are kept, and not drawn again.
-            other = reader.peek(start, 2)[1] if offset == 1 else reader.peek(start + offset, 1)[0]
-        except Exception:  # it has no meta-batch of this number; if it is asked for, it will say so
-            continue
-        if not same_values(first, other):
-            return False
-        others += 1
-    return others > 0
 
 
 def _count(task: Task) -> int:

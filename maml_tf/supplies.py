@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_LOG = logging.getLogger(__name__)
+from maml_tf.source_tracing import python_function
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 """A generator that two threads ask at once raises; two learners may share one."""
@@ -50,10 +49,8 @@ class Function:
 
     def __init__(self, function: Callable, num_tasks: int):
         """Takes a function and T."""
-        self._function, self._num_tasks = function, num_tasks
-        # tf.function would trace another graph for every integer.
-        traced = isinstance(function, tf.types.experimental.PolymorphicFunction)
-        self._as_tensor: bool | None = traced or None
+        self._function, self._num_tasks = python_function(function), num_tasks
+        self._as_tensor: bool | None = None
 
     def pull(self, index: int) -> Any:
         """Calls the function; with a tensor if it does not take an integer (`index.numpy()`)."""
