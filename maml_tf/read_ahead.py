@@ -133,4 +133,5 @@ class ReadAhead:
 
     def _pull(self, index: int) -> Task:
         task = as_task(self._supply.pull(index), self._num_tasks)
-        return tf.nest.map_structure(np.asarray, task)
+        # A copy: the source may fill the same arrays again while these wait.
+        return tf.nest.map_structure(np.array, task)

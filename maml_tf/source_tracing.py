@@ -129,7 +129,7 @@ def _trace(source: Callable, num_tasks: int, check: Callable, given: list[Any]) 
     @tf.function(autograph=function is not source, input_signature=[tf.TensorSpec([], tf.int64)])
     def draw(index):
         task = check(function(index, num_tasks))
-        given.append(task)
+        given.append(tf.nest.map_structure(lambda a: a if tf.is_tensor(a) else np.array(a), task))
         return [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(task)]
 
     traced = draw.get_concrete_function()

@@ -126,6 +126,21 @@ def test_nothing_is_lost_of_what_pays_no_heed_to_the_index():
     assert seen(learner().meta_steps(by_random_numbers(), 0, 4)) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("kind", ["generator", "function"])
+def test_arrays_that_are_filled_again_and_again(kind):
+    x, y = np.zeros((T, 3, 1), np.float32), np.zeros((T, 3, 1), np.float32)
+    numbers = itertools.count()
+
+    def fill(*_):
+        y[:] = next(numbers)
+        return Task(Batch(x, y), Batch(x, y))
+
+    source = fill if kind == "function" else iter(lambda: fill(), None)
+    one = learner()
+    assert seen(one.meta_steps(source, 0, 5)) == [0, 1, 2, 3, 4]
+    assert seen(one.meta_steps(source, 5, 5)) == [5, 6, 7, 8, 9]
+
+
 def test_a_function_is_called_once_a_meta_step_with_python_integers():
     calls = []
 
