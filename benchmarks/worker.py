@@ -58,7 +58,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     from maml_tf.cli import runs
     from maml_tf.config import Config
     from maml_tf.experiment import make_learner
-    from maml_tf.tasks import Episodes, Sinusoid
+    from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
     from maml_tf.types import Batch, Task
 
     config = Config(**{**config_fields(setting), **fields})
@@ -72,7 +72,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
         images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         rotate = setting.channels == 1
         sizes = (setting.ways, setting.shots, setting.queries)
-        return learner, Episodes(images, *sizes, rotations=rotate)
+        return learner, Episodes(images, *sizes, rotations=rotate, scale=1 / 255)
     arrays = settings.random_task_batch(setting)
     for part in ("support_x", "query_x"):  # dense networks: flat there, images here
         shape = [*arrays[part].shape[:2], *learner.model.input_shape[1:]]
@@ -80,7 +80,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     task = Task(
         *(Batch(*(tf.constant(arrays[f"{s}_{a}"]) for a in "xy")) for s in ("support", "query"))
     )
-    return learner, lambda index, num_tasks: task
+    return learner, ConstantTasks(task)
 
 
 def calls_of(setting: settings.Setting) -> int:

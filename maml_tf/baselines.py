@@ -53,13 +53,14 @@ class JointClassifier(MetaLearner):
         self._in_body = [id(variable) in kept for variable in model.trainable_variables]
 
     def predict(
-        self, weights: Weights, support: Batch, x: tf.Tensor, *, inductive: bool = False
+        self, weights: Weights, support: Batch, x: Any, *, inductive: bool = False, mask: Any = ()
     ) -> tf.Tensor:
         """The class of each example's nearest support example, as 0 and 1.
 
         Arguments and result are those of `MetaLearner.predict`.
         """
         body = [w for w, own in zip(weights, self._in_body, strict=True) if own]
+        del mask  # of what is judged alone, nothing is padded
         seen = self._features.statistics(body, support.x) if inductive else None
         known = self._features(body, support.x)  # [T, B, features]
         asked = self._features(body, x, statistics=seen)  # [T, Q, features]
@@ -136,25 +137,26 @@ class MultitaskLearner(MetaLearner):
         return self.penalty * tf.add_n([tf.reduce_sum(tf.square(w)) for w in weights])
 
     def meta_gradient(
-        self, task: Task, scale: tf.Tensor | None = None
+        self, task: Task, index: tf.Tensor | None = None, scale: tf.Tensor | None = None
     ) -> tuple[Weights, MetaMetrics]:
         """The gradient of each regressor's own objective on its own task.
 
         Args:
           task: T tasks, the same ones every time, with fresh examples; all are learned from.
+          index: of the meta-batch; nothing here is a function of it.
           scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:
           A gradient `[T, *shape]` for each of `self.variables`, and `MetaMetrics` of the mean
           regressor, without the penalty.
         """
+        del index
         both: Batch = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *task)
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            outputs = self.apply(weights, both.x)
-            losses = self.loss(outputs, *both[1:])
-            objective = tf.reduce_sum(losses)
+            losses, own, outputs = self._judge(weights, both)
+            objective = tf.reduce_sum(losses if own is None else losses + own)
             if self.penalty:
                 objective += self.regularizer(weights)
             if scale is not None:

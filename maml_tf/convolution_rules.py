@@ -174,8 +174,8 @@ def _transposed_convolution(layer, x, run):
     spatial = layer.compute_output_shape((1, *x.shape[2:]))[1:-1]
     geometry = (layer.kernel_size, layer.strides, layer.dilation_rate, layer.padding)
     lengths_back = [
-        patches.output_length(n, *sizes, layer.padding)
-        for n, *sizes in zip(spatial, *geometry[:3], strict=True)
+        patches.output_length(n, kernel, stride, 1, layer.padding)
+        for n, kernel, stride in zip(spatial, layer.kernel_size, layer.strides, strict=True)
     ]
     if lengths_back != list(x.shape[2:-1]):
         return NotImplemented

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from maml_tf import checks
 from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.sources import InGraph, held_out
 from maml_tf.strategies import refuse_several_workers
-from maml_tf.types import Batch, Estimate, Task, TaskSource
+from maml_tf.types import Batch, Estimate, Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Evaluator:
     def __init__(
         self,
         learner: MetaLearner,
-        tasks: TaskSource,
+        tasks: Any,
         *,
         num_tasks: int = 600,
         steps: int = 10,
@@ -52,7 +53,8 @@ class Evaluator:
 
         Args:
           learner: whose weights are adapted; they stay as they are.
-          tasks: held-out tasks; its meta-batches 0, 1, ... are met.
+          tasks: held-out tasks, a source as for `MetaLearner.meta_steps`; its meta-batches 0, 1,
+            ... are met. One that runs in Python is asked for all tasks here, and they are kept.
           num_tasks: how many tasks.
           steps: gradient steps, S.
           step_size: alpha; the learner's own by default. A variable may change between calls.
@@ -61,7 +63,8 @@ class Evaluator:
             query example is predicted alone.
 
         Raises:
-          ValueError: an argument is out of range, or the strategy has several workers.
+          ValueError: an argument is out of range, `tasks` has not so many tasks, or the strategy
+            has several workers.
         """
         refuse_several_workers(getattr(learner, "strategy", None))
         if num_tasks < 1 or steps < 0:
@@ -78,6 +81,9 @@ class Evaluator:
         self.learner, self.tasks = learner, tasks
         self.num_tasks, self.steps, self.step_size = num_tasks, steps, step_size
         self.inductive = batch_statistics == "inductive"
+        met = held_out(tasks, num_tasks, DRAW)
+        self._source = met if isinstance(met, InGraph) else None
+        self._pieces: Sequence[Any] = [] if isinstance(met, InGraph) else met
         self._is_checked = False
         self._compile()
 
@@ -89,25 +95,33 @@ class Evaluator:
             autograph=False,
             experimental_attributes={"_noinline": True},
         )
-        self._draw = tf.function(self._draw_and_measure, autograph=False)
+        self._draw = tf.function(
+            self._draw_and_measure if self._source else self._measure, autograph=False
+        )
 
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, standard deviation and 95 % interval after each step, `[S + 1]`."""
+        pieces = self._pieces
+        if self._source:
+            draws = range(math.ceil(self.num_tasks / DRAW))
+            pieces = [(tf.constant(index, tf.int64), DRAW) for index in draws]
         if not self._is_checked:
-            drawn = self.tasks(tf.constant(0, tf.int64), DRAW)
+            drawn = self._source(pieces[0][0], DRAW) if self._source else pieces[0][0]
             check_task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
             self._is_checked = True
         if self._revision != self.learner.revision:  # a setting of the learner was changed
             self._compile()
-        draws = range(math.ceil(self.num_tasks / DRAW))
         curves = [
-            self._draw(tf.constant(index, tf.int64)).numpy()
-            for index in tqdm(draws, desc="evaluate", unit="draw", disable=not progress)
+            self._draw(piece).numpy()[:count]
+            for piece, count in tqdm(pieces, desc="evaluate", unit="draw", disable=not progress)
         ]
         return estimate(np.concatenate(curves)[: self.num_tasks])
 
     def _draw_and_measure(self, index) -> tf.Tensor:
-        task = self.tasks(index, DRAW)
+        assert self._source is not None
+        return self._measure(self._source(index, DRAW))
+
+    def _measure(self, task: Task) -> tf.Tensor:
         share = self.learner.meta_batch_size // self.learner.task_chunks
         size = max(n for n in range(1, DRAW + 1) if DRAW % n == 0 and n <= max(share, 1))
         return tf.concat(
@@ -123,7 +137,9 @@ class Evaluator:
         learner = self.learner
 
         def measure(weights):
-            outputs = learner.predict(weights, task.support, task.query.x, inductive=self.inductive)
+            outputs = learner.predict(
+                weights, task.support, task.query.x, inductive=self.inductive, mask=task.query.mask
+            )
             return tf.cast(learner.measure(outputs, task.query), tf.float32)
 
         curves = learner.adapt_and_observe(
@@ -132,7 +148,7 @@ class Evaluator:
         return tf.transpose(curves)
 
 
-def evaluate(learner: MetaLearner, tasks: TaskSource, *, progress: bool = False, **options):
+def evaluate(learner: MetaLearner, tasks: Any, *, progress: bool = False, **options):
     """Measures a learner on held-out tasks once; the options are `Evaluator`'s.
 
     Returns:
@@ -151,7 +167,7 @@ class Tuning(NamedTuple):
 
 def tune_step_size(
     learner: MetaLearner,
-    tasks: TaskSource,
+    tasks: Any,
     *,
     step_sizes: Sequence[float] = STEP_SIZES,
     progress: bool = False,

@@ -290,7 +290,8 @@ class Run:
         moments = None if given is None else [BatchStatistics(None, *(m[None] for m in given))]
         own = Run({}, moments, mask=None if examples is None else examples[None])
         own.training = training
-        outputs = stacked(layer, x[None], own, mask=None if mask is None else mask[None])
+        rule = stacked.dispatch(keras.layers.BatchNormalization)
+        outputs = rule(layer, x[None], own, mask=None if mask is None else mask[None])
         return outputs[0], [(s.mean[0], s.variance[0]) for s in own.statistics]
 
     # --- layers ---

@@ -17,13 +17,15 @@ import tensorflow as tf
 from maml_tf import checks, learner_files, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
-from maml_tf.compiled_loop import compile_loop
+from maml_tf.compiled_loop import compile_fed_loop, compile_loop
 from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
 from maml_tf.labels import check_task
 from maml_tf.optimizers import built_for, clipped, loss_scale, optimizer_of
+from maml_tf.read_ahead import ReadAhead
 from maml_tf.resolve import objective
 from maml_tf.settings import Settings
+from maml_tf.sources import InGraph, prepare
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.tasks import seeds
 from maml_tf.types import Batch, Task, TaskSource, Weights
@@ -154,6 +156,7 @@ class MetaLearner(Settings):
         self.adapts = _adapting(model, adapts)
         self.step_sizes = self._make_step_sizes(positive_step_size) if learn_step_size else []
         self.variables = self._learned_variables()
+        self._sources: dict[int, tuple[Any, InGraph | ReadAhead]] = {}
         self._set_up()
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -216,7 +219,7 @@ class MetaLearner(Settings):
             # One optimised copy, which each piece runs; inlined, the graph would hold them all.
             experimental_attributes={"_noinline": True},
         )
-        self._loops: dict[int, tuple[TaskSource, Callable]] = {}
+        self._loops: dict[int, tuple[Any, Callable]] = {}
 
     def _learned_variables(self) -> list[keras.Variable]:
         """What the optimizer moves."""
@@ -288,8 +291,8 @@ class MetaLearner(Settings):
         ]
 
     def predict(
-        self, weights: Weights, support: Batch, x: tf.Tensor, *, inductive: bool = False
-    ) -> tf.Tensor:
+        self, weights: Weights, support: Batch, x: Any, *, inductive: bool = False, mask: Any = ()
+    ) -> Any:
         """Returns the outputs for `x [T, Q, ...]` of tasks that `weights` are adapted to.
 
         Args:
@@ -297,12 +300,13 @@ class MetaLearner(Settings):
           support: the sets that they were adapted to.
           x: `[T, Q, ...]`.
           inductive: normalise batches by the support set's statistics, not by those of `x`.
+          mask: `[T, Q]`: False where a query set is padded.
 
         Returns:
           `[T, Q, ...]`.
         """
         seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
-        return self.apply(weights, x, statistics=seen)
+        return self.apply(weights, x, statistics=seen, mask=mask)
 
     def adapt_weights(
         self, support: Batch, steps: int, *, step_size: float | tf.Tensor | None = None
@@ -527,40 +531,58 @@ class MetaLearner(Settings):
         self.optimizer.apply(gradient, self.variables)
         return metrics
 
-    def meta_steps(self, tasks: TaskSource, start: int, count: int) -> MetaMetrics:
+    def meta_steps(self, tasks: Any, start: int, count: int) -> MetaMetrics:
         """Runs meta-steps `start` ... `start + count - 1` inside one compiled call.
 
         Args:
-          tasks: where meta-batches come from.
+          tasks: where meta-batches come from: a `TaskSource`, or what else `sources.prepare` takes.
           start: index of the first meta-batch.
           count: how many; another count does not compile again.
 
         Returns:
           `MetaMetrics` with a leading axis `[count]`.
+
+        Raises:
+          ValueError: `tasks` is no source of tasks, or gives one meta-batch for ever.
         """
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count}.")
         if id(tasks) not in self._loops:
             self._check_labels(tasks, start)
-            # The source is kept beside its loop, so that its id stays its own.
-            self._loops[id(tasks)] = (tasks, self._compile(tasks))
+            if id(tasks) not in self._sources:
+                source = prepare(tasks, self.meta_batch_size, start=start)
+                self._check_labels(source, start)
+                # The source is kept beside what was made of it, so that its id stays its own.
+                self._sources[id(tasks)] = (tasks, source)
+            self._loops[id(tasks)] = (tasks, self._compile(self._sources[id(tasks)][1]))
         return self._loops[id(tasks)][1](start, count)
 
-    def _check_labels(self, tasks: TaskSource, index: int) -> None:
+    def _check_labels(self, source: InGraph | ReadAhead, index: int) -> None:
         """Draws one meta-batch to look at its values: once a source, never in a step."""
-        drawn = tasks(tf.constant(index, tf.int64), self.meta_batch_size)
+        if isinstance(source, InGraph):
+            drawn = source(tf.constant(index, tf.int64), self.meta_batch_size)
+        else:
+            drawn = source.peek(index)
         check_task(self.model, self.loss, self.metric, drawn)
 
-    def _compile(self, tasks: TaskSource) -> Callable[[int, int], MetaMetrics]:
-        def step(index):
-            metrics = self.strategy.run(self.meta_step, args=(tasks, index))
+    def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], MetaMetrics]:
+        def step(index, draw):
+            metrics = self.strategy.run(self.meta_step, args=(draw, index))
             return tf.nest.map_structure(
                 lambda m: self.strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics
             )
 
         spec = MetaMetrics(tf.TensorSpec([self.inner_steps]), tf.TensorSpec([]), tf.TensorSpec([]))
-        alone = self.strategy.num_replicas_in_sync == 1
-        return compile_loop(step, spec, jit_compile=self.jit_compile and alone)
+        jit = self.jit_compile and self.strategy.num_replicas_in_sync == 1
+        if isinstance(source, InGraph):
+            return compile_loop(lambda index: step(index, source), spec, jit_compile=jit)
+        return compile_fed_loop(
+            lambda index, task: step(index, lambda *_: task),
+            spec,
+            source.draw,
+            capacity=source.capacity,
+            jit_compile=jit,
+        )
 
     def finalize(self) -> None:
         """Puts the averages of the weights into the model, if the optimizer keeps any (`use_ema`).

@@ -150,7 +150,8 @@ class _Scope(keras.StatelessScope):
                 for number, state in enumerate(seeds)
             ]
         super().__init__(values, collect_losses=True)
-        self._call, self._changed = call, []
+        self._call = call
+        self._changed: list[keras.Variable] = []
         self._may_change = {id(state) for state in seeds} if elements["noise"] else set()
 
     def get_current_value(self, variable):

@@ -90,11 +90,15 @@ def train(
 
     Args:
       learner: what to train; its weights are updated in place.
-      tasks: meta-batch i of the training split: a `TaskSource`, or what else the learner takes.
+      tasks: meta-batch i of the training split: a `TaskSource`, or what else the learner takes. A
+        `MetaLearner` takes functions, iterators, lists, `tf.data.Dataset` and
+        `keras.utils.PyDataset` of tasks. A run that goes on asks functions, lists and PyDatasets
+        for the meta-batches after those that it had; of iterators and data sets, begun anew, it
+        draws and drops as many as it had.
       iterations: train until this many meta-steps are done, those counted that `logdir` knows of.
       logdir: the run's own directory: checkpoints and TensorBoard's event file go here. None writes
         nothing, and takes all `iterations` from the learner's present weights.
-      validation: held-out tasks, a `TaskSource`, for a `MetaLearner`; a `Validation` for any other
+      validation: held-out tasks, like `tasks`, for a `MetaLearner`; a `Validation` for any other
         learner. The weights with the best score so far are kept apart.
       validation_tasks: how many tasks of a `TaskSource`.
       validation_steps: gradient steps of their adaptation curve.

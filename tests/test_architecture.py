@@ -12,10 +12,19 @@ FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
     | {"files", "stop_signal", "strategies", "descriptions", "task_axis"},
     {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
-    | {"result_files", "learner_files", "history", "several_outputs", "labels", "cloning"},
-    {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"},
-    {"functional", "keras_metrics", "optimizers", "settings"},
-    {"normalization_rules", "layer_rules", "operation_rules", "resolve"},
+    | {
+        "source_tracing",
+        "result_files",
+        "learner_files",
+        "history",
+        "several_outputs",
+        "labels",
+        "cloning",
+    },
+    {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"}
+    | {"task_checks", "supplies"},
+    {"read_ahead", "functional", "keras_metrics", "optimizers", "settings"},
+    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"},
     {"convolution_rules", "sequence_rules"},
     {"meta_learner", "paper", "identity"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},

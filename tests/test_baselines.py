@@ -34,10 +34,8 @@ def regressor_alone(learner, t, steps):
     seen = []
     for index in range(steps):
         task = TASKS(index, T)
-        x, y = (
-            tf.concat([s[t], q[t]], 0)
-            for s, q in zip(task.support[:2], task.query[:2], strict=True)
-        )
+        pairs = zip(task.support[:2], task.query[:2], strict=True)
+        x, y = (tf.concat([s[t], q[t]], 0) for s, q in pairs)
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean((model(x) - y) ** 2)
             if learner.penalty:
@@ -243,7 +241,7 @@ def joint_classifier(classes, **options):
 @pytest.mark.parametrize("inductive", [False, True])
 def test_the_nearest_neighbour_by_a_loop_over_pairs(inductive):
     learner = joint_classifier(5)
-    support, query = Episodes(coloured(7, 0), ways=5, shots=3, queries=4)(0, 3)
+    support, query = Episodes(coloured(7, 0), 5, shots=3, queries=4, scale=1 / 255)(0, 3)
     weights = stack(learner.initial_weights(), 3, learner.adapts)
     predicted = learner.predict(weights, support, query.x, inductive=inductive).numpy()
     assert predicted.shape == (3, 20, 5)
@@ -264,8 +262,9 @@ def test_the_nearest_neighbour_by_a_loop_over_pairs(inductive):
 
 def test_it_learns_all_classes_and_then_the_ones_it_never_saw(tmp_path):
     """Classes differ by colour: 8 of training, 6 others; accuracy by chance is 1/8 and 1/3."""
-    batches = JointBatches(Episodes(coloured(8, 1), ways=3, shots=1, queries=5))
-    held_out = Episodes(coloured(6, 2), ways=3, shots=1, queries=5, split="val")
+    sizes = {"ways": 3, "shots": 1, "queries": 5, "scale": 1 / 255}
+    batches = JointBatches(Episodes(coloured(8, 1), **sizes))
+    held_out = Episodes(coloured(6, 2), **sizes, split="val")
     learner = joint_classifier(8)
     before = evaluate(learner, held_out, num_tasks=96, steps=0).mean[0]
     result = train(

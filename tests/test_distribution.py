@@ -30,7 +30,12 @@ def sines(index, num_tasks):
     return Task(batch(0), batch(1))
 
 
-def three_meta_steps(strategy, make_optimizer, **options):
+def in_python(index, num_tasks):
+    """The same, from outside the graph."""
+    return tf.nest.map_structure(np.asarray, sines(int(index), num_tasks))
+
+
+def three_meta_steps(strategy, make_optimizer, source=sines, **options):
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = dense_network(1, 1, (8, 8))
         for seed, variable in enumerate(model.trainable_variables):
@@ -45,7 +50,7 @@ def three_meta_steps(strategy, make_optimizer, **options):
             **options,
         )
     start = model.get_weights()
-    metrics = learner.meta_steps(sines, 0, 3)
+    metrics = learner.meta_steps(source, 0, 3)
     return start, [v.numpy() for v in learner.variables], metrics
 
 
@@ -81,6 +86,16 @@ def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
         np.testing.assert_allclose(a, b, atol=1e-6)
     for a, b in zip(metrics, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_replicas_share_the_tasks_of_a_source_in_python(two):
+    _, alone, expected = three_meta_steps(None, sgd)
+    for strategy in (None, two):
+        _, together, metrics = three_meta_steps(strategy, sgd, in_python)
+        for a, b in zip(together, alone, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        for a, b in zip(metrics, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
 def test_tasks_that_do_not_divide_over_the_replicas_are_refused(two):

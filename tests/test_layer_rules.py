@@ -11,9 +11,9 @@ from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
 from maml_tf.functional import Result, Run
+from maml_tf.networks import Context
 from maml_tf.operation_rules import ELEMENT_WISE, WITH_TWO
 from maml_tf.task_axis import get_mask
-from maml_tf.networks import Context
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -3,6 +3,7 @@
 The sources are classes; what belongs to one data set is a function named after it.
 """
 
+from maml_tf.tasks.constant import ConstantTasks
 from maml_tf.tasks.episodes import Episodes
 from maml_tf.tasks.joint import JointBatches
 from maml_tf.tasks.miniimagenet import ImageSplit, miniimagenet_episodes, miniimagenet_images
@@ -10,6 +11,7 @@ from maml_tf.tasks.omniglot import omniglot_episodes, omniglot_images, omniglot_
 from maml_tf.tasks.sinusoid import SineParameters, Sinusoid
 
 __all__ = [
+    "ConstantTasks",
     "Episodes",
     "ImageSplit",
     "JointBatches",

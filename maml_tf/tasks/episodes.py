@@ -1,21 +1,21 @@
 """N-way K-shot episodes from any labelled array.
 
 Shape letters: T tasks, N ways, K shots, Q queries a class, M = K + Q; C classes, E examples a
-class; `...` is [H, W, channels] of an image or [D] of a feature vector.
+class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a feature vector,
+[length] of a sentence of tokens, nothing of a number, or what else the model takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from maml_tf.tasks import seeds
+from maml_tf.tasks.examples import Examples, check_scale, flatten_all, to_device, with_rotations
 from maml_tf.types import Batch, Task
-
-_ALIGNMENT = 64
-"""Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
 
 
 class Episodes:
@@ -26,6 +26,11 @@ class Episodes:
     task is turned by its own random multiple of 90 degrees, support and query alike (as in Santoro
     et al. 2016, https://arxiv.org/abs/1605.06065).
 
+    Values are served as they are: whole numbers, bytes and tokens among them, in their own type,
+    floating values in float32, text as tf.string. So a model, `adapt` and an exported model take
+    what the array holds. Only `scale` changes values, and whoever says it scales what is given to
+    `adapt` and to an exported model in the same way.
+
     The examples are one tensor on the device, four times as large with `rotations`; a meta-batch is
     a gather. On a CPU an array that is mapped privately (`np.load(file, mmap_mode="c")`) is not
     copied: the tensor is the map, which must not be written to afterwards.
@@ -33,55 +38,72 @@ class Episodes:
 
     def __init__(
         self,
-        images: np.ndarray | Sequence[np.ndarray],
+        images: Examples | Mapping[str, Examples],
         ways: int,
-        shots: int,
-        queries: int | None = None,
+        shots: int | tuple[int, int],
+        queries: int | tuple[int, int] | None = None,
         *,
         seed: int = 0,
         split: str = "train",
         counts: Sequence[int] | None = None,
         rotations: bool = False,
+        scale: float | None = None,
     ):
         """Checks the examples and puts them on the device.
 
         Args:
-            images: [C, E, H, W, channels] or [C, E, D], or one array [E, ...] a class where classes
-                differ in size. uint8 stays uint8 on the device and is served as x / 255; floating
-                values are served as they are, in float32.
+            images: examples of any shape and type, [C, E, ...], or one array [E, ...] a class where
+                classes differ in size; a dictionary of such for a model of several inputs.
             ways: N, classes of a task.
-            shots: K, support examples a class.
-            queries: Q, query examples a class; K if not given.
+            shots: K, support examples a class. With (low, high) each task draws its own K,
+                uniformly, both ends included; sets are padded to `high`, and the mask says so.
+            queries: Q, query examples a class, or (low, high) as for `shots`. If not given, K, or
+                its upper end.
             seed: the run's seed.
             split: "train", "val" or "test": independent streams of tasks. It does not choose the
                 classes: `images` holds those of this split.
             counts: examples of each class, where `images` is one array [sum of counts, ...] of
                 all of them, class after class.
             rotations: turn each class of each task; needs square images.
+            scale: serve x * scale in float32; 1 / 255 makes fractions of bytes. The array stays on
+                the device in its own type. Computed as x / (1 / scale), so that 1 / 255 gives the
+                bits of x / 255.
 
         Raises:
             ValueError: if the array has a wrong shape or type or values that are not finite, a
                 count is not positive, or there are too few classes or examples.
         """
-        queries = shots if queries is None else queries
+        queries = max(_range("shots", shots)) if queries is None else queries
         seeds.check_split(split)
-        examples, sizes = _flatten(images, counts)
+        check_scale(scale)
+        examples, sizes = flatten_all(images, counts)
         check_counts(sizes, ways, shots, queries, split)
-        examples = _with_rotations(examples) if rotations else examples[None]
+        examples = tf.nest.map_structure(
+            with_rotations if rotations else lambda array: array[None], examples
+        )
         self.ways = ways
         self.shots = shots
         self.queries = queries
         self.seed = seed
         self.split = split
         self.rotations = rotations
+        self.scale = scale
         self.num_classes = len(sizes)
+        self._shots, self._queries = _range("shots", shots), _range("queries", queries)
         # Made once, eagerly: a traced function captures the tensors instead of copying them into
         # its graph. 64-bit integers, because 32-bit ones live in host memory beside a GPU.
-        self._examples = _to_device(examples.reshape(-1, *examples.shape[2:]))
+        self._examples = tf.nest.map_structure(
+            lambda array: to_device(array.reshape(-1, *array.shape[2:])), examples
+        )
         self._counts = tf.constant(sizes)  # [C]
         self._offsets = tf.constant(np.cumsum(sizes) - sizes)  # [C], first row of each class
         self._max_count = int(sizes.max())
         self._num_examples = int(sizes.sum())
+
+    @property
+    def query_size(self) -> int:
+        """N * Q, the examples of a query set, padding included."""
+        return self.ways * self._queries[1]
 
     def __call__(self, index: tf.Tensor | int, num_tasks: int) -> Task:
         """Draws meta-batch `index`.
@@ -91,26 +113,32 @@ class Episodes:
             num_tasks: T, a Python integer.
 
         Returns:
-            Task with support x [T, N*K, ...] float32 and y [T, N*K] int32 in 0 ... N-1, query x
-            [T, N*Q, ...] and y [T, N*Q]. Examples of a class are neighbours.
+            Task with support x [T, N*K, ...] and y [T, N*K] int32 in 0 ... N-1, query x [T, N*Q,
+            ...] and y [T, N*Q]. Examples of a class are neighbours. A set whose size is drawn has a
+            mask [T, N*K]; where that is False x is 0, or "".
         """
         rows = self._draw_rows(index, num_tasks)  # [T, N, M]
         if self.rotations:
             turns = 4.0 * self._draw("episode rotations", index, (num_tasks, self.ways, 1))
             rows += tf.cast(turns, tf.int64) * self._num_examples
-        x = self.served(rows)  # [T, N, M, ...]
+        shots = self._shots[1]
         return Task(
-            support=self._batch(x[:, :, : self.shots]), query=self._batch(x[:, :, self.shots :])
+            support=self._batch(rows[:, :, :shots], self._shots, "episode shots", index),
+            query=self._batch(rows[:, :, shots:], self._queries, "episode queries", index),
         )
 
-    def served(self, rows: tf.Tensor) -> tf.Tensor:
-        """The examples float32 `[..., *shape]` of rows `[...]`; `labels` are those of all rows."""
-        x = tf.gather(self._examples, rows)
-        return tf.cast(x, tf.float32) / 255.0 if x.dtype == tf.uint8 else x
+    def served(self, rows: tf.Tensor) -> Any:
+        """The examples `[..., *shape]` of rows `[...]`; `labels` are those of all rows."""
+        return tf.nest.map_structure(lambda examples: self._take(examples, rows), self._examples)
+
+    def _take(self, examples: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+        x = tf.gather(examples, rows)
+        # Divided: a product with 1 / 255 would be rounded twice.
+        return x if self.scale is None else tf.cast(x, tf.float32) / (1.0 / self.scale)
 
     def labels(self) -> np.ndarray:
         """The class of every row; a turned class is another one, as it is in an episode."""
-        turns = self._examples.shape[0] // self._num_examples
+        turns = tf.nest.flatten(self._examples)[0].shape[0] // self._num_examples
         labels = np.arange(turns * self.num_classes, dtype=np.int32)
         return np.repeat(labels, np.tile(self._counts.numpy(), turns))
 
@@ -128,94 +156,57 @@ class Episodes:
             tf.range(self._max_count, dtype=tf.int64) < tf.gather(self._counts, classes)[..., None]
         )
         drawings = tf.where(exists, drawings, -1.0)
-        drawings = tf.math.top_k(drawings, self.shots + self.queries).indices  # [T, N, M]
+        drawings = tf.math.top_k(drawings, self._shots[1] + self._queries[1]).indices  # [T, N, M]
         return tf.gather(self._offsets, classes)[..., None] + tf.cast(drawings, tf.int64)
 
-    def _batch(self, x: tf.Tensor) -> Batch:
-        """Merges ways and examples of x [T, N, K, ...] and labels them."""
-        num_tasks, ways, examples = x.shape[:3]
-        y = np.repeat(np.arange(ways, dtype=np.int32), examples)
-        return Batch(
-            tf.reshape(x, [num_tasks, ways * examples, *x.shape[3:]]),
-            tf.broadcast_to(y, [num_tasks, ways * examples]),
+    def _batch(self, rows: tf.Tensor, sizes: tuple[int, int], purpose: str, index) -> Batch:
+        """The labelled examples of rows [T, N, K], of which each task keeps its own number."""
+        num_tasks, ways, most = rows.shape
+        x = self.served(rows)  # [T, N, K, ...]
+        y = np.repeat(np.arange(ways, dtype=np.int32), most)
+        mask: Any = ()
+        if sizes[0] < most:
+            drawn = self._draw(purpose, index, (num_tasks, 1, 1)) * (most - sizes[0] + 1)
+            mask = tf.range(most) < sizes[0] + tf.cast(drawn, tf.int32)  # [T, 1, K]
+            mask = tf.broadcast_to(mask, rows.shape)
+            x = tf.nest.map_structure(lambda values: _where(mask, values), x)
+            mask = tf.reshape(mask, [num_tasks, ways * most])
+        merged = tf.nest.map_structure(
+            lambda values: tf.reshape(values, [num_tasks, ways * most, *values.shape[3:]]), x
         )
+        return Batch(merged, tf.broadcast_to(y, [num_tasks, ways * most]), mask=mask)
 
 
-def _to_device(array: np.ndarray) -> tf.Tensor:
-    """The array as a tensor where operations run.
+def _where(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The values x [T, N, K, ...] where the mask [T, N, K] is True, elsewhere 0."""
+    mask = tf.reshape(mask, [*mask.shape, *[1] * (x.shape.rank - mask.shape.rank)])
+    return tf.where(mask, x, tf.zeros_like(x))
 
-    `tf.constant` makes two copies of an array that is not aligned as TensorFlow wants, and keeps
-    one. A private map of a file is shared instead of copied, where the device is the CPU.
+
+def _range(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """The smallest and the largest of `size`, a number or (low, high).
+
+    Raises:
+        ValueError: if it is neither.
     """
-    private = isinstance(array, np.memmap) and array.mode == "c" and array.flags.c_contiguous
-    if not private or array.ctypes.data % _ALIGNMENT:
-        return tf.constant(array)
-    return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+    low, high = (size, size) if isinstance(size, (int, np.integer)) else _pair(name, size)
+    if low > high:
+        raise ValueError(f"{name} is {size}; give (low, high) with low <= high.")
+    return int(low), int(high)
 
 
-def _flatten(
-    images: np.ndarray | Sequence[np.ndarray], counts: Sequence[int] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Checks examples; returns them as [sum of counts, ...] and the counts [C] as int64."""
-    if counts is not None:
-        flat = np.atleast_1d(images)
-        _check_example(flat)
-        if sum(counts) != len(flat):
-            raise ValueError(f"counts add up to {sum(counts)}, but there are {len(flat)} examples.")
-        return _check_values(flat), np.asarray(counts, np.int64)
-    array = None if isinstance(images, (list, tuple)) else np.atleast_1d(images)
-    classes = [np.asarray(examples) for examples in (images if array is None else array)]
-    if len({(examples.shape[1:], examples.dtype) for examples in classes}) != 1:
-        raise ValueError(
-            "there are no classes, or they differ in the shape or type of an example; give arrays "
-            "[examples, ...] that differ in nothing but their length."
-        )
-    _check_example(classes[0])
-    sizes = np.asarray([len(examples) for examples in classes], np.int64)
-    # An array needs no copy; a list of arrays does.
-    if array is None:
-        return _check_values(np.concatenate(classes)), sizes
-    return _check_values(array.reshape(sizes.sum(), *array.shape[2:])), sizes
-
-
-def _check_example(examples: np.ndarray) -> None:
-    """Refuses examples [E, ...] that are neither images nor vectors."""
-    if examples.ndim not in (2, 4):
-        raise ValueError(
-            f"an example has shape {list(examples.shape[1:])}; give images [classes, examples, "
-            "height, width, channels] or features [classes, examples, size]."
-        )
-
-
-def _check_values(flat: np.ndarray) -> np.ndarray:
-    """Returns examples as uint8 or float32."""
-    if flat.dtype == np.uint8:
-        return flat
-    if not np.issubdtype(flat.dtype, np.floating):
-        raise ValueError(f"examples are {flat.dtype}; convert them to uint8 or a floating type.")
-    if not np.isfinite(flat).all():
-        raise ValueError("examples hold NaN or infinite values; clean them first.")
-    return flat.astype(np.float32, copy=False)
-
-
-def _with_rotations(images: np.ndarray) -> np.ndarray:
-    """Images [examples, H, W, channels] turned counterclockwise by 0 ... 3 quarter turns, stacked.
-
-    Four copies in memory, because turning drawn images takes several times as long as drawing them.
-    """
-    if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise ValueError(
-            f"rotations need square images [height, width, channels]; an example is "
-            f"{list(images.shape[1:])}. Crop them or pass rotations=False."
-        )
-    return np.stack([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
+def _pair(name: str, size: Any) -> tuple[int, int]:
+    pair = tuple(size) if isinstance(size, (tuple, list)) else ()
+    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
+        raise ValueError(f"{name} is {size!r}; give a whole number, or two as (low, high).")
+    return pair[0], pair[1]
 
 
 def check_counts(
     counts: np.ndarray,
     ways: int,
-    shots: int,
-    queries: int,
+    shots: int | tuple[int, int],
+    queries: int | tuple[int, int],
     split: str,
     names: Sequence[str] | None = None,
 ) -> None:
@@ -224,7 +215,8 @@ def check_counts(
     Raises:
         ValueError: a count is not positive, or there are too few classes or examples.
     """
-    for name, count in (("ways", ways), ("shots", shots), ("queries", queries)):
+    (fewest, shots), (least, queries) = _range("shots", shots), _range("queries", queries)
+    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
         if count < 1:
             raise ValueError(f"{name} is {count}; an episode needs at least 1.")
     if ways > len(counts):

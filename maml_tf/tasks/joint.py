@@ -22,7 +22,7 @@ class JointBatches:
 
     def __init__(self, episodes: Episodes):
         """Takes the examples, and the size N * Q of a mini-batch, from episodes."""
-        self.batch_size = episodes.ways * episodes.queries
+        self.batch_size = episodes.query_size
         self._episodes = episodes
         labels = episodes.labels()
         self.num_classes = int(labels[-1]) + 1
@@ -36,8 +36,8 @@ class JointBatches:
             num_tasks: T, a Python integer.
 
         Returns:
-            Task with query x [T, B, ...] float32 and y [T, B] int32 in 0 ... C-1, drawn
-            independently. Nothing adapts, so the support set is the query set.
+            Task with query x [T, B, ...], served as the episodes serve it, and y [T, B] int32 in
+            0 ... C-1, drawn independently. Nothing adapts, so the support set is the query set.
         """
         own = self._episodes
         rows = self._labels.shape[0]

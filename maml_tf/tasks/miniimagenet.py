@@ -77,7 +77,8 @@ def miniimagenet_episodes(
         download: see `miniimagenet_images`.
 
     Returns:
-        A `TaskSource` of images [T, N*K, 84, 84, 3] in 0 ... 1.
+        A `TaskSource` of images [T, N*K, 84, 84, 3] in 0 ... 1: bytes divided by 255. So give
+        `adapt` and an exported model images divided by 255.
 
     Raises:
         FileNotFoundError: if the data is missing.
@@ -96,7 +97,9 @@ def miniimagenet_episodes(
             max(sizes),
         )
     images = _read(source, split, folders)
-    return Episodes(images, ways, shots, queries, seed=seed, split=split, counts=sizes)
+    return Episodes(
+        images, ways, shots, queries, seed=seed, split=split, counts=sizes, scale=1 / 255
+    )
 
 
 def miniimagenet_images(

@@ -60,7 +60,8 @@ def omniglot_episodes(
         download: see `omniglot_images`.
 
     Returns:
-        A `TaskSource` of images [T, N*K, 28, 28, 1].
+        A `TaskSource` of images [T, N*K, 28, 28, 1] in 0 ... 1, ink 1: what `omniglot_images`
+        gives, divided by 255. So give `adapt` and an exported model images divided by 255.
 
     Raises:
         FileNotFoundError: if the data is missing.
@@ -68,7 +69,16 @@ def omniglot_episodes(
     """
     seeds.check_split(split)
     images = omniglot_splits(omniglot_images(data_dir, download=download))[split]
-    return Episodes(images, ways, shots, queries, seed=seed, split=split, rotations=rotations)
+    return Episodes(
+        images,
+        ways,
+        shots,
+        queries,
+        seed=seed,
+        split=split,
+        rotations=rotations,
+        scale=1 / 255,
+    )
 
 
 def omniglot_splits(

@@ -204,7 +204,7 @@ def few_episodes(*image_shape, classes=None):
     def episodes(data_dir, split, *, ways, shots, queries, seed, download):
         size = (classes or ways, 20, *image_shape)
         images = np.random.default_rng(0).integers(0, 255, size, np.uint8)
-        return Episodes(images, ways, shots, queries, seed=seed, split=split)
+        return Episodes(images, ways, shots, queries, seed=seed, split=split, scale=1 / 255)
 
     return episodes
 

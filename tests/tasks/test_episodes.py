@@ -25,7 +25,7 @@ def test_shapes():
     task = Episodes(pictures(8, 6), ways=3, shots=2, queries=4)(0, 7)
     shapes = [(7, 6, 5, 5, 2), (7, 6), (7, 12, 5, 5, 2), (7, 12)]
     assert [a.shape for a in arrays(task)] == shapes
-    assert [a.dtype for a in arrays(task)] == [np.float32, np.int32] * 2
+    assert [a.dtype for a in arrays(task)] == [np.uint8, np.int32] * 2
 
 
 def test_as_many_queries_as_shots_unless_told():
@@ -35,7 +35,7 @@ def test_as_many_queries_as_shots_unless_told():
 def test_a_task_numbers_distinct_classes_and_never_repeats_a_drawing():
     task = Episodes(np.stack(coordinates(*[6] * 8)), ways=3, shots=2, queries=4)(0, 50)
     for t in range(50):
-        (sx, sy), (qx, qy) = ((x[t].numpy(), y[t].numpy()) for x, y in task)
+        (sx, sy), (qx, qy) = ((x[t].numpy(), y[t].numpy()) for x, y, *_ in task)
         assert sy.tolist() == [0, 0, 1, 1, 2, 2]
         assert qy.tolist() == [0] * 4 + [1] * 4 + [2] * 4
         # Label and class name each other, in the support set and the query set together.
@@ -82,10 +82,109 @@ def test_ragged_classes_of_one_length_are_an_array():
         np.testing.assert_array_equal(x, y)
 
 
-def test_bytes_become_fractions():
-    images = np.full((2, 2, 1, 1, 1), 51, np.uint8)
-    task = Episodes(images, ways=2, shots=1)(0, 1)
-    np.testing.assert_array_equal(task.support.x, np.full((1, 2, 1, 1, 1), np.float32(0.2)))
+def test_bytes_become_fractions_where_the_source_says_so():
+    images = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    task = Episodes(images, ways=2, shots=64, scale=1 / 255)(0, 9)
+    assert task.support.x.dtype == tf.float32
+    # To the last bit: rounded once, as x / 255 is.
+    plain = Episodes(images, ways=2, shots=64)(0, 9)
+    for scaled, served in zip(task, plain, strict=True):
+        expected = served.x.numpy().astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(scaled.x, expected)
+    doubled = Episodes(images, ways=2, shots=64, scale=2.0)(0, 9)
+    np.testing.assert_array_equal(doubled.query.x, 2.0 * plain.query.x.numpy())
+
+
+WHOLE = [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.bool_]
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+@pytest.mark.parametrize("shape", [(), (3,), (4, 3), (2, 3, 3, 1)])
+def test_examples_of_any_shape_are_served_as_they_are_in_their_own_type(dtype, shape):
+    """Numbers, tokens, images without channels, video; each array holds its class and example."""
+    numbers = np.arange(4 * 5).reshape(4, 5, *[1] * len(shape)) % (2 if dtype == np.bool_ else 99)
+    source = np.broadcast_to(numbers, (4, 5, *shape)).astype(dtype)
+    for images in (source, list(source)):
+        task = Episodes(images, ways=4, shots=2, queries=3)(1, 6)
+        assert task.support.x.dtype == dtype and task.query.x.shape == (6, 12, *shape)
+        served = np.concatenate([task.support.x, task.query.x], 1)
+        expected = np.sort(source.reshape(20, -1), 0)
+        for t in range(6):
+            np.testing.assert_array_equal(np.sort(served[t].reshape(20, -1), 0), expected)
+
+
+def test_a_table_and_tokens_of_large_numbers_keep_their_values():
+    tokens = np.array([[[2**40 + c, e] for e in range(3)] for c in range(2)])
+    served = Episodes(tokens, ways=2, shots=1)(0, 50).support.x.numpy()
+    assert served.dtype == np.int64
+    assert set(served[..., 0].ravel()) == {2**40, 2**40 + 1}
+
+
+@pytest.mark.parametrize("kind", [np.str_, np.bytes_, object])
+def test_text_is_served_as_it_is(kind):
+    text = np.array([["a", "bb"], ["ccc", "dddd"]]).astype(kind)
+    task = Episodes(text, ways=2, shots=1)(0, 1)
+    assert task.support.x.dtype == tf.string
+    assert sorted(np.ravel([task.support.x, task.query.x])) == [b"a", b"bb", b"ccc", b"dddd"]
+
+
+def test_several_inputs_of_an_example_stay_together():
+    number = np.arange(6, dtype=np.float32).reshape(2, 3)
+    inputs = {"image": pictures(2, 3), "number": list(number)}
+    task = Episodes(inputs, ways=2, shots=1, queries=2, rotations=False)(0, 20)
+    assert task.support.x["image"].shape == (20, 2, 5, 5, 2)
+    for t in range(20):
+        for image, n in zip(task.query.x["image"][t], task.query.x["number"][t], strict=True):
+            np.testing.assert_array_equal(image, inputs["image"].reshape(6, 5, 5, 2)[int(n)])
+    with pytest.raises(ValueError, match=r"differ in the number .*image \[3, 3\], number \[2, 2\]"):
+        Episodes({**inputs, "number": number[:, :2]}, ways=2, shots=1)
+
+
+# --- sets of different sizes ---
+
+
+def test_each_task_draws_its_own_number_of_shots():
+    source = np.stack(coordinates(*[12] * 6))
+    task = Episodes(source, ways=3, shots=(2, 5), queries=4, seed=2)(0, 4000)
+    assert task.support.x.shape == (4000, 15, 2) and task.support.mask.shape == (4000, 15)
+    assert task.support.mask.dtype == tf.bool and task.query.mask == ()
+    mask = task.support.mask.numpy().reshape(4000, 3, 5)
+    shots = mask.sum(-1)
+    assert (shots == shots[:, :1]).all()  # the same of all classes of a task
+    np.testing.assert_array_equal(mask, np.arange(5) < shots[..., None])  # padding comes last
+    # 1000 tasks of each of 2, 3, 4 and 5 shots; standard deviation 27.
+    counts = Counter(shots[:, 0])
+    assert set(counts) == {2, 3, 4, 5} and all(abs(n - 1000) < 120 for n in counts.values())
+    assert (task.support.x.numpy()[~task.support.mask.numpy()] == 0).all()
+
+
+def test_a_padded_set_holds_the_examples_that_it_says():
+    source = np.stack(coordinates(*[9] * 6)) + 1  # none is the zeros of the padding
+    padded = Episodes(source, ways=3, shots=(1, 4), queries=(2, 5), seed=2)(3, 40)
+    whole = Episodes(source, ways=3, shots=4, queries=5, seed=2)(3, 40)
+    assert whole.support.mask == () and whole.query.mask == ()
+    for own, full in zip(padded, whole, strict=True):
+        np.testing.assert_array_equal(own.y, full.y)
+        mask = own.mask.numpy()
+        np.testing.assert_array_equal(own.x.numpy()[mask], full.x.numpy()[mask])
+        assert 0 < mask.mean() < 1
+    assert (padded.support.mask.numpy().sum(1) // 3 != padded.query.mask.numpy().sum(1) // 3).any()
+
+
+def test_a_range_of_one_size_is_that_size():
+    for task in (Episodes(pictures(4, 6), 2, (2, 2)), Episodes(pictures(4, 6), 2, 2)):
+        assert task(0, 3).support.mask == () and task(0, 3).query.y.shape == (3, 4)
+    assert Episodes(pictures(4, 6), 2, (1, 3))(0, 3).query.y.shape == (3, 6)
+
+
+def test_sizes_depend_on_seed_split_and_index_alone():
+    def sizes(index, **options):
+        tasks = Episodes(pictures(4, 20), 2, (1, 10), **options)
+        return tasks(index, 30).support.mask.numpy().sum(1)
+
+    np.testing.assert_array_equal(sizes(5, seed=1), sizes(tf.constant(5, tf.int64), seed=1))
+    others = [sizes(6, seed=1), sizes(5, seed=2), sizes(5, seed=1, split="val")]
+    assert all((sizes(5, seed=1) != other).any() for other in others)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -102,7 +201,7 @@ def find_turn(image, source):
         for c, drawings in enumerate(source)
         for e, drawing in enumerate(drawings)
         for turns in range(4)
-        if np.array_equal(np.rot90(drawing, turns), np.rint(image * 255))
+        if np.array_equal(np.rot90(drawing, turns), image)
     ]
     assert len(found) == 1
     return found[0]
@@ -113,7 +212,7 @@ def test_a_class_turns_as_one_and_every_turn_occurs():
     task = Episodes(source, ways=2, shots=2, queries=1, rotations=True)(0, 40)
     turns = []
     for t in range(40):
-        served = [(x[t].numpy(), y[t].numpy()) for x, y in task]
+        served = [(x[t].numpy(), y[t].numpy()) for x, y, *_ in task]
         for label in range(2):
             found = [find_turn(i, source) for x, y in served for i in x[y == label]]
             assert len({(c, turn) for c, _, turn in found}) == 1
@@ -166,7 +265,7 @@ def test_other_seeds_splits_and_indices_are_other_tasks(seed, split, index):
 def test_xla_draws_the_same(rotations, ragged):
     images = pictures(8, 6)
     source = [images[0, :4], *images[1:]] if ragged else images
-    tasks = Episodes(source, 3, 2, rotations=rotations)
+    tasks = Episodes(source, 3, (1, 2), rotations=rotations, scale=1 / 255)
     index = tf.constant(3, tf.int64)
     plain = tf.function(lambda i: tasks(i, 4))(index)
     compiled = tf.function(lambda i: tasks(i, 4), jit_compile=True)(index)
@@ -203,15 +302,24 @@ SPOILT = np.full((5, 4, 3), np.nan)
         (pictures(5, 2), {"shots": 0}, "shots is 0; an episode needs at least 1"),
         (pictures(5, 2), {"queries": -3}, "queries is -3; an episode needs at least 1"),
         (pictures(5, 2), {"split": "dev"}, "split is 'dev'; use one of"),
-        (np.zeros((5, 2, 28, 28)), {}, r"shape \[28, 28\]; give images .* channels\]"),
-        (np.zeros((5, 2)), {}, r"shape \[\]; give images"),
-        (np.zeros(5), {}, r"shape \[\]; give images"),
-        (np.float32(1), {}, r"shape \[\]; give images"),
+        (np.zeros(5), {}, r"no axis of classes.* give an array \[classes, examples, ...\]"),
+        (np.float32(1), {}, r"no axis of classes.* give an array \[classes, examples, ...\]"),
+        (np.float32(1), {"counts": [1]}, "3-way episodes need 3 classes; the 'val' split has 1"),
+        (np.zeros((5, 2, 28, 28)), {"rotations": True}, r"example is \[28, 28\]"),
+        (pictures(5, 2), {"shots": (0, 1)}, "shots is 0; an episode needs at least 1"),
+        (pictures(5, 2), {"shots": (2, 1)}, r"shots is \(2, 1\); give \(low, high\)"),
+        (pictures(5, 2), {"shots": (1, 2)}, "2 support and 1 query examples need 3 examples"),
+        (pictures(5, 2), {"shots": 1.5}, "shots is 1.5; give a whole number, or two"),
+        (pictures(5, 2), {"shots": (1, 2, 3)}, "give a whole number, or two"),
+        (pictures(5, 2), {"scale": 0.0}, "scale is 0.0; give a positive number such as 1 / 255"),
+        (pictures(5, 2), {"scale": np.inf}, "scale is inf; give a positive number"),
+        ({}, {}, "there are none"),
         ([], {}, "there are no classes"),
         (np.zeros((0, 2, 3)), {}, "there are no classes"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], {}, "differ in the shape or type of an example"),
         ([np.zeros((2, 3)), np.zeros((2, 3), np.uint8)], {}, "differ in the shape or type"),
-        (np.zeros((5, 2, 3), np.int64), {}, "examples are int64; convert them to uint8"),
+        (np.zeros((5, 2, 3), np.complex64), {}, "examples are complex64; convert them to integers"),
+        (np.array([[1, None]] * 5, object), {}, "examples are object; convert them to integers"),
         (SPOILT, {}, "NaN or infinite values; clean them"),
         (np.zeros((5, 2, 3)), {"rotations": True}, r"need square images .* example is \[3\]"),
         (np.zeros((5, 2, 3, 4, 1), np.uint8), {"rotations": True}, r"example is \[3, 4, 1\]"),
@@ -255,7 +363,7 @@ def test_only_a_private_map_is_shared_with_the_tensor(mode, tmp_path):
     images, array = mapped(tmp_path / "x.npy", mode)
     tasks = Episodes(array, ways=3, shots=2)
     array[:] = 255  # Not to be done; here it shows whose memory the tensor has.
-    assert (tasks(0, 4).query.x.numpy() == 1).all() == (mode == "c")
+    assert (tasks(0, 4).query.x.numpy() == 255).all() == (mode == "c")
 
 
 def test_a_part_of_a_map_that_is_not_aligned(tmp_path):

@@ -22,13 +22,22 @@ CORNERS = [(0, 0), (1, 0), (1, 1), (0, 1)]  # where a corner goes, counterclockw
 def test_labels_are_the_true_classes(rotations):
     tasks = JointBatches(numbered(rotations))
     assert tasks.num_classes == (12 if rotations else 3)
-    x, y = tasks(0, 50).query
+    x, y = tasks(0, 50).query[:2]
     assert x.shape == (50, 4, 2, 2, 1) and y.shape == (50, 4)  # 2 ways x 2 queries an episode
-    pixels = np.rint(x.numpy() * 255).astype(int)[..., 0].reshape(-1, 2, 2)
+    pixels = x.numpy().astype(int)[..., 0].reshape(-1, 2, 2)
     for image, label in zip(pixels, y.numpy().ravel(), strict=True):
         turns, own = divmod(int(label), len(SIZES))
         assert image[CORNERS[turns]] == 10 * own + 1 and image.sum() == 4 * 10 * own + 1
     assert set(y.numpy().ravel()) == set(range(tasks.num_classes))
+
+
+def test_examples_are_served_as_the_episodes_serve_them():
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+    for scale, dtype in ((None, tf.uint8), (0.5, tf.float32)):
+        episodes = Episodes(images, ways=2, shots=1, queries=(1, 2), scale=scale)
+        x = JointBatches(episodes)(0, 30).query.x
+        assert x.shape == (30, 4, 1) and x.dtype == dtype
+        assert set(x.numpy().ravel()) == {n * (scale or 1) for n in range(6)}
 
 
 def test_every_example_is_as_likely():

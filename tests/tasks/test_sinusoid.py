@@ -24,7 +24,7 @@ def test_as_many_queries_as_shots_unless_told():
 def test_y_is_the_sine_of_the_drawn_parameters():
     tasks = Sinusoid(shots=5, queries=7)
     amplitude, phase = tasks.parameters(4, 3)
-    for x, y in tasks(4, 3):
+    for x, y, *_ in tasks(4, 3):
         for t in range(3):
             expected = amplitude[t] * np.sin(x[t].numpy() - phase[t])
             np.testing.assert_allclose(y[t], expected, atol=1e-6)
@@ -34,7 +34,7 @@ def test_oracle_sees_the_parameters_of_the_same_tasks():
     oracle = Sinusoid(shots=5, oracle=True)
     plain = Sinusoid(shots=5)
     amplitude, phase = oracle.parameters(4, 3)
-    for (x, y), (plain_x, plain_y) in zip(oracle(4, 3), plain(4, 3), strict=True):
+    for (x, y, *_), (plain_x, plain_y, *_) in zip(oracle(4, 3), plain(4, 3), strict=True):
         assert x.shape == (3, 5, 3)
         np.testing.assert_array_equal(x[..., :1], plain_x)
         np.testing.assert_array_equal(x[..., 1], np.tile(amplitude[:, None], 5))

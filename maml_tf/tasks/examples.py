@@ -1,0 +1,105 @@
+"""Labelled examples as one array, checked, and on the device.
+
+Shape letters: C classes, E examples a class; `...` is the shape of an example.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+_ALIGNMENT = 64
+"""Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
+
+Examples: TypeAlias = np.ndarray | Sequence[np.ndarray]
+"""[C, E, ...], or one array [E, ...] a class."""
+
+
+def to_device(array: np.ndarray) -> tf.Tensor:
+    """The array as a tensor where operations run.
+
+    `tf.constant` makes two copies of an array that is not aligned as TensorFlow wants, and keeps
+    one. A private map of a file is shared instead of copied, where the device is the CPU.
+    """
+    private = isinstance(array, np.memmap) and array.mode == "c" and array.flags.c_contiguous
+    if not private or array.ctypes.data % _ALIGNMENT:
+        return tf.constant(array)
+    return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
+
+
+def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndarray]:
+    """Checks examples; returns them as [sum of counts, ...] and the counts [C] as int64."""
+    if not isinstance(images, Mapping):
+        return _flatten(images, counts)
+    inputs = {name: _flatten(array, counts) for name, array in images.items()}
+    sizes = [own for _, own in inputs.values()]
+    if not sizes or any(not np.array_equal(own, sizes[0]) for own in sizes):
+        told = ", ".join(f"{name} {own.tolist()}" for name, (_, own) in inputs.items())
+        raise ValueError(
+            f"the inputs differ in the number of examples of a class ({told or 'there are none'}); "
+            "give every input of every example."
+        )
+    return {name: array for name, (array, _) in inputs.items()}, sizes[0]
+
+
+def _flatten(images: Examples, counts: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    if counts is not None:
+        flat = np.atleast_1d(images)
+        if sum(counts) != len(flat):
+            raise ValueError(f"counts add up to {sum(counts)}, but there are {len(flat)} examples.")
+        return _check_values(flat), np.asarray(counts, np.int64)
+    array = None if isinstance(images, (list, tuple)) else np.atleast_1d(images)
+    classes = [np.asarray(examples) for examples in (images if array is None else array)]
+    if any(examples.ndim == 0 for examples in classes):
+        raise ValueError(
+            "examples have no axis of classes, or none of the examples of a class; give an array "
+            "[classes, examples, ...], or [examples, ...] and `counts`."
+        )
+    if len({(examples.shape[1:], examples.dtype.kind) for examples in classes}) != 1:
+        raise ValueError(
+            "there are no classes, or they differ in the shape or type of an example; give arrays "
+            "[examples, ...] that differ in nothing but their length."
+        )
+    sizes = np.asarray([len(examples) for examples in classes], np.int64)
+    # An array needs no copy; a list of arrays does.
+    if array is None or array.dtype == object:
+        return _check_values(np.concatenate(classes)), sizes
+    return _check_values(array.reshape(sizes.sum(), *array.shape[2:])), sizes
+
+
+def _check_values(flat: np.ndarray) -> np.ndarray:
+    """Returns examples in the type in which they are served."""
+    if flat.dtype.kind in "biu":
+        return flat
+    if flat.dtype.kind in "USO" and all(isinstance(v, (str, bytes)) for v in flat.flat):
+        return flat
+    if not np.issubdtype(flat.dtype, np.floating):
+        raise ValueError(
+            f"examples are {flat.dtype}; convert them to integers, a floating type or strings."
+        )
+    if not np.isfinite(flat).all():
+        raise ValueError("examples hold NaN or infinite values; clean them first.")
+    return flat.astype(np.float32, copy=False)
+
+
+def check_scale(scale: float | None) -> None:
+    """Refuses what is neither None nor a positive number."""
+    if scale is not None and not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"scale is {scale}; give a positive number such as 1 / 255, or None.")
+
+
+def with_rotations(images: np.ndarray) -> np.ndarray:
+    """Images [examples, H, W, channels] turned counterclockwise by 0 ... 3 quarter turns, stacked.
+
+    Four copies in memory, because turning drawn images takes several times as long as drawing them.
+    """
+    if images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise ValueError(
+            f"rotations need square images [height, width, channels]; an example is "
+            f"{list(images.shape[1:])}. Crop them or pass rotations=False."
+        )
+    return np.stack([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
