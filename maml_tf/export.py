@@ -45,7 +45,8 @@ def export(
     *,
     steps: int | None = None,
     step_size: float | None = None,
-    target: tf.TensorSpec | None = None,
+    inputs: Any = None,
+    target: Any = None,
 ) -> None:
     """Writes `learner` as a SavedModel, and beside it `maml_tf.json`, which says what it is.
 
@@ -59,30 +60,32 @@ def export(
       step_size: default alpha; the learner's own by default. A learner with meta-learned step
         sizes uses those until a number is given, here or in a call, which replaces them all; NaN
         in a call stands for the meta-learned ones.
-      target: shape and dtype of a set's y, `[None, ...]`. By default int32 class indices for
+      inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])` or a dictionary of such; by
+        default the model's own inputs, which a subclassed model may not know.
+      target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default int32 class indices for
         cross-entropies of such, and for other losses floats of the outputs' shape.
 
     Raises:
-      ValueError: an argument is out of range, the model takes several inputs or sizes known only
-        at run time, or the directory holds something else than an export.
+      ValueError: an argument is out of range, the model takes sizes known only at run time, or the directory holds something else than an export.
       OSError: nothing can be written there.
     """
     steps = learner.inner_steps if steps is None else steps
     step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
-        servable = Servable(learner, target)
+        servable = Servable(learner, inputs, target)
         signatures = compiled(servable, steps, step_size)
         write(staging, servable, signatures, _description(learner, servable, steps, step_size))
 
 
 def _description(learner, servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
-    x, y, outputs, ways, weights = servable.interface
+    about = servable.interface
+    x, y, outputs, ways, weights = about.x, about.y, about.outputs, about.ways, about.weights
     return {
         "maml_tf": __version__,
         "model": learner.model.name,
-        "input": {"shape": list(x.shape[1:]), "dtype": x.dtype.name},
-        "target": {"shape": list(y.shape[1:]), "dtype": y.dtype.name},
-        "outputs": list(outputs),
+        "input": _described(x),
+        "target": _described(y),
+        "outputs": outputs if isinstance(outputs, dict) else list(outputs),
         "ways": ways,
         "loss": learner.loss.name,
         "metric": learner.metric_name,
@@ -94,3 +97,9 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
         "weights": [spec.name for spec in weights[: len(servable.initial)]],
         "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
     }
+
+
+def _described(specs: Any) -> dict[str, Any]:
+    if isinstance(specs, dict):
+        return {name: _described(spec) for name, spec in specs.items()}
+    return {"shape": list(specs.shape[1:]), "dtype": specs.dtype.name}

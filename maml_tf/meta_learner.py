@@ -329,7 +329,7 @@ class MetaLearner(Settings):
             step_size=self.alphas(step_size),
             adapts=self.adapts,
             first_order=True,
-            constrain=self._constrain,
+            constrain=self.constrain,
         )
 
     def adapt_and_observe(
@@ -359,7 +359,7 @@ class MetaLearner(Settings):
             step_size=self.alphas(step_size),
             adapts=self.adapts,
             observe=observe,
-            constrain=self._constrain,
+            constrain=self.constrain,
         )
         return seen
 
@@ -465,7 +465,7 @@ class MetaLearner(Settings):
                 adapts=self.adapts,
                 first_order=self.first_order,
                 recompute=self.recompute,
-                constrain=self._constrain,
+                constrain=self.constrain,
             )
             losses, penalty, outputs = self._judge(adaptation.weights[-1], task.query, last)
             query_loss = tf.reduce_sum(losses)
@@ -489,7 +489,7 @@ class MetaLearner(Settings):
         return losses if penalty is None else losses + penalty
 
     @property
-    def _constrain(self) -> Callable[[Weights], Weights] | None:
+    def constrain(self) -> Callable[[Weights], Weights] | None:
         """What Keras' constraints make of weights `[T, *shape]`; None where there are none."""
         found = [getattr(v, "constraint", None) for v in self.model.trainable_variables]
         if not any(c is not None and own for c, own in zip(found, self.adapts, strict=True)):

@@ -27,6 +27,7 @@ FLOORS = (
     {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"},
     {"convolution_rules", "sequence_rules"},
     {"meta_learner", "paper", "identity"},
+    {"serving_interface"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
     {"summaries", "task_figures", "resuming"},
     {"training", "export", "rl", "paper_figures"},

@@ -1,0 +1,147 @@
+"""What goes into an exported model and comes out of it, read off the learner's model.
+
+Several inputs, outputs or targets are dictionaries by name, whatever structure the model has.
+Shape letters: B examples in a set, N ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from maml_tf import model_inputs
+from maml_tf.meta_learner import MetaLearner
+from maml_tf.objectives import INDICES
+from maml_tf.saved_models import unique_names
+
+
+class Interface(NamedTuple):
+    """What goes in and comes out."""
+
+    x: Any  # TensorSpec [None, ...], or a dictionary of such by the names of the inputs
+    y: Any  # TensorSpec [None] of class indices or [None, ...] of targets, or one an output
+    outputs: Any  # the shape of one example's, or of each output by name
+    names: tuple[str, ...]  # of several outputs, in the order of their structure; else none
+    structure: Any  # of the model's outputs
+    ways: int | None  # N, where y is known to be class indices
+    weights: tuple[tf.TensorSpec, ...]  # trainable weights, then batch statistics; named
+
+    def by_name(self, outputs: Any) -> Any:
+        """The model's outputs: one tensor, or a dictionary."""
+        flat = tf.nest.flatten(outputs)
+        return dict(zip(self.names, flat, strict=True)) if self.names else flat[0]
+
+    def targets(self, y: Any) -> Any:
+        """Targets as the loss takes them, in the structure of the outputs."""
+        if not (self.names and isinstance(y, dict) and y.keys() == set(self.names)):
+            return y
+        return tf.nest.pack_sequence_as(self.structure, [y[name] for name in self.names])
+
+
+def interface(
+    learner: MetaLearner, weights: list[tf.Tensor], inputs: Any, target: Any
+) -> Interface:
+    """Runs one example of zeros, to see what comes out and which statistics there are.
+
+    Args:
+      learner: what is exported.
+      weights: its own.
+      inputs: specification of x; None reads it off the model.
+      target: specification of y; None: class indices where the loss takes them, else floats of the
+        outputs' shape.
+
+    Raises:
+      ValueError: the model does not say what it takes.
+    """
+    model = learner.model
+    x = _input_specs(model) if inputs is None else inputs
+    zeros = tf.nest.map_structure(lambda s: tf.zeros([1, 1, *s.shape[1:]], s.dtype), x)
+    result = learner.apply.run(weights, zeros)
+    flat = tf.nest.flatten(result.outputs)
+    names = tuple(_output_names(model, result.outputs)) if len(flat) > 1 else ()
+    shapes = [tuple(y.shape[2:]) for y in flat]
+    classifies = len(flat) == 1 and learner.loss.labels == INDICES
+    if target is None and classifies:
+        target = tf.TensorSpec([None, *shapes[0][:-1]], tf.int32)
+    elif target is None:
+        specs = [tf.TensorSpec([None, *y.shape[2:]], y.dtype) for y in flat]
+        target = dict(zip(names, specs, strict=True)) if names else specs[0]
+    checks_labels = classifies and learner.loss.ignored is None
+    return Interface(
+        x,
+        target,
+        dict(zip(names, shapes, strict=True)) if names else shapes[0],
+        names,
+        tf.nest.map_structure(lambda y: None, result.outputs),
+        shapes[0][-1] if checks_labels else None,
+        tuple(_weight_specs(model, weights, result.statistics, x)),
+    )
+
+
+def named(specs: Any, name: str) -> Any:
+    """Specifications with names for a signature: `name_KEY` in a dictionary, else none."""
+    if not isinstance(specs, dict):
+        return specs
+    return {k: tf.TensorSpec(s.shape, s.dtype, f"{name}{k}") for k, s in specs.items()}
+
+
+def frozen_variables(model: keras.Model) -> list[tf.Variable]:
+    """What the graph may read beside trainable weights."""
+    return [v.value for v in model.variables if not v.trainable]
+
+
+def tables(model: keras.Model) -> list[Any]:
+    """Vocabularies and other resources that layers hold beside their variables."""
+    kind = tf.__internal__.tracking.TrackableResource
+    held = [value for layer in model._flatten_layers() for value in vars(layer).values()]
+    return [value for value in held if isinstance(value, kind)]
+
+
+def _weight_specs(model, weights, statistics, x) -> Iterator[tf.TensorSpec]:
+    paths = [v.path.removeprefix(f"{model.name}/") for v in model.trainable_variables]
+    paths += [f"{s.layer.name}/{moment}" for s in statistics for moment in ("mean", "variance")]
+    values = [*weights, *(moment[0] for s in statistics for moment in (s.mean, s.variance))]
+    taken = (*(x if isinstance(x, dict) else ("x",)), "transductive")
+    for name, value in zip(unique_names(paths, taken), values, strict=True):
+        yield tf.TensorSpec(value.shape, value.dtype, name)
+
+
+def _output_names(model: keras.Model, outputs: Any) -> list[str]:
+    if isinstance(outputs, dict) and len(outputs) == len(tf.nest.flatten(outputs)):
+        return sorted(outputs)
+    known = list(getattr(model, "output_names", None) or [])
+    count = len(tf.nest.flatten(outputs))
+    unique = len(set(known)) == count
+    return known if unique else [f"output_{i}" for i in range(count)]
+
+
+def _input_specs(model: keras.Model) -> Any:
+    """The model's inputs `[None, ...]`."""
+    graph = getattr(model, "_functional", model)
+    if isinstance(graph, keras.Function):
+        specs = [_spec(model, r.shape, r.dtype) for r in tf.nest.flatten(graph._inputs_struct)]
+        if len(specs) == 1:
+            return specs[0]
+        names = model_inputs.names(graph)
+        order = sorted(names) if isinstance(graph._inputs_struct, dict) else names
+        return dict(zip(order, specs, strict=True))
+    # A subclassed model has no symbolic inputs, but remembers what it was built with.
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if not isinstance(shape, (list, tuple)) or any(isinstance(n, (list, tuple)) for n in shape):
+        raise ValueError(
+            f"'{model.name}' does not say what it takes; export(..., inputs=tf.TensorSpec(...)), "
+            "or a dictionary of such."
+        )
+    return _spec(model, shape, model.input_dtype)
+
+
+def _spec(model: keras.Model, shape: Any, dtype: Any) -> tf.TensorSpec:
+    if None in shape[1:]:
+        raise ValueError(
+            f"'{model.name}' takes examples of shape {tuple(shape[1:])}, in part known only at run "
+            "time; to export it, build it with a keras.Input of one size."
+        )
+    return tf.TensorSpec([None, *shape[1:]], dtype)
