@@ -41,16 +41,13 @@ def built_for(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.V
       ValueError: it was built for others before.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    for one in (optimizer, inner):
-        if not one.built:
-            continue
-        known = one._trainable_variables
-        if [id(v) for v in known] != [id(v) for v in variables]:
-            raise ValueError(
-                f"The optimizer '{one.name}' was built for other variables ({len(known)} of another"
-                f" model or learner; there are {len(variables)} here), whose momenta it holds; make"
-                " a new one: type(optimizer).from_config(optimizer.get_config())."
-            )
+    known = inner._trainable_variables if inner.built else variables
+    if [id(v) for v in known] != [id(v) for v in variables]:
+        raise ValueError(
+            f"The optimizer '{inner.name}' was built for other variables ({len(known)} of another "
+            f"model or learner; there are {len(variables)} here), whose momenta it holds; make a "
+            "new one: type(optimizer).from_config(optimizer.get_config())."
+        )
     if not optimizer.built:  # Keras' LossScaleOptimizer would begin its scale anew
         optimizer.build(list(variables))
 

@@ -13,7 +13,7 @@ from helpers import (
 )
 from keras import layers
 
-from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train, tune_step_size
+from maml_tf import Batch, MetaLearner, Task, evaluate, export, losses, train, tune_step_size
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
@@ -241,3 +241,16 @@ def test_random_task_is_what_a_loss_by_name_takes():
         ),
         rtol=1e-5,
     )
+
+
+def test_an_export_of_a_keras_loss_takes_class_indices_of_any_type_of_numpy(tmp_path):
+    learner = MetaLearner(small(), K.SparseCategoricalCrossentropy(from_logits=True), step_size=0.5)
+    export(learner, tmp_path / "it")
+    model = tf.saved_model.load(str(tmp_path / "it"))
+    x, y = normal(1, B, 3).numpy(), np.array([0, 1, 1, 0])
+    expected = learner.adapt(x, y)(x)
+    assert np.abs(expected - learner.model(x)).max() > 1e-3
+    for labels in (y, y.astype("float64"), y.astype("float32"), y.astype("uint8"), y.tolist()):
+        np.testing.assert_allclose(model.adapt_and_predict(x, labels, x), expected, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"class indices 0 \.\.\. 1"):
+        model.adapt(x, y + 1)
