@@ -31,8 +31,6 @@ import math
 import os
 from typing import Any
 
-import tensorflow as tf
-
 from maml_tf._version import __version__
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.saved_models import checked_step_size, replacing, write
@@ -62,11 +60,12 @@ def export(
         in a call stands for the meta-learned ones.
       inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])` or a dictionary of such; by
         default the model's own inputs, which a subclassed model may not know.
-      target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default int32 class indices for
-        cross-entropies of such, and for other losses floats of the outputs' shape.
+      target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default
+        int32 class indices for losses that take such, and for others floats of the outputs' shape.
 
     Raises:
-      ValueError: an argument is out of range, the model takes sizes known only at run time, or the directory holds something else than an export.
+      ValueError: an argument is out of range, the model takes sizes known only at run time, or the
+        directory holds something else than an export.
       OSError: nothing can be written there.
     """
     steps = learner.inner_steps if steps is None else steps

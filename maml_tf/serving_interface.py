@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.python.trackable import resource
 
 from maml_tf import model_inputs
 from maml_tf.meta_learner import MetaLearner
@@ -81,11 +82,11 @@ def interface(
     )
 
 
-def named(specs: Any, name: str) -> Any:
-    """Specifications with names for a signature: `name_KEY` in a dictionary, else none."""
+def named(specs: Any, name: str, prefix: str) -> Any:
+    """Specifications with names for a signature: `name`, or `prefix` and a dictionary's key."""
     if not isinstance(specs, dict):
-        return specs
-    return {k: tf.TensorSpec(s.shape, s.dtype, f"{name}{k}") for k, s in specs.items()}
+        return tf.TensorSpec(specs.shape, specs.dtype, name)
+    return {k: tf.TensorSpec(s.shape, s.dtype, f"{prefix}{k}") for k, s in specs.items()}
 
 
 def frozen_variables(model: keras.Model) -> list[tf.Variable]:
@@ -95,7 +96,7 @@ def frozen_variables(model: keras.Model) -> list[tf.Variable]:
 
 def tables(model: keras.Model) -> list[Any]:
     """Vocabularies and other resources that layers hold beside their variables."""
-    kind = tf.__internal__.tracking.TrackableResource
+    kind = resource.TrackableResource
     held = [value for layer in model._flatten_layers() for value in vars(layer).values()]
     return [value for value in held if isinstance(value, kind)]
 

@@ -129,7 +129,8 @@ class _Call:
 def _map(function: Callable, elements: Any, num_tasks: int | tf.Tensor) -> Any:
     """`tf.vectorized_map`, or for one task alone the function itself."""
     if isinstance(num_tasks, int) and num_tasks == 1:
-        outputs = function(tf.nest.map_structure(lambda x: x[0], elements))
+        with tf.name_scope("task"):  # a model may have a name that cannot begin one
+            outputs = function(tf.nest.map_structure(lambda x: x[0], elements))
         return tf.nest.map_structure(lambda x: x[None], outputs)
     if not tf.nest.flatten(elements):
         elements = {**elements, "tasks": tf.range(num_tasks)}

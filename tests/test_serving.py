@@ -42,8 +42,20 @@ for name in ("conv", "regression", "learned"):
     results[name + " default"] = model.adapt_and_predict(x, y, query)
     results[name + " default two"] = model.predict(query, model.adapt(x, y))
     results[name + " initial"] = model.predict(query, model.initial_weights())
+    functions = [model.adapt, model.adapt_and_predict]
+    before = [f.experimental_get_tracing_count() for f in functions]
+    model.adapt_and_predict(x, y, query), model.predict(query, model.adapt(x, y))
     results[name + " traces"] = [
-        getattr(model, n).experimental_get_tracing_count() for n in ("adapt", "adapt_and_predict")
+        f.experimental_get_tracing_count() - n for f, n in zip(functions, before)
+    ]
+    shots = tf.constant(data["x5"])
+    labels = [tf.cast(y, t) for t in (tf.int32, tf.int64, tf.float32, tf.float64)]
+    results[name + " types"] = [
+        model.adapt_and_predict(tf.cast(shots, t), label, tf.cast(query, u), steps=steps)
+        for t in (tf.float32, tf.float64)
+        for u in (tf.float32, tf.float64)
+        for label in labels[2 * (name != "conv") :]
+        for steps in (tf.constant(2), tf.constant(2, tf.int64))
     ]
     with tf.GradientTape() as tape:
         tape.watch(query)
@@ -170,9 +182,19 @@ def test_defaults_are_the_learners_and_the_papers(exported, name):
     np.testing.assert_allclose(results[f"{name} initial"], initial, atol=1e-5, rtol=1e-5)
 
 
-def test_any_number_of_shots_runs_one_trace(exported):
+def test_the_same_call_is_not_traced_again(exported):
     for name in NAMES:
-        assert list(exported.results[f"{name} traces"]) == [1, 1]
+        assert list(exported.results[f"{name} traces"]) == [0, 0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_of_any_type_are_taken(exported, name):
+    """Indices as int64, which TensorFlow's own functions give, and float64, NumPy's own."""
+    results = exported.results[f"{name} types"]
+    assert len(results) == (32 if name == "conv" else 16)
+    expected = _expected(exported.learners[name], exported.data[name], 5, 2, True)
+    for result in results:
+        np.testing.assert_allclose(result, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -199,8 +221,11 @@ def test_bad_tasks_are_refused_by_the_loaded_model(exported):
         model.adapt(x, y, steps=-1)
     with pytest.raises(tf.errors.InvalidArgumentError, match="call adapt first"):
         model.predict(x, model.initial_weights(), transductive=False)
-    with pytest.raises(TypeError, match=r"8, 8, 1"):
-        model.adapt(x[:, :4], y)
+    for wrong in (x[:, :4], x[0], x[..., None]):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"support_x takes.*\(8, 8, 1\)"):
+            model.adapt(wrong, y)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="support_y must be whole numbers"):
+        model.adapt(x, tf.constant(y + 0.5))
 
 
 # --- models of other kinds ---
