@@ -51,7 +51,7 @@ class Result(NamedTuple):
     outputs: Any  # [T, B, ...], or a structure of such
     statistics: Statistics
     penalty: tf.Tensor | None  # [T]: what the model adds to its loss, or None for nothing
-    calls: list[tuple[Any, bool]]  # layers and operations in order, and whether by a rule
+    calls: list[tuple[Any, bool, Any]]  # layers and operations, whether by a rule, and `training`
 
 
 class Functional:
@@ -66,6 +66,7 @@ class Functional:
     def __init__(self, model: keras.Model):
         """Use `functional`, which checks the model."""
         self.model = model
+        self._trainable = _trainable(model)
 
     def __call__(
         self,
@@ -81,6 +82,37 @@ class Functional:
     def statistics(self, weights: Weights, x: Any, *, mask: Any = ()) -> Statistics:
         """Returns the batch statistics that `x [T, B, ...]` gives under `weights`."""
         return self.run(weights, x, mask=mask).statistics
+
+    def refuse_changes(self) -> None:
+        """Refuses a model some of whose layers were frozen or unfrozen since.
+
+        Raises:
+          ValueError: names them.
+        """
+        now = _trainable(self.model)
+        changed = sorted({name for name, _ in now.symmetric_difference(self._trainable)})
+        if changed:
+            raise ValueError(
+                f"Of '{self.model.name}', the layers {', '.join(changed)} were frozen or unfrozen "
+                "since the learner was made, which it cannot follow; make another learner."
+            )
+
+    def example(self) -> Any:
+        """One task of one example of zeros; None where the model does not say what it takes."""
+        graph = getattr(self.model, "_functional", self.model)
+        if not isinstance(graph, keras.Function):
+            return None
+        zeros = tf.nest.map_structure(_one_example, graph._inputs_struct)
+        return tf.nest.map_structure(lambda x: x[None], zeros)
+
+    def fall_backs(self, weights: Weights, x: Any) -> list[tuple[Any, tuple, dict, Run]]:
+        """What has no rule, with the arguments that it is called with on `x`, eagerly."""
+        if all(_has_rule(layer) for layer in [self.model, *self.model._flatten_layers()]):
+            return []
+        run = Run(dict(zip(map(id, self.model.trainable_variables), weights, strict=True)))
+        run.num_tasks, run.alone_with = _num_tasks(x), []
+        run.call(self.model, tf.nest.map_structure(_tensor, x))
+        return [(*call, run) for call in run.alone_with]
 
     def run(
         self,
@@ -173,7 +205,14 @@ class Run:
         self.training: bool | None = None  # what the graph itself says, of the layers inside
         self.statistics: Statistics = []
         self.penalties: list[tf.Tensor] = []  # each [T]
-        self.calls: list[tuple[Any, bool]] = []
+        self.calls: list[tuple[Any, bool, Any]] = []
+        self.alone_with: list[tuple[Any, tuple, dict]] | None = None  # of the fall-back, if wanted
+
+    def moved(self, weights: dict[int, tf.Tensor]) -> Run:
+        """Another run, in which some variables have other values."""
+        other = Run(self._weights | weights, mask=self.mask)
+        other.num_tasks, other.training = self.num_tasks, self.training
+        return other
 
     # --- weights ---
 
@@ -318,14 +357,16 @@ class Run:
         if named is not None:
             outputs = stacked(operation, args[0], self, **named)
             if outputs is not NotImplemented:
-                self.calls.append((operation, True))
+                self.calls.append((operation, True, self.training))
                 if isinstance(operation, keras.Layer):
                     _hand_masks_on(operation, args[0], named.get("mask"), outputs)
                     penalties.of_outputs(self, operation, outputs)
                 return outputs
         if isinstance(operation, keras.Layer):
             warn_once(type(operation).__name__)
-        self.calls.append((operation, False))
+        self.calls.append((operation, False, self.training))
+        if self.alone_with is not None:
+            self.alone_with.append((operation, args, kwargs))
         return one_task_at_a_time(operation, self, args, kwargs)
 
     def alone(self, function: Any, *args: Any) -> Any:
@@ -461,6 +502,15 @@ def _attach(x: Any, mask: Any) -> None:
     if mask is not None:
         for tensor, own in zip(tf.nest.flatten(x), tf.nest.flatten(mask), strict=True):
             with_mask(tensor, own)
+
+
+def _trainable(model: keras.Model) -> set[tuple[str, bool]]:
+    """Each layer with weights, by its path, and whether it is trained."""
+    return {
+        (f"'{layer.path or layer.name}'", bool(layer.trainable))
+        for layer in model._flatten_layers()
+        if layer._trainable_variables or isinstance(layer, keras.layers.BatchNormalization)
+    }
 
 
 def _tensor(x: Any) -> tf.Tensor:

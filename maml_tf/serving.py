@@ -32,6 +32,7 @@ class Servable(tf.Module):
         """Reads the learner's weights as they are now; see `export` for the arguments."""
         super().__init__(name="maml")
         self._learner = learner
+        learner.apply.refuse_changes()
         values = learner.initial_weights()
         self.interface = interface(learner, values, inputs, target)
         names = [spec.name for spec in self.interface.weights]

@@ -24,7 +24,8 @@ FLOORS = (
     {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"}
     | {"task_checks", "supplies"},
     {"read_ahead", "functional", "keras_metrics", "optimizers", "settings"},
-    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"},
+    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
+    | {"curvature_check", "learner_summary"},
     {"convolution_rules", "sequence_rules"},
     {"meta_learner", "paper", "identity"},
     {"serving_interface"},
