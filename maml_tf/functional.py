@@ -339,8 +339,12 @@ class Run:
         """Runs one layer, any Keras operation or function, on tensors with a task axis."""
         if not isinstance(layer, keras.Layer):
             return self._by_rule_or_alone(layer, args, kwargs)
-        told = kwargs.get("training") if layer._call_has_training_arg else None
+        told = None
         if layer._call_has_training_arg:
+            # A graph's node holds the default of `call`, too, which says nothing.
+            default = inspect.signature(layer.call).parameters.get("training")
+            said = kwargs.get("training")
+            told = None if default is not None and said is default.default else said
             kwargs = {k: v for k, v in kwargs.items() if k != "training"}
         with replaced(self, "training", self.training if told is None else bool(told)):
             return self._layer(layer, args, kwargs)

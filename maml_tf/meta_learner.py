@@ -568,7 +568,6 @@ class MetaLearner(Settings):
             raise ValueError(f"count must be 1 or more, not {count}.")
         self.apply.refuse_changes()
         if id(tasks) not in self._loops:
-            self._check_first(tasks, start)
             if id(tasks) not in self._sources:
                 source = prepare(tasks, self.meta_batch_size, start=start)
                 self._check_first(source, start)
