@@ -28,6 +28,7 @@ from maml_tf import penalties
 from maml_tf.fast_weights import FastWeight
 from maml_tf.model_inputs import matched
 from maml_tf.normalization import masked_moments, moments, standardize
+from maml_tf.pooling import exact_pooling
 from maml_tf.single_task import OFF, constants, one_task_at_a_time, replaced, warn_once
 from maml_tf.task_axis import first_tensor, fold_all, get_mask, unfold_all, with_mask
 from maml_tf.types import Weights
@@ -148,7 +149,8 @@ class Functional:
         values = dict(zip(map(id, variables), weights, strict=True))
         run = Run(values, statistics, mask=None if _absent(mask) else mask, noise=noise)
         run.num_tasks = _num_tasks(x)
-        outputs = run.call(self.model, x)
+        with exact_pooling():
+            outputs = run.call(self.model, x)
         penalty = penalties.total(run, variables)
         return Result(outputs, run.statistics, penalty, run.calls)
 

@@ -23,8 +23,10 @@ from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
 from maml_tf.labels import check_task
 from maml_tf.optimizers import built_for, clipped, loss_scale, optimizer_of
+from maml_tf.pooling import under_xla
 from maml_tf.read_ahead import ReadAhead
 from maml_tf.resolve import objective
+from maml_tf.second_derivatives import refusing_wrong_pooling
 from maml_tf.settings import Settings
 from maml_tf.sources import InGraph, prepare
 from maml_tf.strategies import refuse_several_workers
@@ -455,6 +457,7 @@ class MetaLearner(Settings):
                     tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
                     self._noise(index, i // size),
                     *scaled,
+                    xla=under_xla(),
                 )
                 for i in range(0, num_tasks, size)
             ]
@@ -466,9 +469,17 @@ class MetaLearner(Settings):
         return tf.nest.map_structure(lambda *sums: tf.add_n(sums) / num_tasks, *pieces)
 
     def _sum_gradient(
-        self, weights, alphas, task: Task, noise: Any = (), scale: tf.Tensor | None = None
+        self,
+        weights,
+        alphas,
+        task: Task,
+        noise: Any = (),
+        scale: tf.Tensor | None = None,
+        *,
+        xla: bool = False,
     ) -> tuple[Weights, MetaMetrics]:
         """Gradient and metrics, summed over tasks; `noise` holds the seeds of S + 1 passes."""
+        del xla  # of the caller: what was traced without XLA must not serve within it
         sources = list(weights)
         if self.step_sizes:
             sources += [a for a, own in zip(alphas, self.adapts, strict=True) if own]
@@ -494,9 +505,10 @@ class MetaLearner(Settings):
                 query_loss += tf.reduce_sum(penalty)
             if scale is not None:
                 objective *= tf.cast(scale, objective.dtype)
-        gradient = tape.gradient(
-            objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        with refusing_wrong_pooling():
+            gradient = tape.gradient(
+                objective, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
         support_losses = [tf.reduce_sum(losses) for losses in adaptation.losses]
         metric = tf.reduce_sum(self.measure(outputs, task.query))
         support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
