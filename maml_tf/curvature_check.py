@@ -16,7 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf.functional import Functional, Run
+from maml_tf.functional import Functional
+from maml_tf.run import Run
 from maml_tf.single_task import one_task_at_a_time
 from maml_tf.types import Weights
 

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 Run: TypeAlias = Any
-"""`functional.Run`, which stands on this module."""
+"""`run.Run`, which stands on this module."""
 
 
 def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:

@@ -15,8 +15,8 @@ from typing import Any
 import tensorflow as tf
 
 from maml_tf.adaptation import adapt_for, stack
-from maml_tf.functional import BatchStatistics
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.run import BatchStatistics
 from maml_tf.saved_models import given_or_learned
 from maml_tf.serving_interface import frozen_variables, interface, named, tables
 from maml_tf.types import Batch

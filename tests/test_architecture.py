@@ -23,6 +23,7 @@ FLOORS = (
     },
     {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"}
     | {"task_checks", "supplies"},
+    {"run"},
     {"read_ahead", "functional", "keras_metrics", "optimizers", "settings"},
     {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
     | {"curvature_check", "learner_summary"},
