@@ -88,8 +88,10 @@ def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[An
       ValueError: it cannot be adapted to; says why.
     """
     inputs = getattr(model, "inputs", None) or [None]
-    x = _arrays(x, structured=len(inputs) > 1)
-    y = _arrays(y, structured=loss.parts is not None)
+    outputs = getattr(model, "outputs", None) or [None]
+    x = _arrays(x, structured=len(inputs) > 1 or _is_list_of_arrays(x, inputs))
+    several = loss.parts is not None or len(outputs) > 1 or _is_list_of_arrays(y, outputs)
+    y = _arrays(y, structured=several)
     _refuse_one_example(x, inputs)
     lengths = {"x": _lengths(x), "y": _lengths(y)}
     if lengths["x"] != lengths["y"] or len(lengths["x"]) > 1:
@@ -118,6 +120,12 @@ def _arrays(what: Any, *, structured: bool) -> Any:
         raise ValueError(
             f"Examples of different shapes are no array ({error}); pad them, or give one array."
         ) from error
+
+
+def _is_list_of_arrays(what: Any, known: list) -> bool:
+    """Of a model that does not say how many it takes: one array for each, not for each example."""
+    whole = isinstance(what, (list, tuple)) and all(np.ndim(entry) > 0 for entry in what)
+    return known == [None] and whole and all(hasattr(entry, "shape") for entry in what)
 
 
 def _lengths(structure: Any) -> set[int]:
