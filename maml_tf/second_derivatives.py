@@ -16,6 +16,7 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as framework
 
 from maml_tf.normalization import moments
+from maml_tf.pooling import under_xla
 
 
 @contextlib.contextmanager
@@ -34,6 +35,37 @@ def exact_moments() -> Iterator[None]:
 
     with mock.patch.object(tf.nn, "moments", exact):
         yield
+
+
+@contextlib.contextmanager
+def refusing_wrong_pooling() -> Iterator[None]:
+    """Refuses second derivatives of max-pooling that come out wrong, of those traced inside.
+
+    `exact_pooling` leaves none in a model; code beside it, such as a loss, may bring some.
+
+    Raises:
+      ValueError: names the fault.
+    """
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    before = 0 if graph is None else len(graph.get_operations())
+    yield
+    if graph is None:
+        return
+    if any(_wrong_pool(op) for op in _with_bodies(graph.get_operations()[before:])):
+        raise ValueError(
+            "TensorFlow computes a wrong second derivative of max-pooling outside the model, or "
+            "over an axis of unknown length. Use keras.layers.MaxPooling2D on inputs of a fixed "
+            "shape, jit_compile=False, or first_order=True."
+        )
+
+
+def _wrong_pool(operation: tf.Operation) -> bool:
+    """Whether it is a second derivative that `pooling` exists to avoid."""
+    if operation.type not in ("MaxPoolGradGrad", "MaxPoolGradGradV2", "MaxPool3DGradGrad"):
+        return False
+    inputs, outputs = (x.shape[1:] for x in operation.inputs[:2])
+    known = inputs.is_fully_defined() and outputs.is_fully_defined()
+    return under_xla() or (known and inputs.num_elements() == outputs.num_elements())
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from maml_tf import argument_types as arguments
 from maml_tf.adaptation import adapt_for, stack
-from maml_tf.functional import BatchStatistics
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.run import BatchStatistics
 from maml_tf.saved_models import given_or_learned
 from maml_tf.serving_interface import frozen_variables, interface, named, tables
 from maml_tf.types import Batch
@@ -29,6 +29,7 @@ class Servable(tf.Module):
         """Reads the learner's weights as they are now; see `export` for the arguments."""
         super().__init__(name="maml")
         self._learner = learner
+        learner.apply.refuse_changes()
         values = learner.initial_weights()
         self.interface = interface(learner, values, inputs, target)
         names = [spec.name for spec in self.interface.weights]

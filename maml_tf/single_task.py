@@ -23,7 +23,7 @@ from maml_tf.second_derivatives import exact_moments
 from maml_tf.task_axis import get_mask, with_mask
 
 Run: TypeAlias = Any
-"""`functional.Run`, which stands on this module."""
+"""`run.Run`, which stands on this module."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -198,12 +198,6 @@ stack(
     lambda: layers.Dense(3, activation=lambda t: t - ops.mean(t, axis=0)),
 )
 stack("lambda", VECTOR, lambda: layers.Dense(3), lambda: layers.Lambda(lambda t: ops.tanh(t) * 2))
-stack(
-    "penalties",
-    VECTOR,
-    lambda: layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l1"),
-    lambda: layers.ActivityRegularization(0.1),
-)
 stack("volume", [3, 3, 3, 1], lambda: layers.Conv3D(2, 2), layers.GlobalAveragePooling3D)
 
 
@@ -485,6 +479,16 @@ class OwnCell(layers.Layer):
         return h, [h]
 
 
+class Cubic(keras.regularizers.Regularizer):
+    """Keras' own are of float32 in its older versions."""
+
+    def __call__(self, x):
+        return 0.1 * ops.sum(ops.power(ops.abs(x), 3))
+
+    def get_config(self):
+        return {}
+
+
 class AddsLoss(layers.Layer):
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 3))
@@ -524,6 +528,11 @@ stack("layer without configuration", VECTOR, lambda: layers.Dense(3), lambda: Sc
 stack("instance normalisation", IMAGE, lambda: layers.Conv2D(3, 3), InstanceNorm)
 stack("own cell", LINE, lambda: layers.RNN(OwnCell(3)))
 stack("added loss", VECTOR, AddsLoss)
+stack(
+    "penalties",
+    VECTOR,
+    lambda: layers.Dense(3, kernel_regularizer=Cubic(), activity_regularizer=Cubic()),
+)
 
 
 @model(6, 6, 2)
