@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import labels
+from maml_tf import labels, model_inputs
 from maml_tf.objectives import BINARY, Objective
 
 # --- numbers ---
@@ -88,9 +88,8 @@ def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[An
       ValueError: it cannot be adapted to; says why.
     """
     inputs = getattr(model, "inputs", None) or [None]
-    outputs = getattr(model, "outputs", None) or [None]
-    x = _arrays(x, structured=len(inputs) > 1 or _is_list_of_arrays(x, inputs))
-    several = loss.parts is not None or len(outputs) > 1 or _is_list_of_arrays(y, outputs)
+    x = _arrays(x, structured=model_inputs.takes_several(model, x))
+    several = loss.parts is not None or model_inputs.gives_several(model)
     y = _arrays(y, structured=several)
     _refuse_one_example(x, inputs)
     lengths = {"x": _lengths(x), "y": _lengths(y)}
@@ -120,12 +119,6 @@ def _arrays(what: Any, *, structured: bool) -> Any:
         raise ValueError(
             f"Examples of different shapes are no array ({error}); pad them, or give one array."
         ) from error
-
-
-def _is_list_of_arrays(what: Any, known: list) -> bool:
-    """Of a model that does not say how many it takes: one array for each, not for each example."""
-    whole = isinstance(what, (list, tuple)) and all(np.ndim(entry) > 0 for entry in what)
-    return known == [None] and whole and all(hasattr(entry, "shape") for entry in what)
 
 
 def _lengths(structure: Any) -> set[int]:

@@ -7,6 +7,8 @@ import numpy as np
 from keras import layers, ops
 
 T, B, WORDS = 2, 3, 9
+VOCABULARY = ["a", "bc", "d", "efg", "unknown"]
+KEYS = np.array([10, 200, 3000, -1], "int64")
 MODELS = {}
 
 
@@ -23,6 +25,11 @@ class Spec:
         def draw(shape):
             if shape and shape[0] == "words":
                 return generator.integers(0, WORDS, [tasks, examples, *shape[1:]]).astype("int32")
+            if shape and shape[0] == "text":
+                drawn = generator.choice(VOCABULARY, [2, tasks, examples, *shape[1:]])
+                return np.char.add(np.char.add(drawn[0], " "), drawn[1])
+            if shape and shape[0] == "keys":
+                return generator.choice(KEYS, [tasks, examples, *shape[1:]])
             return generator.normal(size=[tasks, examples, *shape])
 
         if isinstance(self.example, dict):
@@ -428,6 +435,40 @@ def operations_of_shape():
     h = ops.einsum("bi,bj->bij", a, ops.softmax(b, axis=-1))
     h = ops.where(h > 0, h, 0.1 * ops.transpose(h, (0, 2, 1)))
     return keras.Model(x, layers.Dense(2)(ops.reshape(h, (-1, 9))))
+
+
+# --- vocabularies and statistics of data -----------------------------------------------------------
+
+
+@model("text", 1)
+def vectorized_text():
+    x = keras.Input([1], dtype="string")
+    made = layers.TextVectorization(vocabulary=VOCABULARY[:4], output_sequence_length=3)
+    h = layers.Embedding(made.vocabulary_size(), 3, mask_zero=True)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+
+
+@model("text", 2)
+def strings_looked_up():
+    x = keras.Input([2], dtype="string")
+    made = layers.StringLookup(vocabulary=["a a", "a bc", "bc d", "d d"])
+    h = layers.Embedding(made.vocabulary_size(), 3)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
+
+
+@model("keys", 3)
+def integers_looked_up():
+    x = keras.Input([3], dtype="int64")
+    made = layers.IntegerLookup(vocabulary=list(KEYS[:3]))
+    h = layers.Embedding(made.vocabulary_size(), 3)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
+
+
+@model(4)
+def adapted_normalization():
+    made = layers.Normalization()
+    made.adapt(np.random.default_rng(5).normal(3.0, 2.0, [20, 4]))
+    return keras.Sequential([keras.Input([4]), made, layers.Dense(3, "tanh"), layers.Dense(2)])
 
 
 # --- several inputs and outputs -------------------------------------------------------------------
