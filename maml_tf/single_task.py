@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from maml_tf.second_derivatives import exact_moments
 from maml_tf.task_axis import get_mask, with_mask
+from maml_tf.vectorized import exact_mapping
 
 Run: TypeAlias = Any
 """`run.Run`, which stands on this module."""
@@ -104,7 +105,7 @@ class _Call:
         args, kwargs = self._rebuild(elements["inputs"])
         scope = _Scope(self, elements)
         batches = _Batches(self.run, self.layer, elements)
-        with scope, exact_moments(), batches.counted():
+        with scope, exact_moments(), exact_mapping(), batches.counted():
             if self.layer is not None and self.layer._call_has_training_arg:
                 training = self.run.training
                 kwargs = {**kwargs, "training": self.run.switch if training is None else training}

@@ -236,9 +236,13 @@ def image_task(model, tasks=2, examples=3):
     return Task(batch(0), batch(1))
 
 
-def test_the_papers_pooling_network_is_the_same_under_xla():
-    """Behind ReLU many windows hold nothing but zeros."""
+@pytest.mark.parametrize("blocks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_papers_pooling_network_is_the_same_under_xla(blocks):
+    """Behind ReLU many windows hold nothing but zeros; without the mend 0.4 % and more differ."""
     model = conv_network((16, 16, 3), 3, filters=4, max_pool=True)
+    if blocks < 4:  # half of it compiles in half the time
+        until = model.get_layer(f"pool_{blocks}").output
+        model = keras.Model(model.inputs, layers.Dense(3)(layers.Flatten()(until)))
     task = image_task(model)
     gradients = [
         MetaLearner(
