@@ -437,7 +437,7 @@ def operations_of_shape():
     return keras.Model(x, layers.Dense(2)(ops.reshape(h, (-1, 9))))
 
 
-# --- vocabularies and statistics of data -----------------------------------------------------------
+# --- vocabularies and statistics of data ----------------------------------------------------------
 
 
 @model("text", 1)

@@ -1,4 +1,4 @@
-"""Exports of every model that people bring, run where neither Keras nor maml_tf is, against `adapt`."""
+"""Exports of every model, run where neither Keras nor maml_tf is, against `adapt`."""
 
 import subprocess
 import sys
