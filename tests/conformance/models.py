@@ -355,7 +355,7 @@ def one_layer_twice():
     return keras.Model(x, layers.Dense(2)(dense(dense(x))))
 
 
-# --- vocabularies and statistics of data -----------------------------------------------------------
+# --- vocabularies and statistics of data ----------------------------------------------------------
 
 
 @model("text", 1)
