@@ -7,8 +7,8 @@ FOLDER/train and FOLDER/test hold a folder of images for each class, as
 FOLDER/exported learns kinds of images that it has never seen, from two examples of each, on
 TensorFlow alone.
 
-The backbone's weights are random here, so that nothing is downloaded: `weights="imagenet"` and
-larger images make it useful.
+The backbone's weights are random, so that nothing is downloaded: `weights="imagenet"` and larger
+images make it useful.
 """
 
 import sys
@@ -22,11 +22,15 @@ import maml_tf
 SIZE, WAYS, SHOTS = (32, 32), 3, 2
 
 
-def classifier():
-    """A frozen backbone that stays in inference mode, dropout, and a head."""
-    base = keras.applications.MobileNetV2(
+def backbone():
+    """Features `[n, 1280]` of images; random ones, where you would say `weights="imagenet"`."""
+    return keras.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(*SIZE, 3), pooling="avg"
     )
+
+
+def classifier(base):
+    """A frozen backbone that stays in inference mode, dropout, and a head."""
     base.trainable = False
     inputs = keras.Input((*SIZE, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
@@ -49,7 +53,7 @@ def episodes(folder):
 def main(folder, iterations=20):
     """Trains, evaluates, adapts to new classes, and exports."""
     learner = maml_tf.MetaLearner(
-        classifier(),
+        classifier(backbone()),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metric="accuracy",
         optimizer="adam",

@@ -13,7 +13,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
@@ -24,38 +24,28 @@ OTHER = {
 """The other width of numbers: NumPy's own types, and those of models."""
 
 
-class Mixes(NamedTuple):
-    """Choices of the types of a function's arguments: each costs some milliseconds of tracing.
+def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[Any, ...]]:
+    """Choices of the types of sets that are given together, the usual one first.
 
-    Sets of both widths go with labels of every type, and what is rarer in the usual company alone:
-    numbers of steps from NumPy, bytes and tokens for a model of floats, sets of unlike widths.
+    Each choice is traced, saved and loaded, at some milliseconds, and more where there are many
+    variables. So sets are of one type, and labels that are floats of the width of the sets.
+
+    Args:
+      support_x: specifications of a support set's x.
+      support_y: of its y.
+      query_x: of a query set's x, if there is one.
+
+    Yields:
+      Specifications of the sets.
     """
-
-    support_x: Any
-    support_y: Any
-    query_x: Any = ()  # if it is an argument
-
-    def choices(self) -> Iterator[tuple[Any, ...]]:
-        """Specifications of the sets, then of the number of steps and the step size."""
-        usual, of_numpy = (
-            (tf.TensorSpec([], whole), tf.TensorSpec([], real))
-            for whole, real in ((tf.int32, tf.float32), (tf.int64, tf.float64))
-        )
-        labels = targets(self.support_y)
-        alike = [(x, self._query(n, examples)) for n, x in enumerate(examples(self.support_x))]
-        for (x, query), y in itertools.product(alike, labels):
-            yield x, y, *query, *usual
-        for (x, query), y in zip(alike, labels, strict=False):
-            yield x, y, *query, *of_numpy
-        for n, x in enumerate(whole_examples(self.support_x)):
-            for y in labels[:2] if n == 0 else labels[n - 1 : n]:
-                yield x, y, *self._query(n, whole_examples), *usual
-        for (x, query), (_, other), y in itertools.product(alike, alike, labels[:2]):
-            if query != other:
-                yield x, y, *other, *usual
-
-    def _query(self, number: int, kinds: Callable[[Any], list[Any]]) -> tuple[Any, ...]:
-        return (kinds(self.query_x)[number],) if self.query_x != () else ()
+    sets = (support_x,) if query_x == () else (support_x, query_x)
+    labels = targets(support_y)
+    for n, (x, *query) in enumerate(zip(*map(examples, sets), strict=True)):
+        for y in labels[:2] + labels[2 + n : 3 + n]:
+            yield x, y, *query
+    for n, (x, *query) in enumerate(zip(*map(whole_examples, sets), strict=True)):
+        for y in labels[:2] if n == 0 else labels[n - 1 : n]:
+            yield x, y, *query
 
 
 def examples(specs: Any) -> list[Any]:

@@ -24,8 +24,8 @@ and that nobody named, are `input_0`, `input_1`.
 
 Arrays of NumPy and numbers of Python are converted. A call takes tensors of the model's types, and
 float64 for float32, int64 for int32, class indices as floats, and bytes or whole numbers for floats
-(their values go in as they are). Mixes of these that are rare are not taken, and a signature takes
-its own types alone: tf.cast(labels, tf.int32).
+(their values go in as they are), sets of one call being of one type. A signature takes its own
+types alone: tf.cast(labels, tf.int32).
 
 The graph is for prediction: a derivative taken through it ignores custom gradients of layers.
 """

@@ -141,22 +141,23 @@ def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]
 def _call_from_python(servable: Servable, functions: tuple, usual_steps: int, usual: float) -> None:
     """Gives `servable` the functions for Python's callers, who bring tensors of any type."""
     adapt, predict, both = (_checked(function) for function in functions)
-    support_x, support_y, query_x, *_ = functions[2].input_signature
-    x, weights, switch = functions[1].input_signature
+    support_x, support_y, query_x, count, size, switch = functions[2].input_signature
+    x, weights, _ = functions[1].input_signature
+    mixes = arguments.mixes(support_x, support_y)
 
-    @arguments.taking(adapt, arguments.Mixes(support_x, support_y).choices())
+    @arguments.taking(adapt, [(*sets, count, size) for sets in mixes])
     def adapt_any(support_x, support_y, steps=usual_steps, step_size=usual):
         """Adapts."""
 
     queries = arguments.examples(x) + arguments.whole_examples(x)
 
-    @arguments.taking(predict, [(q, weights, switch) for q in queries])
+    @arguments.taking(predict, [(query, weights, switch) for query in queries])
     def predict_any(x, weights, transductive=True):
         """Predicts."""
 
-    mixes = arguments.Mixes(support_x, support_y, query_x)
+    mixes = arguments.mixes(support_x, support_y, query_x)
 
-    @arguments.taking(both, [(*given, switch) for given in mixes.choices()])
+    @arguments.taking(both, [(*sets, count, size, switch) for sets in mixes])
     def both_any(
         support_x, support_y, query_x, steps=usual_steps, step_size=usual, transductive=True
     ):

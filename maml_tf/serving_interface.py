@@ -121,7 +121,7 @@ def _values(outputs: Any) -> list[Any]:
 
 
 def _target_spec(loss: Any, outputs: tf.Tensor) -> tf.TensorSpec:
-    """Class indices where the loss takes them, else floats of the shape of `outputs`."""
+    """Class indices where the loss takes them, else floats as `outputs [1, 1, ...]`."""
     if loss.labels == INDICES:
         return tf.TensorSpec([None, *outputs.shape[2:-1]], tf.int32)
     return tf.TensorSpec([None, *outputs.shape[2:]], outputs.dtype)
