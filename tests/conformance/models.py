@@ -81,6 +81,7 @@ stack("grouped convolution", IMAGE, lambda: layers.Conv2D(4, 3, groups=2, activa
 stack("depthwise", IMAGE, lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, strides=2))
 stack("dilated depthwise", IMAGE, lambda: layers.DepthwiseConv2D(2, dilation_rate=2))
 stack("small depthwise", [2, 2, 3], lambda: layers.DepthwiseConv2D(3, padding="same"))
+stack("small grouped", [2, 2, 3], lambda: layers.Conv2D(6, 3, groups=3, padding="same"))
 stack("depthwise line", LINE, lambda: layers.DepthwiseConv1D(2, padding="same"))
 stack("separable", IMAGE, lambda: layers.SeparableConv2D(3, 3, activation="tanh"))
 stack("separable line", LINE, lambda: layers.SeparableConv1D(3, 2))
