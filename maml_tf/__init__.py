@@ -15,8 +15,9 @@ from maml_tf.adaptation import Adaptation, adapt, gradient_step, stack
 from maml_tf.baselines import MultitaskLearner
 from maml_tf.evaluation import evaluate, tune_step_size
 from maml_tf.export import export
-from maml_tf.functional import functional, stacked
+from maml_tf.functional import functional
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
+from maml_tf.run import stacked
 from maml_tf.training import TrainingResult, train
 from maml_tf.types import ApplyFn, Batch, Estimate, LossFn, Task, TaskSource, Weights
 

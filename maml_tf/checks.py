@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import labels
+from maml_tf import labels, model_inputs
 from maml_tf.objectives import BINARY, Objective
 
 # --- numbers ---
@@ -88,8 +88,9 @@ def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[An
       ValueError: it cannot be adapted to; says why.
     """
     inputs = getattr(model, "inputs", None) or [None]
-    x = _arrays(x, structured=len(inputs) > 1)
-    y = _arrays(y, structured=loss.parts is not None)
+    x = _arrays(x, structured=model_inputs.takes_several(model, x))
+    several = loss.parts is not None or model_inputs.gives_several(model)
+    y = _arrays(y, structured=several)
     _refuse_one_example(x, inputs)
     lengths = {"x": _lengths(x), "y": _lengths(y)}
     if lengths["x"] != lengths["y"] or len(lengths["x"]) > 1:

@@ -16,8 +16,8 @@ from keras import layers
 
 from maml_tf import patches
 from maml_tf.fast_weights import multiply
-from maml_tf.functional import Run, stacked
 from maml_tf.layer_rules import altered, finish
+from maml_tf.run import Run, stacked
 from maml_tf.task_axis import fold, lengths, unfold
 
 

@@ -101,6 +101,7 @@ class Evaluator:
 
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, standard deviation and 95 % interval after each step, `[S + 1]`."""
+        self.learner.apply.refuse_changes()
         pieces = self._pieces
         if self._source:
             draws = range(math.ceil(self.num_tasks / DRAW))

@@ -19,8 +19,13 @@ entries as inputs of their own, and predictions are called "predictions". The si
 defaults for TensorFlow Serving and for sessions. TensorFlow's Python loader does not read those:
 a call through `model.signatures` names every input.
 
-Arrays of NumPy and numbers of Python are converted, labels of any type to int32; TensorFlow takes
-no tensor of another type than the signature's, so cast such: tf.cast(labels, tf.int32).
+Several inputs, outputs or targets are dictionaries by name; inputs that a model takes in a list,
+and that nobody named, are `input_0`, `input_1`.
+
+Arrays of NumPy and numbers of Python are converted. A call takes tensors of the model's types, and
+float64 for float32, int64 for int32, class indices as floats, and bytes or whole numbers for floats
+(their values go in as they are). Mixes of these that are rare are not taken, and a signature takes
+its own types alone: tf.cast(labels, tf.int32).
 
 The graph is for prediction: a derivative taken through it ignores custom gradients of layers.
 """
@@ -33,7 +38,7 @@ from typing import Any
 
 from maml_tf._version import __version__
 from maml_tf.meta_learner import MetaLearner
-from maml_tf.saved_models import checked_step_size, replacing, write
+from maml_tf.saved_models import checked_step_size, replacing, tracing_to_save, write
 from maml_tf.serving import Servable, compiled
 
 
@@ -58,8 +63,8 @@ def export(
       step_size: default alpha; the learner's own by default. A learner with meta-learned step
         sizes uses those until a number is given, here or in a call, which replaces them all; NaN
         in a call stands for the meta-learned ones.
-      inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])` or a dictionary of such; by
-        default the model's own inputs, which a subclassed model may not know.
+      inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])`, or a list or dictionary of
+        such; by default the model's own inputs, which a subclassed model may not know.
       target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default
         int32 class indices for losses that take such, and for others floats of the outputs' shape.
 
@@ -72,7 +77,8 @@ def export(
     step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
         servable = Servable(learner, inputs, target)
-        signatures = compiled(servable, steps, step_size)
+        with tracing_to_save():
+            signatures = compiled(servable, steps, step_size)
         write(staging, servable, signatures, _description(learner, servable, steps, step_size))
 
 

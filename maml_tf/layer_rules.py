@@ -18,8 +18,8 @@ import tensorflow as tf
 from keras import activations, layers
 
 from maml_tf.fast_weights import multiply
-from maml_tf.functional import Run, run_folded, stacked
 from maml_tf.networks import Context
+from maml_tf.run import Run, run_folded, stacked
 from maml_tf.task_axis import first_tensor, fold, get_mask, lengths, unfold, with_mask
 
 # --- layers that treat each example alone and have no weights: tasks become examples -------------

@@ -14,10 +14,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import checks, learner_files, losses
+from maml_tf import checks, learner_files, learner_summary, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_fed_loop, compile_loop
+from maml_tf.curvature_check import warn_of_curvature
 from maml_tf.fast_weights import FastWeight
 from maml_tf.functional import functional
 from maml_tf.labels import check_task
@@ -159,6 +160,8 @@ class MetaLearner(Settings):
         self.step_sizes = self._make_step_sizes(positive_step_size) if learn_step_size else []
         self.variables = self._learned_variables()
         self._sources: dict[int, tuple[Any, InGraph | ReadAhead]] = {}
+        if dropout == "off":
+            learner_summary.tell_of_noise(model)
         self._set_up()
 
     def _checked(self, name: str, value: Any) -> Any:
@@ -256,6 +259,21 @@ class MetaLearner(Settings):
           ValueError: it is another network's, or cannot be read; the learner is as it was.
         """
         learner_files.load(self, path)
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints what becomes of each layer: how it runs, what adapts, what is frozen or off.
+
+        Args:
+          print_fn: takes the text.
+        """
+        lines = learner_summary.rows(self.apply, self.adapts, noise=self.dropout != "off")
+        second = "first" if self.first_order else "second"
+        title = (
+            f"'{self.model.name}': {self.inner_steps} inner step{'s' * (self.inner_steps != 1)} of "
+            f"{'learned size' if self.step_sizes else format(self.step_size, 'g')}, "
+            f"{second} order, loss {self.loss.name}"
+        )
+        print_fn(learner_summary.table(lines, title))
 
     # --- the inner loop, on this learner's model ---
 
@@ -381,6 +399,7 @@ class MetaLearner(Settings):
         Raises:
           ValueError: an argument is out of range, or the labels do not fit the loss.
         """
+        self.apply.refuse_changes()
         one_task = Batch(*checks.support_set(self.model, self.loss, x, y))
         steps = self.inner_steps if steps is None else checks.count("steps", steps, 0)
         step_size = None if step_size is None else checks.positive("step_size", step_size)
@@ -559,23 +578,25 @@ class MetaLearner(Settings):
         """
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count}.")
+        self.apply.refuse_changes()
         if id(tasks) not in self._loops:
-            self._check_labels(tasks, start)
             if id(tasks) not in self._sources:
                 source = prepare(tasks, self.meta_batch_size, start=start)
-                self._check_labels(source, start)
+                self._check_first(source, start)
                 # The source is kept beside what was made of it, so that its id stays its own.
                 self._sources[id(tasks)] = (tasks, source)
             self._loops[id(tasks)] = (tasks, self._compile(self._sources[id(tasks)][1]))
         return self._loops[id(tasks)][1](start, count)
 
-    def _check_labels(self, source: InGraph | ReadAhead, index: int) -> None:
+    def _check_first(self, source: InGraph | ReadAhead, index: int) -> None:
         """Draws one meta-batch to look at its values: once a source, never in a step."""
         if isinstance(source, InGraph):
             drawn = source(tf.constant(index, tf.int64), self.meta_batch_size)
         else:
             drawn = source.peek(index)
         check_task(self.model, self.loss, self.metric, drawn)
+        if self.inner_steps and not self.first_order:
+            warn_of_curvature(self.apply, self.initial_weights(), drawn.support.x)
 
     def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], MetaMetrics]:
         def step(index, draw):

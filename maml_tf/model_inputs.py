@@ -31,32 +31,24 @@ def matched(model: keras.Function, x: Any) -> list[tf.Tensor]:
     return [_fitted(tensor, reference) for tensor, reference in zip(given, expected, strict=True)]
 
 
-def tensors(x: Any, several: bool | None = None) -> Any:
-    """What a user gives of one task, as tensors: a list of numbers is one tensor.
+def takes_several(model: keras.Model, what: Any) -> bool:
+    """Whether a list or tuple that is given to a model holds one entry for each input.
 
-    Args:
-      x: an array, nested lists of numbers, or a structure of such.
-      several: whether a list holds one entry for each input or output; by default, whether its
-        entries are arrays.
-
-    Returns:
-      A tensor, or a structure of tensors.
+    So it does where a functional model has several inputs. A subclassed model does not say; it
+    remembers what it was built with, or else a list of arrays is a list to it, as to its call.
     """
-    if isinstance(x, dict):
-        return {name: tensors(value) for name, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        if several is None:
-            several = len(x) > 0 and all(hasattr(entry, "shape") for entry in x)
-        if several:
-            return type(x)(tensors(entry) for entry in x)
-    return tf.convert_to_tensor(x)
+    known = getattr(model, "inputs", None)
+    if known:
+        return len(known) > 1
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if shape is not None:
+        return any(tf.nest.is_nested(part) for part in shape)
+    return isinstance(what, (list, tuple)) and all(getattr(a, "shape", ()) != () for a in what)
 
 
-def takes_several(model: keras.Model) -> tuple[bool | None, bool | None]:
-    """Whether a model has several inputs, and several outputs; None where it does not say."""
-    if not isinstance(model, keras.Function):
-        return None, None
-    return len(model.inputs) > 1, len(model.outputs) > 1
+def gives_several(model: keras.Model) -> bool:
+    """Whether a functional model has several outputs."""
+    return len(tf.nest.flatten(getattr(model, "outputs", None) or [])) > 1
 
 
 def names(model: keras.Function) -> list[str]:

@@ -13,8 +13,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from maml_tf.functional import Run, stacked
 from maml_tf.normalization import standardize
+from maml_tf.run import Run, stacked
 from maml_tf.single_task import uses_averages
 from maml_tf.task_axis import get_mask, lengths
 

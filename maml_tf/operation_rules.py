@@ -9,7 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from maml_tf.functional import stacked
+from maml_tf.run import stacked
 
 WITH_TWO = ("add", "subtract", "multiply", "divide", "true_divide", "maximum", "minimum", "power")
 ELEMENT_WISE = (

@@ -7,13 +7,14 @@ Shape letters: T tasks, B examples a task.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 Run: TypeAlias = Any
-"""`functional.Run`, which stands on this module."""
+"""`run.Run`, which stands on this module."""
 
 
 def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:
@@ -27,13 +28,24 @@ def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:
 
 
 def of_outputs(run: Run, layer: keras.Layer, outputs: Any) -> None:
-    """Adds a layer's activity regulariser, divided by the number of examples as in Keras."""
+    """Adds a layer's activity regulariser, as Keras does."""
     if layer.activity_regularizer is None:
         return
     for y in tf.nest.flatten(outputs):
         losses = _one_a_task(layer.activity_regularizer, y)
-        examples = tf.cast(tf.shape(y)[1] if y.shape[1] is None else y.shape[1], losses.dtype)
-        run.penalties.append(losses / examples)
+        if _is_divided():
+            examples = tf.shape(y)[1] if y.shape[1] is None else y.shape[1]
+            losses /= tf.cast(examples, losses.dtype)
+        run.penalties.append(losses)
+
+
+@functools.cache
+def _is_divided() -> bool:
+    """Whether this Keras divides an activity regulariser by the number of examples."""
+    with tf.init_scope():
+        layer = keras.layers.ActivityRegularization(l1=1.0, dtype="float32")
+        layer(tf.ones([2, 1]))
+        return float(layer.losses[0]) == 1.0
 
 
 def _of_weight(run: Run, variable: keras.Variable) -> tf.Tensor:

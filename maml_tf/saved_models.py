@@ -15,9 +15,11 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model import save_context
 
 SAVED_MODEL = "saved_model.pb"
 SIDECAR = "maml_tf.json"
+_OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
 def write(
@@ -31,11 +33,15 @@ def write(
       signatures: of the SavedModel.
       description: what `maml_tf.json` says.
     """
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(place), signatures=signatures, options=options)
+    tf.saved_model.save(module, str(place), signatures=signatures, options=_OPTIONS)
     _forget_custom_gradients(place / SAVED_MODEL)
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     (place / SIDECAR).write_text(text, encoding="utf-8")
+
+
+def tracing_to_save() -> contextlib.AbstractContextManager[None]:
+    """Where functions are traced that `write` saves: traced elsewhere they would be once more."""
+    return save_context.save_context(_OPTIONS)
 
 
 def checked_step_size(learner: Any, steps: int, step_size: float | None) -> float:

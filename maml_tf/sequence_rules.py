@@ -14,8 +14,8 @@ import tensorflow as tf
 from keras import layers
 
 from maml_tf.fast_weights import multiply
-from maml_tf.functional import Run, stacked
 from maml_tf.layer_rules import activate, altered, is_safe
+from maml_tf.run import Run, stacked
 from maml_tf.single_task import replaced
 from maml_tf.task_axis import fold, fold_all, get_mask, lengths, unfold, unfold_all
 

@@ -24,7 +24,7 @@ from maml_tf.task_axis import get_mask, with_mask
 from maml_tf.vectorized import exact_mapping
 
 Run: TypeAlias = Any
-"""`functional.Run`, which stands on this module."""
+"""`run.Run`, which stands on this module."""
 
 _LOG = logging.getLogger(__name__)
 

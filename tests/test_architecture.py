@@ -10,7 +10,8 @@ import maml_tf
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
-    | {"files", "stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"},
+    | {"files", "stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
+    | {"argument_types"},
     {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
     | {
         "source_tracing",
@@ -23,8 +24,10 @@ FLOORS = (
     },
     {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"}
     | {"task_checks", "supplies"},
+    {"run"},
     {"read_ahead", "functional", "keras_metrics", "optimizers", "settings"},
-    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"},
+    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
+    | {"curvature_check", "learner_summary"},
     {"convolution_rules", "sequence_rules"},
     {"meta_learner", "paper", "identity"},
     {"serving_interface"},

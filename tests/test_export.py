@@ -105,16 +105,26 @@ def _any_size():
     return keras.Model(inputs, x)
 
 
+class _TwoInputs(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.head = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.head(inputs[0] + inputs[1])
+
+
 def _two_inputs():
-    inputs = [keras.Input((2,)), keras.Input((2,))]
-    return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Add()(inputs)))
+    model = _TwoInputs()
+    model([tf.zeros([1, 2]), tf.zeros([1, 2])])
+    return model
 
 
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (_any_size, {}, "keras.Input of one size"),
-        (_two_inputs, {}, "must take one tensor"),
+        (_two_inputs, {}, "does not say what it takes"),
         (_plain, {"steps": -1}, "steps must be 0 or more"),
         (_plain, {"step_size": 0.0}, "step_size must be positive"),
     ],

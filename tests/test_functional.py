@@ -16,7 +16,7 @@ from helpers import (
 from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
-from maml_tf.functional import Run
+from maml_tf.run import Run
 
 pytestmark = pytest.mark.usefixtures("float64")
 

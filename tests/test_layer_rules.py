@@ -10,9 +10,10 @@ from helpers import normal, one_task_at_a_time, own_weights, random_task, random
 from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
-from maml_tf.functional import Result, Run
+from maml_tf.functional import Result
 from maml_tf.networks import Context
 from maml_tf.operation_rules import ELEMENT_WISE, WITH_TWO
+from maml_tf.run import Run
 from maml_tf.task_axis import get_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -215,7 +216,7 @@ def build(case):
 def run_rule(model, weights, x):
     """The model, all of whose layers must have a rule."""
     result = functional(model).run(weights, x) if weights else without_weights(model, x)
-    assert all(by_rule for _, by_rule in result.calls), result.calls
+    assert all(by_rule for _, by_rule, _ in result.calls), result.calls
     return result.outputs
 
 
@@ -273,7 +274,7 @@ def test_layers_that_look_up_give_what_keras_gives_one_task_at_a_time(make, x):
     run = Run(dict(zip(map(id, layer.trainable_variables), weights, strict=True)), None)
     run.num_tasks = T
     got = run.call(layer, x)
-    assert run.calls == [(layer, True)]
+    assert run.calls == [(layer, True, None)]
     for task in range(T):
         for variable, value in zip(layer.trainable_variables, weights, strict=True):
             variable.assign(value[task])
@@ -295,7 +296,7 @@ def test_operations_give_what_keras_gives_one_task_at_a_time(name):
     model = keras.Model([a, b] if name in WITH_TWO else a, y)
     x = x if name in WITH_TWO else x[0]
     result = without_weights(model, x)
-    assert all(by_rule for _, by_rule in result.calls)
+    assert all(by_rule for _, by_rule, _ in result.calls)
     np.testing.assert_allclose(result.outputs, one_task_at_a_time(model, [], x), atol=1e-12)
 
 
@@ -332,7 +333,7 @@ def test_dense_with_low_rank_adapters_falls_back():
     randomize(model)
     assert len(model.trainable_variables) == 3  # bias and the two factors
     weights, x = own_weights(model, T), normal(9, T, B, 4)
-    assert (model.layers[0], False) in functional(model).run(weights, x).calls
+    assert (model.layers[0], False, None) in functional(model).run(weights, x).calls
     expected = one_task_at_a_time(model, weights, x)
     np.testing.assert_allclose(functional(model)(weights, x), expected, atol=1e-12)
 

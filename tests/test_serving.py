@@ -48,14 +48,19 @@ for name in ("conv", "regression", "learned"):
     results[name + " traces"] = [
         f.experimental_get_tracing_count() - n for f, n in zip(functions, before)
     ]
-    shots = tf.constant(data["x5"])
+    two, wide = {"steps": 2}, {"steps": tf.constant(2, tf.int64)}
+    shots = {t: tf.cast(data["x5"], t) for t in (tf.float32, tf.float64)}
     labels = [tf.cast(y, t) for t in (tf.int32, tf.int64, tf.float32, tf.float64)]
+    labels = labels[2 * (name != "conv") :]
+    mixes = [(s, label, s, two) for s in shots for label in labels]
+    mixes += [(s, label, u, two) for s in shots for u in shots for label in labels[:2] if s != u]
+    mixes += [(s, label, s, wide) for s, label in zip(shots, labels)]
     results[name + " types"] = [
-        model.adapt_and_predict(tf.cast(shots, t), label, tf.cast(query, u), steps=steps)
-        for t in (tf.float32, tf.float64)
-        for u in (tf.float32, tf.float64)
-        for label in labels[2 * (name != "conv") :]
-        for steps in (tf.constant(2), tf.constant(2, tf.int64))
+        model.adapt_and_predict(shots[s], label, tf.cast(query, u), **how)
+        for s, label, u, how in mixes
+    ] + [
+        model.predict(tf.cast(query, u), model.adapt(shots[s], label, **how))
+        for s, label, u, how in mixes
     ]
     with tf.GradientTape() as tape:
         tape.watch(query)
@@ -191,7 +196,7 @@ def test_the_same_call_is_not_traced_again(exported):
 def test_tensors_of_any_type_are_taken(exported, name):
     """Indices as int64, which TensorFlow's own functions give, and float64, NumPy's own."""
     results = exported.results[f"{name} types"]
-    assert len(results) == (32 if name == "conv" else 16)
+    assert len(results) == (28 if name == "conv" else 20)
     expected = _expected(exported.learners[name], exported.data[name], 5, 2, True)
     for result in results:
         np.testing.assert_allclose(result, expected, atol=1e-5, rtol=1e-5)

@@ -14,7 +14,14 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.tasks import seeds
-from maml_tf.tasks.examples import Examples, check_scale, flatten_all, to_device, with_rotations
+from maml_tf.tasks.examples import (
+    Examples,
+    check_scale,
+    flatten_all,
+    grouped,
+    to_device,
+    with_rotations,
+)
 from maml_tf.types import Batch, Task
 
 
@@ -46,6 +53,7 @@ class Episodes:
         seed: int = 0,
         split: str = "train",
         counts: Sequence[int] | None = None,
+        labels: Any = None,
         rotations: bool = False,
         scale: float | None = None,
     ):
@@ -64,6 +72,8 @@ class Episodes:
                 classes: `images` holds those of this split.
             counts: examples of each class, where `images` is one array [sum of counts, ...] of
                 all of them, class after class.
+            labels: the class of each example [n], a number or a name, where `images` is one array
+                [n, ...] in any order: x and y as `keras.datasets` give them.
             rotations: turn each class of each task; needs square images.
             scale: serve x * scale in float32; 1 / 255 makes fractions of bytes. The array stays on
                 the device in its own type. Computed as x / (1 / scale), so that 1 / 255 gives the
@@ -76,6 +86,10 @@ class Episodes:
         queries = max(_range("shots", shots)) if queries is None else queries
         seeds.check_split(split)
         check_scale(scale)
+        if labels is not None:
+            if counts is not None:
+                raise ValueError("counts and labels both say the classes; give one of them.")
+            images, counts = grouped(images, labels)
         examples, sizes = flatten_all(images, counts)
         check_counts(sizes, ways, shots, queries, split)
         examples = tf.nest.map_structure(

@@ -31,6 +31,27 @@ def to_device(array: np.ndarray) -> tf.Tensor:
     return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
 
 
+def grouped(images: Any, labels: Any) -> tuple[Any, list[int]]:
+    """Examples [n, ...] in any order, class after class in order of the labels [n]; and counts.
+
+    Raises:
+        ValueError: there is not one label an example.
+    """
+    labels = np.asarray(labels)
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    arrays = {"": images} if not isinstance(images, Mapping) else images
+    lengths = {len(array) for array in arrays.values()}
+    if labels.ndim != 1 or lengths != {len(labels)}:
+        raise ValueError(
+            f"labels have shape {labels.shape} for {', '.join(map(str, sorted(lengths)))} examples;"
+            " give one label, a number or a name, for each example."
+        )
+    order = np.argsort(labels, kind="stable")
+    counts = np.unique(labels, return_counts=True)[1].tolist()
+    arrays = {name: np.asarray(array)[order] for name, array in arrays.items()}
+    return (arrays if isinstance(images, Mapping) else arrays[""]), counts
+
+
 def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndarray]:
     """Checks examples; returns them as [sum of counts, ...] and the counts [C] as int64."""
     if not isinstance(images, Mapping):

@@ -7,6 +7,8 @@ import numpy as np
 from keras import layers, ops
 
 T, B, WORDS = 2, 3, 9
+VOCABULARY = ["a", "bc", "d", "efg", "unknown"]
+KEYS = np.array([10, 200, 3000, -1], "int64")
 MODELS = {}
 
 
@@ -23,6 +25,11 @@ class Spec:
         def draw(shape):
             if shape and shape[0] == "words":
                 return generator.integers(0, WORDS, [tasks, examples, *shape[1:]]).astype("int32")
+            if shape and shape[0] == "text":
+                drawn = generator.choice(VOCABULARY, [2, tasks, examples, *shape[1:]])
+                return np.char.add(np.char.add(drawn[0], " "), drawn[1])
+            if shape and shape[0] == "keys":
+                return generator.choice(KEYS, [tasks, examples, *shape[1:]])
             return generator.normal(size=[tasks, examples, *shape])
 
         if isinstance(self.example, dict):
@@ -219,12 +226,6 @@ stack(
     lambda: layers.Dense(3, activation=lambda t: t - ops.mean(t, axis=0)),
 )
 stack("lambda", VECTOR, lambda: layers.Dense(3), lambda: layers.Lambda(lambda t: ops.tanh(t) * 2))
-stack(
-    "penalties",
-    VECTOR,
-    lambda: layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l1"),
-    lambda: layers.ActivityRegularization(0.1),
-)
 stack("volume", [3, 3, 3, 1], lambda: layers.Conv3D(2, 2), layers.GlobalAveragePooling3D)
 
 
@@ -382,6 +383,122 @@ def one_layer_twice():
     return keras.Model(x, layers.Dense(2)(dense(dense(x))))
 
 
+@model(4, 4, 2)
+def encoder_and_decoder_of_images():
+    x = keras.Input([4, 4, 2])
+    a = layers.Conv2D(3, 3, padding="same", activation="elu")(x)
+    b = layers.Conv2D(4, 3, strides=2, padding="same", activation="elu")(a)
+    c = layers.Conv2DTranspose(3, 2, strides=2)(b)
+    d = layers.UpSampling2D(2)(b)
+    return keras.Model(x, layers.Conv2D(1, 1)(layers.Concatenate()([a, c, d])))
+
+
+@model([4, 3], [2, 3], several=True, slow=True)
+def sequence_to_sequence():
+    source, target = keras.Input([4, 3]), keras.Input([2, 3])
+    _, h, c = layers.LSTM(3, return_state=True)(source)
+    y = layers.LSTM(3, return_sequences=True)(target, initial_state=[h, c])
+    return keras.Model([source, target], layers.TimeDistributed(layers.Dense(2))(y))
+
+
+@model([3, 4], [3, 3], several=True)
+def attention_with_a_mask_of_its_own():
+    x, mask = keras.Input([3, 4]), keras.Input([3, 3])
+    visible = mask > 0.0
+    h, scores = layers.MultiHeadAttention(2, 3)(
+        x, x, attention_mask=visible, return_attention_scores=True
+    )
+    return keras.Model([x, mask], [layers.Dense(2)(h), scores])
+
+
+class TransformerBlock(layers.Layer):
+    """As in Keras' own example of text classification."""
+
+    def __init__(self, width=4, heads=2):
+        super().__init__()
+        self.attend = layers.MultiHeadAttention(heads, width)
+        self.forward = keras.Sequential([layers.Dense(6, "relu"), layers.Dense(width)])
+        self.first, self.second = (layers.LayerNormalization(epsilon=1e-2) for _ in range(2))
+        self.drop = layers.Dropout(0.1)
+
+    def call(self, x, training=False):
+        h = self.first(x + self.drop(self.attend(x, x), training=training))
+        return self.second(h + self.drop(self.forward(h), training=training))
+
+
+class Positions(layers.Layer):
+    def __init__(self, length, words, width):
+        super().__init__()
+        self.tokens, self.places = (layers.Embedding(n, width) for n in (words, length))
+
+    def call(self, x):
+        return self.tokens(x) + self.places(ops.arange(0, ops.shape(x)[-1]))
+
+
+@model("words", 5)
+def transformer_of_own_layers():
+    x = keras.Input([5], dtype="int32")
+    h = TransformerBlock()(Positions(5, WORDS, 4)(x))
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+
+
+@model([4], [4], several=True)
+def siamese():
+    a, b, body = keras.Input([4]), keras.Input([4]), keras.Sequential([layers.Dense(3, "tanh")])
+    distance = layers.Lambda(lambda pair: ops.abs(pair[0] - pair[1]))([body(a), body(b)])
+    return keras.Model([a, b], layers.Dense(1)(distance))
+
+
+@model(6, 6, 3)
+def augmentation():
+    x = keras.Input([6, 6, 3])
+    h = layers.RandomRotation(0.2)(layers.RandomFlip("horizontal")(layers.Rescaling(0.5)(x)))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Conv2D(2, 3)(h))))
+
+
+@model(4)
+def operations_of_shape():
+    x = keras.Input([4])
+    a, b = ops.split(layers.Dense(6, "tanh")(x), 2, axis=-1)
+    h = ops.einsum("bi,bj->bij", a, ops.softmax(b, axis=-1))
+    h = ops.where(h > 0, h, 0.1 * ops.transpose(h, (0, 2, 1)))
+    return keras.Model(x, layers.Dense(2)(ops.reshape(h, (-1, 9))))
+
+
+# --- vocabularies and statistics of data ----------------------------------------------------------
+
+
+@model("text", 1)
+def vectorized_text():
+    x = keras.Input([1], dtype="string")
+    made = layers.TextVectorization(vocabulary=VOCABULARY[:4], output_sequence_length=3)
+    h = layers.Embedding(made.vocabulary_size(), 3, mask_zero=True)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+
+
+@model("text", 2)
+def strings_looked_up():
+    x = keras.Input([2], dtype="string")
+    made = layers.StringLookup(vocabulary=["a a", "a bc", "bc d", "d d"])
+    h = layers.Embedding(made.vocabulary_size(), 3)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
+
+
+@model("keys", 3)
+def integers_looked_up():
+    x = keras.Input([3], dtype="int64")
+    made = layers.IntegerLookup(vocabulary=list(KEYS[:3]))
+    h = layers.Embedding(made.vocabulary_size(), 3)(made(x))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(h)))
+
+
+@model(4)
+def adapted_normalization():
+    made = layers.Normalization()
+    made.adapt(np.random.default_rng(5).normal(3.0, 2.0, [20, 4]))
+    return keras.Sequential([keras.Input([4]), made, layers.Dense(3, "tanh"), layers.Dense(2)])
+
+
 # --- several inputs and outputs -------------------------------------------------------------------
 
 
@@ -472,6 +589,16 @@ class OwnCell(layers.Layer):
         return h, [h]
 
 
+class Cubic(keras.regularizers.Regularizer):
+    """Keras' own are of float32 in its older versions."""
+
+    def __call__(self, x):
+        return 0.1 * ops.sum(ops.power(ops.abs(x), 3))
+
+    def get_config(self):
+        return {}
+
+
 class AddsLoss(layers.Layer):
     def build(self, shape):
         self.kernel = self.add_weight(shape=(shape[-1], 3))
@@ -511,6 +638,11 @@ stack("layer without configuration", VECTOR, lambda: layers.Dense(3), lambda: Sc
 stack("instance normalisation", IMAGE, lambda: layers.Conv2D(3, 3), InstanceNorm)
 stack("own cell", LINE, lambda: layers.RNN(OwnCell(3)))
 stack("added loss", VECTOR, AddsLoss)
+stack(
+    "penalties",
+    VECTOR,
+    lambda: layers.Dense(3, kernel_regularizer=Cubic(), activity_regularizer=Cubic()),
+)
 
 
 @model(6, 6, 2)

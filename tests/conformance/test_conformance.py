@@ -8,6 +8,7 @@ from helpers import assert_is_the_derivative, meta_objective, normal, own_weight
 
 from conformance.models import MODELS, B, T
 from maml_tf import Batch, MetaLearner, Task, functional
+from maml_tf.second_derivatives import exact_moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -45,13 +46,13 @@ def targets(model, x, seed):
     return tf.nest.pack_sequence_as(outputs, flat)
 
 
-def batch(model, spec, seed, tasks=T):
-    x = spec.inputs(seed, tasks)
+def batch(model, spec, seed, tasks=T, examples=B):
+    x = spec.inputs(seed, tasks, examples)
     return Batch(tf.nest.map_structure(tf.constant, x), targets(model, x, seed + 1))
 
 
 def make_learner(model, **options):
-    return MetaLearner(model, squared_error, step_size=0.1, meta_batch_size=T, **options)
+    return MetaLearner(model, squared_error, meta_batch_size=T, **{"step_size": 0.1, **options})
 
 
 def keras_own(model, weights, statistics, x, task):
@@ -80,8 +81,9 @@ def test_a_stack_of_tasks_is_keras_own_call_for_each(name):
     for task in range(T):
         expected = keras_own(model, weights, run.statistics, x, task)
         got = tf.nest.map_structure(lambda y, t=task: y[t], run.outputs)
-        # TensorFlow resizes in float32.
-        assert_close(got, expected, atol=2e-6 if name.split(",")[0] in RESIZED else 1e-9)
+        # TensorFlow resizes in float32; many normalisations of few numbers amplify what is rounded.
+        rough = spec.large or name.split(",")[0] in RESIZED
+        assert_close(got, expected, atol=1e-5 if rough else 1e-9)
 
 
 # The two ways to make a model differ before the first layer alone.
@@ -91,30 +93,59 @@ DERIVED = [p for p in EVERY if "sequential" not in str(p)]
 @pytest.mark.parametrize("name", DERIVED)
 def test_the_meta_gradient_is_the_derivative_and_is_traced_once(name):
     model, spec = built(name)
-    learner = make_learner(model)
-    task = Task(batch(model, spec, 10), batch(model, spec, 20))
+    # Untrained and deep, with a last image of one pixel: more examples and smaller steps keep the
+    # objective from being chaotic.
+    options = {"step_size": 1e-4} if spec.large else {}
+    examples = 12 if spec.large else B
+    learner = make_learner(model, **options)
+    task = Task(*(batch(model, spec, seed, examples=examples) for seed in (10, 20)))
     gradient, _ = learner.meta_gradient(task)
     names = [v.path for v in model.trainable_variables]
-    if spec.large:  # hundreds of weights: along one direction of them all
-        assert_is_the_derivative_along(gradient, learner, task)
+    if spec.large:  # too deep for differences: a kink is never far
+        expected = plain_gradient(learner, task)
+        size = tf.linalg.global_norm(expected)
+        for name, a, b in zip(names, gradient, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9 * size, err_msg=name)
     else:
         objective = meta_objective(learner, task)
         assert_is_the_derivative(gradient, objective, learner.initial_weights(), names, atol=5e-8)
-    learner.meta_gradient(Task(batch(model, spec, 30), batch(model, spec, 40)))
+    learner.meta_gradient(Task(*(batch(model, spec, seed, examples=examples) for seed in (30, 40))))
     assert learner._chunk_gradient.experimental_get_tracing_count() == 1
 
 
-def assert_is_the_derivative_along(gradient, learner, task, step=1e-6):
-    weights = learner.initial_weights()
-    direction = [normal(i, *w.shape) for i, w in enumerate(weights)]
-    length = tf.linalg.global_norm(direction)
-    objective = meta_objective(learner, task)
-    ahead, behind = (
-        objective([w + sign * step / length * d for w, d in zip(weights, direction, strict=True)])
-        for sign in (1.0, -1.0)
-    )
-    got = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(gradient, direction, strict=True)])
-    np.testing.assert_allclose(got / length, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-7)
+def plain_gradient(learner, task):
+    """The meta-gradient by plain nested tapes on Keras' own call, one task at a time.
+
+    Keras' moments are exact inside; else they would hold the mean constant.
+    """
+    model, weights = learner.model, learner.initial_weights()
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+
+    def loss(values, x, y):
+        frozen = [v.value for v in model.non_trainable_variables]
+        outputs, _ = model.stateless_call(values, frozen, x, training=True)
+        return tf.reduce_mean(tf.square(outputs - y))
+
+    @tf.function(autograph=False)
+    def of_one(support_x, support_y, query_x, query_y):
+        with exact_moments(), tf.GradientTape(watch_accessed_variables=False) as outer:
+            outer.watch(weights)
+            moving = [w for w, own in zip(weights, learner.adapts, strict=True) if own]
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(weights)
+                before = loss(weights, support_x, support_y)
+            gradients = iter(inner.gradient(before, moving))
+            adapted = [
+                w - learner.step_size * next(gradients) if own else w
+                for w, own in zip(weights, learner.adapts, strict=True)
+            ]
+            after = loss(adapted, query_x, query_y)
+        return outer.gradient(after, weights)
+
+    each = [of_one(*(a[t] for b in task for a in (b.x, b.y))) for t in range(T)]
+    return [tf.add_n(pair) / T for pair in zip(*each, strict=True)]
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -126,7 +157,7 @@ def test_a_model_adapted_by_no_step_is_the_model_itself(name):
     adapted = learner.adapt(x, y, steps=0)
     run = learner.apply.run(learner.initial_weights(), support.x)
     assert_close(
-        adapted(x),
+        adapted(x, training=False),
         keras_own(
             model, [w[None] for w in learner.initial_weights()], run.statistics, support.x, 0
         ),
@@ -136,7 +167,7 @@ def test_a_model_adapted_by_no_step_is_the_model_itself(name):
     weights = learner.adapt_weights(support, 1).weights[-1]
     stacked = [w if own else w[None] for w, own in zip(weights, learner.adapts, strict=True)]
     run = learner.apply.run(weights, support.x)
-    assert_close(moved(x), keras_own(model, stacked, run.statistics, support.x, 0))
+    assert_close(moved(x, training=False), keras_own(model, stacked, run.statistics, support.x, 0))
 
 
 def test_there_are_enough_models():

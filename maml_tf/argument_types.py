@@ -1,0 +1,173 @@
+"""Functions that take tensors of several types when a SavedModel is called from Python.
+
+TensorFlow's loader casts no tensor: it takes a call that fits one of the traces that were saved.
+So the function that does the work is traced once, and once more, at little cost, for every choice
+of types that is taken, cast and handed on.
+
+Shape letters: B examples in a set.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+OTHER = {
+    **{tf.float32: tf.float64, tf.float64: tf.float32},
+    **{tf.int32: tf.int64, tf.int64: tf.int32},
+}
+"""The other width of numbers: NumPy's own types, and those of models."""
+
+
+class Mixes(NamedTuple):
+    """Choices of the types of a function's arguments: each costs some milliseconds of tracing.
+
+    Sets of both widths go with labels of every type, and what is rarer in the usual company alone:
+    numbers of steps from NumPy, bytes and tokens for a model of floats, sets of unlike widths.
+    """
+
+    support_x: Any
+    support_y: Any
+    query_x: Any = ()  # if it is an argument
+
+    def choices(self) -> Iterator[tuple[Any, ...]]:
+        """Specifications of the sets, then of the number of steps and the step size."""
+        usual, of_numpy = (
+            (tf.TensorSpec([], whole), tf.TensorSpec([], real))
+            for whole, real in ((tf.int32, tf.float32), (tf.int64, tf.float64))
+        )
+        labels = targets(self.support_y)
+        alike = [(x, self._query(n, examples)) for n, x in enumerate(examples(self.support_x))]
+        for (x, query), y in itertools.product(alike, labels):
+            yield x, y, *query, *usual
+        for (x, query), y in zip(alike, labels, strict=False):
+            yield x, y, *query, *of_numpy
+        for n, x in enumerate(whole_examples(self.support_x)):
+            for y in labels[:2] if n == 0 else labels[n - 1 : n]:
+                yield x, y, *self._query(n, whole_examples), *usual
+        for (x, query), (_, other), y in itertools.product(alike, alike, labels[:2]):
+            if query != other:
+                yield x, y, *other, *usual
+
+    def _query(self, number: int, kinds: Callable[[Any], list[Any]]) -> tuple[Any, ...]:
+        return (kinds(self.query_x)[number],) if self.query_x != () else ()
+
+
+def examples(specs: Any) -> list[Any]:
+    """Specifications of x in its own type, then in others that are cast."""
+    there = dict.fromkeys(s.dtype for s in tf.nest.flatten(specs) if s.dtype in OTHER)
+    choices = itertools.product(*([(t, t), (t, OTHER[t])] for t in there))
+    return [_with_types(specs, dict(choice)) for choice in choices]
+
+
+def whole_examples(specs: Any) -> list[Any]:
+    """Bytes and tokens, for a model that takes floats."""
+    if not isinstance(specs, tf.TensorSpec) or not specs.dtype.is_floating:
+        return []
+    return [_with_types(specs, {specs.dtype: t}) for t in (tf.uint8, tf.int32, tf.int64)]
+
+
+def targets(specs: Any) -> list[Any]:
+    """Specifications of y in its own type, then in others; class indices may be floats."""
+    if isinstance(specs, tf.TensorSpec) and specs.dtype.is_integer:
+        types = dict.fromkeys([specs.dtype, OTHER[specs.dtype], tf.float32, tf.float64])
+        return [_with_types(specs, {specs.dtype: t}) for t in types]
+    return examples(specs)
+
+
+def loosely(specs: Sequence[Any]) -> list[Any]:
+    """The arguments of a function that calls `fitted`: of any shape; class indices as floats."""
+
+    def loose(spec):
+        indices = spec.dtype.is_integer and (spec.name or "").startswith("support_y")
+        dtype = tf.float64 if indices else spec.dtype
+        return tf.TensorSpec(None if _is_set(spec) else spec.shape, dtype, spec.name)
+
+    return tf.nest.map_structure(loose, list(specs))
+
+
+def taking(function: Any, choices: Iterable[Sequence[Any]]) -> Callable[[Callable], Any]:
+    """Decorates a function, which names the arguments and their defaults, to call another.
+
+    Args:
+      function: a `tf.function` of one input signature, which does the work.
+      choices: of the specifications of all arguments, the likeliest first.
+
+    Returns:
+      A decorator; the result is a `tf.function` with one trace a choice.
+    """
+
+    def traced(like: Callable) -> Any:
+        @functools.wraps(like)
+        def cast(*given):
+            specs = tuple(function.input_signature)
+            return function(*tf.nest.map_structure(_cast, given, specs))
+
+        compiled = tf.function(cast, autograph=False)
+        names = list(inspect.signature(like).parameters)
+        for specs in choices:
+            given = [_named(spec, name) for spec, name in zip(specs, names, strict=True)]
+            compiled.get_concrete_function(*given)
+        return compiled
+
+    return traced
+
+
+def fitted(given: Any, specs: Any) -> Any:
+    """Tensors `[B, *shape]` as their specifications say; asserts in one sentence that they are."""
+    return tuple(
+        tf.nest.map_structure(_fitted, x, spec) if _is_set(spec) else x
+        for x, spec in zip(given, specs, strict=True)
+    )
+
+
+def _is_set(specs: Any) -> bool:
+    """Whether an argument is a set of examples, and no weights nor number."""
+    return all(s.shape.rank and s.shape[0] is None for s in tf.nest.flatten(specs))
+
+
+def _fitted(x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    shape = spec.shape[1:].as_list() if spec.shape.rank else []
+    if spec.shape.rank and None not in shape:
+        message = f"{spec.name} takes [examples, *shape] with shape {tuple(shape)}, not"
+        fits = _fits(x, shape)
+        with tf.control_dependencies([tf.debugging.Assert(fits, [message, tf.shape(x)])]):
+            # A choice, lest the wrong shape be met by TensorFlow's own words before.
+            x = tf.cond(fits, lambda: x, lambda: tf.zeros([0, *shape], x.dtype))
+    if x.dtype != spec.dtype:
+        whole = tf.reduce_all(x == tf.floor(x))
+        message = f"{spec.name} must be whole numbers"
+        with tf.control_dependencies([tf.debugging.Assert(whole, [message, x])]):
+            x = tf.cast(x, spec.dtype)
+    return tf.ensure_shape(x, spec.shape)
+
+
+def _fits(x: tf.Tensor, shape: list[int]) -> tf.Tensor:
+    """Whether `x` is `[B, *shape]`."""
+    return tf.cond(
+        tf.rank(x) == 1 + len(shape),
+        lambda: tf.reduce_all(tf.shape(x)[1:] == tf.constant(shape, tf.int32)),
+        lambda: tf.constant(False),
+    )
+
+
+def _with_types(specs: Any, types: dict[tf.DType, tf.DType]) -> Any:
+    # Of any shape, so that another is refused by `fitted`, in a sentence.
+    return tf.nest.map_structure(
+        lambda s: tf.TensorSpec(None, types.get(s.dtype, s.dtype), s.name), specs
+    )
+
+
+def _cast(x: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    return x if x.dtype == spec.dtype else tf.cast(x, spec.dtype)
+
+
+def _named(specs: Any, name: str) -> Any:
+    if not isinstance(specs, tf.TensorSpec):
+        return specs
+    return tf.TensorSpec(specs.shape, specs.dtype, name)
