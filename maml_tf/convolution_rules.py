@@ -63,7 +63,7 @@ def _has_native_derivatives(layer) -> bool:
 def _grouped(layer, x: tf.Tensor, run: Run) -> tf.Tensor:
     """Each group of channels by its own part of the kernel `[P, C / G, F]`."""
     kernel, channels = tf.cast(run.value(layer.kernel), x.dtype), x.shape[-1]
-    if layer.groups == channels and _depthwise_is_native(layer):
+    if layer.groups == channels and _depthwise_is_native(layer, x):
         # [taps, 1, C * M] is a depthwise kernel [taps, C, M].
         head = kernel.shape[:-2]
         return depthwise(
@@ -105,7 +105,7 @@ def _separable_convolution(layer, x, run):
 
 def _depthwise_product(layer, variable, x: tf.Tensor, run: Run) -> tf.Tensor:
     kernel = tf.cast(run.value(variable), x.dtype)
-    if _depthwise_is_native(layer):
+    if _depthwise_is_native(layer, x):
         return depthwise(layer, x, kernel, run.is_stacked(variable))
     taps, channels = math.prod(layer.kernel_size), x.shape[-1]
     patch = unfold(patches.extract(fold(x), *_geometry(layer)), x)
@@ -116,10 +116,16 @@ def _depthwise_product(layer, variable, x: tf.Tensor, run: Run) -> tf.Tensor:
     return tf.reshape(y, [tasks, examples, *spatial, channels * kernel.shape[-1]])
 
 
-def _depthwise_is_native(layer) -> bool:
-    """Whether `tf.nn.depthwise_conv2d` knows this geometry: one stride, no dilation."""
+def _depthwise_is_native(layer, x: tf.Tensor) -> bool:
+    """Whether to call `tf.nn.depthwise_conv2d`: it knows one stride, and no dilation.
+
+    On an image of fewer numbers than the kernel its filter gradient is slow: 1 x 1 x 960 under
+    3 x 3 took 24 times as long as by patches, and 3 x 3 x 288 a third (benchmarks/README.md).
+    """
+    small = None not in x.shape[2:-1] and math.prod(x.shape[2:-1]) < math.prod(layer.kernel_size)
     return (
-        layer.padding in ("same", "valid")
+        not small
+        and layer.padding in ("same", "valid")
         and len(set(layer.strides)) == 1
         and all(d == 1 for d in layer.dilation_rate)
         and len(layer.strides) <= 2

@@ -256,6 +256,29 @@ def test_the_papers_pooling_network_is_the_same_under_xla(blocks):
             assert float(tf.norm(compiled - plain)) < 1e-3 * scale
 
 
+def test_the_compiled_loop_moves_the_weights_alike():
+    moved = []
+    for jit_compile in (False, True):
+        model = pooled_network("image")
+        task = random_task(model)
+
+        def source(index, num_tasks, task=task):
+            return tf.nest.map_structure(lambda a: a + 0.1 * tf.cast(index, a.dtype), task)
+
+        learner = MetaLearner(
+            model,
+            squared_error,
+            step_size=0.1,
+            meta_batch_size=2,
+            optimizer=keras.optimizers.SGD(0.1),
+            jit_compile=jit_compile,
+        )
+        learner.meta_steps(source, 0, 3)
+        moved.append(model.get_weights())
+    for plain, compiled in zip(*moved, strict=True):
+        np.testing.assert_allclose(compiled, plain, atol=1e-4)
+
+
 def test_a_trace_without_xla_does_not_serve_within_it():
     model = pooled_network("image")
     learner = MetaLearner(model, squared_error, meta_batch_size=2)

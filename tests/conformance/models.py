@@ -87,6 +87,8 @@ stack("causal convolution", LINE, lambda: layers.Conv1D(3, 2, padding="causal", 
 stack("grouped convolution", IMAGE, lambda: layers.Conv2D(4, 3, groups=2, activation="tanh"))
 stack("depthwise", IMAGE, lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, strides=2))
 stack("dilated depthwise", IMAGE, lambda: layers.DepthwiseConv2D(2, dilation_rate=2))
+stack("small depthwise", [2, 2, 3], lambda: layers.DepthwiseConv2D(3, padding="same"))
+stack("small grouped", [2, 2, 3], lambda: layers.Conv2D(6, 3, groups=3, padding="same"))
 stack("depthwise line", LINE, lambda: layers.DepthwiseConv1D(2, padding="same"))
 stack("separable", IMAGE, lambda: layers.SeparableConv2D(3, 3, activation="tanh"))
 stack("separable line", LINE, lambda: layers.SeparableConv1D(3, 2))
@@ -180,6 +182,32 @@ stack(
     lambda: layers.MaxPooling2D(2),
     lambda: layers.ZeroPadding2D(1),
     lambda: layers.AveragePooling2D(2),
+)
+stack(
+    "overlapping pooling",
+    IMAGE,
+    lambda: layers.Conv2D(3, 2, activation="tanh"),
+    lambda: layers.MaxPooling2D(3, strides=1, padding="same"),
+)
+stack(
+    "pooling of a line",
+    LINE,
+    lambda: layers.Conv1D(3, 2, activation="tanh"),
+    lambda: layers.MaxPooling1D(2, strides=1, padding="same"),
+    layers.GlobalMaxPooling1D,
+)
+stack(
+    "pooled by an operation",
+    IMAGE,
+    lambda: layers.Conv2D(3, 2, activation="tanh"),
+    lambda: layers.Lambda(lambda t: ops.max_pool(t, 3, 1, "same")),
+)
+stack(
+    "padded and rolled",
+    LINE,
+    lambda: layers.Dense(3),
+    lambda: layers.Lambda(lambda t: ops.pad(t, [[0, 0], [0, 0], [1, 0]], constant_values=1.0)),
+    lambda: layers.Lambda(lambda t: ops.roll(t, 1, axis=-1) * t),
 )
 stack(
     "activation as a layer",
