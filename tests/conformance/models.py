@@ -383,6 +383,88 @@ def one_layer_twice():
     return keras.Model(x, layers.Dense(2)(dense(dense(x))))
 
 
+@model(4, 4, 2)
+def encoder_and_decoder_of_images():
+    x = keras.Input([4, 4, 2])
+    a = layers.Conv2D(3, 3, padding="same", activation="elu")(x)
+    b = layers.Conv2D(4, 3, strides=2, padding="same", activation="elu")(a)
+    c = layers.Conv2DTranspose(3, 2, strides=2)(b)
+    d = layers.UpSampling2D(2)(b)
+    return keras.Model(x, layers.Conv2D(1, 1)(layers.Concatenate()([a, c, d])))
+
+
+@model([4, 3], [2, 3], several=True, slow=True)
+def sequence_to_sequence():
+    source, target = keras.Input([4, 3]), keras.Input([2, 3])
+    _, h, c = layers.LSTM(3, return_state=True)(source)
+    y = layers.LSTM(3, return_sequences=True)(target, initial_state=[h, c])
+    return keras.Model([source, target], layers.TimeDistributed(layers.Dense(2))(y))
+
+
+@model([3, 4], [3, 3], several=True)
+def attention_with_a_mask_of_its_own():
+    x, mask = keras.Input([3, 4]), keras.Input([3, 3])
+    visible = mask > 0.0
+    h, scores = layers.MultiHeadAttention(2, 3)(
+        x, x, attention_mask=visible, return_attention_scores=True
+    )
+    return keras.Model([x, mask], [layers.Dense(2)(h), scores])
+
+
+class TransformerBlock(layers.Layer):
+    """As in Keras' own example of text classification."""
+
+    def __init__(self, width=4, heads=2):
+        super().__init__()
+        self.attend = layers.MultiHeadAttention(heads, width)
+        self.forward = keras.Sequential([layers.Dense(6, "relu"), layers.Dense(width)])
+        self.first, self.second = (layers.LayerNormalization(epsilon=1e-2) for _ in range(2))
+        self.drop = layers.Dropout(0.1)
+
+    def call(self, x, training=False):
+        h = self.first(x + self.drop(self.attend(x, x), training=training))
+        return self.second(h + self.drop(self.forward(h), training=training))
+
+
+class Positions(layers.Layer):
+    def __init__(self, length, words, width):
+        super().__init__()
+        self.tokens, self.places = (layers.Embedding(n, width) for n in (words, length))
+
+    def call(self, x):
+        return self.tokens(x) + self.places(ops.arange(0, ops.shape(x)[-1]))
+
+
+@model("words", 5)
+def transformer_of_own_layers():
+    x = keras.Input([5], dtype="int32")
+    h = TransformerBlock()(Positions(5, WORDS, 4)(x))
+    return keras.Model(x, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)))
+
+
+@model([4], [4], several=True)
+def siamese():
+    a, b, body = keras.Input([4]), keras.Input([4]), keras.Sequential([layers.Dense(3, "tanh")])
+    distance = layers.Lambda(lambda pair: ops.abs(pair[0] - pair[1]))([body(a), body(b)])
+    return keras.Model([a, b], layers.Dense(1)(distance))
+
+
+@model(6, 6, 3)
+def augmentation():
+    x = keras.Input([6, 6, 3])
+    h = layers.RandomRotation(0.2)(layers.RandomFlip("horizontal")(layers.Rescaling(0.5)(x)))
+    return keras.Model(x, layers.Dense(2)(layers.Flatten()(layers.Conv2D(2, 3)(h))))
+
+
+@model(4)
+def operations_of_shape():
+    x = keras.Input([4])
+    a, b = ops.split(layers.Dense(6, "tanh")(x), 2, axis=-1)
+    h = ops.einsum("bi,bj->bij", a, ops.softmax(b, axis=-1))
+    h = ops.where(h > 0, h, 0.1 * ops.transpose(h, (0, 2, 1)))
+    return keras.Model(x, layers.Dense(2)(ops.reshape(h, (-1, 9))))
+
+
 # --- vocabularies and statistics of data ----------------------------------------------------------
 
 
