@@ -120,16 +120,22 @@ stack(
     LINE,
     lambda: layers.GRU(3, return_sequences=True),
     lambda: layers.GRU(2, reset_after=False),
+    slow=True,
 )
 stack("simple rnn", LINE, lambda: layers.SimpleRNN(3, go_backwards=True))
-stack("cells", LINE, lambda: layers.RNN(layers.GRUCell(3)), dtype=None)
+stack("cells", LINE, lambda: layers.RNN(layers.GRUCell(3)), dtype=None, slow=True)
 stack(
     "stacked cells",
     LINE,
     lambda: layers.RNN([layers.LSTMCell(2), layers.GRUCell(2)]),
     slow=True,
 )
-stack("bidirectional", LINE, lambda: layers.Bidirectional(layers.LSTM(2, return_sequences=True)))
+stack(
+    "bidirectional",
+    LINE,
+    lambda: layers.Bidirectional(layers.LSTM(2, return_sequences=True)),
+    slow=True,
+)
 stack("time distributed", [3, 4, 4, 1], lambda: layers.TimeDistributed(layers.Conv2D(2, 2)))
 stack("recurrent convolution", [3, 4, 4, 1], lambda: layers.ConvLSTM2D(2, 2), slow=True)
 stack(
@@ -636,7 +642,7 @@ class DoubledGraph(keras.Model):
 stack("composite layer", VECTOR, lambda: layers.Dense(3), lambda: Block(3))
 stack("layer without configuration", VECTOR, lambda: layers.Dense(3), lambda: Scale(2.0))
 stack("instance normalisation", IMAGE, lambda: layers.Conv2D(3, 3), InstanceNorm)
-stack("own cell", LINE, lambda: layers.RNN(OwnCell(3)))
+stack("own cell", LINE, lambda: layers.RNN(OwnCell(3)), slow=True)
 stack("added loss", VECTOR, AddsLoss)
 stack(
     "penalties",
