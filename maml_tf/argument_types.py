@@ -25,10 +25,11 @@ OTHER = {
 
 
 def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[Any, ...]]:
-    """Choices of the types of sets that are given together, the usual one first.
+    """Choices of the types of arguments, the usual one first.
 
-    Each choice is traced, saved and loaded, at some milliseconds, and more where there are many
-    variables. So sets are of one type, and labels that are floats of the width of the sets.
+    NumPy's arrays and numbers come as tensors of their own types, so that floats of both widths,
+    labels of every type and numbers of both widths meet in every way. Bytes and tokens, where a
+    model takes floats, come in the usual company alone, for each choice takes its milliseconds.
 
     Args:
       support_x: specifications of a support set's x.
@@ -36,16 +37,22 @@ def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[A
       query_x: of a query set's x, if there is one.
 
     Yields:
-      Specifications of the sets.
+      Specifications of the sets, of the number of steps, and of the step size.
     """
     sets = (support_x,) if query_x == () else (support_x, query_x)
     labels = targets(support_y)
-    for n, (x, *query) in enumerate(zip(*map(examples, sets), strict=True)):
-        for y in labels[:2] + labels[2 + n : 3 + n]:
-            yield x, y, *query
-    for n, (x, *query) in enumerate(zip(*map(whole_examples, sets), strict=True)):
-        for y in labels[:2] if n == 0 else labels[n - 1 : n]:
-            yield x, y, *query
+    numbers = [
+        (tf.TensorSpec([], whole), tf.TensorSpec([], real))
+        for whole, real in ((tf.int32, tf.float32), (tf.int64, tf.float64))
+    ]
+    for (steps, size), (x, *query), y in itertools.product(
+        numbers, itertools.product(*map(examples, sets)), labels
+    ):
+        yield x, y, *query, steps, size
+    for (x, *query), y in itertools.product(
+        zip(*map(whole_examples, sets), strict=True), labels[:2]
+    ):
+        yield x, y, *query, *numbers[0]
 
 
 def examples(specs: Any) -> list[Any]:

@@ -99,8 +99,8 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
             "step_size": "meta-learned" if math.isnan(step_size) else step_size,
             "transductive": True,
         },
-        "weights": [spec.name for spec in weights[: len(servable.initial)]],
-        "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
+        "weights": [spec.name for spec in weights[: len(servable.weight_names)]],
+        "batch_statistics": [spec.name for spec in weights[len(servable.weight_names) :]],
     }
 
 
