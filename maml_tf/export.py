@@ -23,9 +23,9 @@ Several inputs, outputs or targets are dictionaries by name; inputs that a model
 and that nobody named, are `input_0`, `input_1`.
 
 Arrays of NumPy and numbers of Python are converted. A call takes tensors of the model's types, and
-float64 for float32, int64 for int32, class indices as floats, and bytes or whole numbers for floats
-(their values go in as they are), sets of one call being of one type. A signature takes its own
-types alone: tf.cast(labels, tf.int32).
+float64 for float32, int64 for int32, class indices as floats, and, in all sets of a call, bytes or
+whole numbers for floats: their values go in as they are. A signature takes its own types alone:
+tf.cast(labels, tf.int32).
 
 The graph is for prediction: a derivative taken through it ignores custom gradients of layers.
 """
@@ -99,8 +99,8 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
             "step_size": "meta-learned" if math.isnan(step_size) else step_size,
             "transductive": True,
         },
-        "weights": [spec.name for spec in weights[: len(servable.weight_names)]],
-        "batch_statistics": [spec.name for spec in weights[len(servable.weight_names) :]],
+        "weights": [spec.name for spec in weights[: len(servable.initial)]],
+        "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
     }
 
 

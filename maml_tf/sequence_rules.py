@@ -81,6 +81,8 @@ def _recurrent(layer, x, run, *, initial_state=None, mask=None):
         # of what it is given may not be that of its inputs.
         loop = functools.partial(layers.RNN.inner_loop, layer)
         stack.enter_context(replaced(layer, "inner_loop", loop))
+        # It would run stacked cells once on weights of their own, for masks that nobody uses.
+        stack.enter_context(replaced(layer, "_maybe_config_dropout_masks", lambda *_: None))
         stack.enter_context(keras.StatelessScope())
         mask = get_mask(x) if mask is None else mask
         outputs = layers.RNN.call(

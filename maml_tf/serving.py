@@ -22,30 +22,6 @@ from maml_tf.types import Batch
 NO_STATISTICS = "transductive=False needs the statistics of a support set: call adapt first"
 
 
-class Packed(tf.Module):
-    """Tensors in one variable a type: each of many traces that read them captures one, not all."""
-
-    def __init__(self, tensors: list[tf.Tensor]):
-        """Copies them."""
-        super().__init__(name="packed")
-        self._shapes = [(t.dtype.name, tuple(t.shape)) for t in tensors]
-        types = dict.fromkeys(dtype for dtype, _ in self._shapes)
-        self.variables_by_type = {
-            dtype: tf.Variable(
-                tf.concat([tf.reshape(t, [-1]) for t in tensors if t.dtype == dtype], 0)
-            )
-            for dtype in types
-        }
-
-    def values(self) -> list[tf.Tensor]:
-        """Reads them."""
-        pieces = {}
-        for dtype, variable in self.variables_by_type.items():
-            sizes = [math.prod(shape) for own, shape in self._shapes if own == dtype]
-            pieces[dtype] = iter(tf.split(variable, sizes))
-        return [tf.reshape(next(pieces[dtype]), shape) for dtype, shape in self._shapes]
-
-
 class Servable(tf.Module):
     """Holds what is saved: variables, and the functions that `compiled` adds."""
 
@@ -57,17 +33,19 @@ class Servable(tf.Module):
         values = learner.initial_weights()
         self.interface = interface(learner, values, inputs, target)
         names = [spec.name for spec in self.interface.weights]
-        self.weight_names, self._statistic_names = names[: len(values)], names[len(values) :]
-        self.initial = Packed(values)
-        moving = [n for n, own in zip(self.weight_names, learner.adapts, strict=True) if own]
-        self._moving = moving if learner.step_sizes else []
-        self.step_sizes = Packed([tf.convert_to_tensor(a.value) for a in learner.step_sizes])
+        self._weight_names, self._statistic_names = names[: len(values)], names[len(values) :]
+        self.initial = {n: tf.Variable(v, name=n) for n, v in zip(names, values, strict=False)}
+        moving = [n for n, own in zip(self._weight_names, learner.adapts, strict=True) if own]
+        self.step_sizes = {
+            name: tf.Variable(alpha.value, name=f"{name}_step_size")
+            for name, alpha in zip(moving, learner.step_sizes, strict=False)
+        }
         self.frozen = frozen_variables(learner.model)
         self.tables = tables(learner.model)
 
     def weights_before(self) -> dict[str, tf.Tensor]:
         """The meta-learned weights; no support set was seen, hence statistics of NaN."""
-        weights = dict(zip(self.weight_names, self.initial.values(), strict=True))
+        weights = {name: tf.convert_to_tensor(v) for name, v in self.initial.items()}
         unseen = self.interface.weights[len(weights) :]
         return weights | {s.name: tf.fill(s.shape, tf.cast(math.nan, s.dtype)) for s in unseen}
 
@@ -78,17 +56,12 @@ class Servable(tf.Module):
         support = _with_task_axis(
             Batch(self.interface.examples(support_x), self.interface.targets(support_y))
         )
-        initial = self.initial.values()
         weights, _ = adapt_for(
             learner.task_loss,
-            stack(initial, 1, learner.adapts),
+            stack([tf.convert_to_tensor(v) for v in self.initial.values()], 1, learner.adapts),
             support,
             steps,
-            step_size=given_or_learned(
-                step_size,
-                dict(zip(self.weight_names, initial, strict=True)),
-                dict(zip(self._moving, self.step_sizes.values(), strict=True)),
-            ),
+            step_size=given_or_learned(step_size, self.initial, self.step_sizes),
             adapts=learner.adapts,
             constrain=learner.constrain,
         )
@@ -100,7 +73,7 @@ class Servable(tf.Module):
     def outputs(self, x, weights, transductive) -> Any:
         """Predictions `[B, ...]` for `x [B, ...]`, or a dictionary of such by output."""
         apply = self._learner.apply
-        values = [weights[name] for name in self.weight_names]
+        values = [weights[name] for name in self._weight_names]
         moments = [weights[name][None] for name in self._statistic_names]
 
         def run(**options):
