@@ -66,13 +66,20 @@ class _Reading(keras.StatelessScope):
 
 
 def _cloned_layer(layer: keras.Operation) -> keras.Operation:
-    if not isinstance(layer, keras.Layer) or not layer.variables:
+    if not isinstance(layer, keras.Layer) or (not layer.variables and _is_more(layer)):
         return layer
     if isinstance(layer, keras.Model):
         return _cloned(layer)
     copy = type(layer).from_config(layer.get_config())
     copy.trainable = layer.trainable
     return copy
+
+
+def _is_more(layer: keras.Layer) -> bool:
+    """Whether a layer without weights may be more than its configuration says."""
+    more = (keras.layers.Lambda, keras.layers.TextVectorization)
+    tables = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+    return isinstance(layer, more + tables) or not type(layer).__module__.startswith("keras.")
 
 
 def _is_plain_functional(model: keras.Model) -> bool:

@@ -126,8 +126,13 @@ def _object(thing: Any) -> dict[str, Any]:
 
 
 def _callable(thing: Any) -> Any:
+    thing = getattr(thing, "made_of", thing)  # of an `Objective`: what the user gave
     if thing is None or isinstance(thing, str):
         return thing
+    if isinstance(thing, dict):
+        return {str(name): _callable(part) for name, part in thing.items()}
+    if isinstance(thing, (list, tuple)):
+        return [_callable(part) for part in thing]
     if callable(thing):
         thing = inspect.unwrap(thing)
     if isinstance(thing, functools.partial):

@@ -188,6 +188,8 @@ class MetaLearner(Settings):
         }
         if role == "loss":
             made = objective(what, weights=self.loss_weights, **about)
+            if made is not what:
+                made.made_of = what
             if self._is_set_up and self.metric_name == "loss":
                 vars(self)["metric"] = made
             return made

@@ -61,6 +61,7 @@ class Objective:
         self.parts = parts
         self.whole = whole
         self.threshold = threshold
+        self.made_of: Any = self  # what a user gave: a string, a Keras object, a function
 
     def __call__(self, outputs: Any, y: Any, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
         """Returns `[T]` for outputs `[T, B, ...]`, targets, and weights and a mask `[T, B]`.
@@ -94,7 +95,7 @@ def described(
             labels=labels,
             from_logits=from_logits,
         )
-        vars(function).update(vars(known))
+        vars(function).update({**vars(known), "made_of": function})
         return function
 
     return describe

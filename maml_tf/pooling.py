@@ -19,12 +19,13 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
+
+from maml_tf.patching import Replacement
 
 _SPATIAL_AXES = {"max_pool": None, "max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
 
@@ -37,14 +38,17 @@ def under_xla() -> bool:
     return graph is not None and control_flow_util.GraphOrParentsInXlaContext(graph)
 
 
-@contextlib.contextmanager
-def exact_pooling() -> Iterator[None]:
+def exact_pooling() -> contextlib.AbstractContextManager[None]:
     """While code of others is traced: `tf.nn.max_pool`, and so Keras', is right to any order."""
-    with contextlib.ExitStack() as stack:
-        for name, spatial in _SPATIAL_AXES.items():
-            exact = _exact(getattr(tf.nn, name), spatial)
-            stack.enter_context(mock.patch.object(tf.nn, name, exact))
-        yield
+    return _exact_pooling().inside()
+
+
+@functools.cache
+def _exact_pooling() -> Replacement:
+    native = {name: getattr(tf.nn, name) for name in _SPATIAL_AXES}
+    return Replacement(
+        *((tf.nn, name, _exact(native[name], axes)) for name, axes in _SPATIAL_AXES.items())
+    )
 
 
 def _exact(native: Callable, spatial: int | None) -> Callable:

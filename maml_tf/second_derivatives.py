@@ -10,31 +10,30 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
-from unittest import mock
 
 import tensorflow as tf
 from tensorflow.python.framework import ops as framework
 
 from maml_tf.normalization import moments
+from maml_tf.patching import Replacement
 from maml_tf.pooling import under_xla
 
 
-@contextlib.contextmanager
-def exact_moments() -> Iterator[None]:
+def exact_moments() -> contextlib.AbstractContextManager[None]:
     """While code of others is traced: `tf.nn.moments`, and so Keras', is right to any order."""
+    return _EXACT_MOMENTS.inside()
 
-    def exact(x, axes, shift=None, keepdims=False, name=None):
-        del shift, name
-        x = tf.convert_to_tensor(x)
-        wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
-        axes = [axes] if isinstance(axes, int) else [int(axis) for axis in axes]
-        mean, variance = (tf.cast(moment, x.dtype) for moment in moments(wide, axes))
-        return (
-            (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
-        )
 
-    with mock.patch.object(tf.nn, "moments", exact):
-        yield
+def _exact_moments(x, axes, shift=None, keepdims=False, name=None):
+    del shift, name
+    x = tf.convert_to_tensor(x)
+    wide = tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x
+    axes = [axes] if isinstance(axes, int) else [int(axis) for axis in axes]
+    mean, variance = (tf.cast(moment, x.dtype) for moment in moments(wide, axes))
+    return (mean, variance) if keepdims else (tf.squeeze(mean, axes), tf.squeeze(variance, axes))
+
+
+_EXACT_MOMENTS = Replacement((tf.nn, "moments", _exact_moments))
 
 
 @contextlib.contextmanager

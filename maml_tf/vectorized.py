@@ -7,19 +7,17 @@ zeros whatever it is told, and `tf.roll` along an axis counted from the end take
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from unittest import mock
 
 import tensorflow as tf
+
+from maml_tf.patching import Replacement
 
 _pad, _roll = tf.pad, tf.roll
 
 
-@contextlib.contextmanager
-def exact_mapping() -> Iterator[None]:
+def exact_mapping() -> contextlib.AbstractContextManager[None]:
     """While code of others is traced to be mapped: such operations are made of others."""
-    with mock.patch.object(tf, "pad", pad), mock.patch.object(tf, "roll", roll):
-        yield
+    return _EXACT_MAPPING.inside()
 
 
 def pad(tensor, paddings, mode="CONSTANT", constant_values=0, name=None):
@@ -39,3 +37,6 @@ def roll(input, shift, axis, name=None):
     if not tf.is_tensor(axis):
         axis = tf.nest.map_structure(lambda a: a % tensor.shape.rank, axis)
     return _roll(tensor, shift, axis, name)
+
+
+_EXACT_MAPPING = Replacement((tf, "pad", pad), (tf, "roll", roll))

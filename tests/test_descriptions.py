@@ -150,5 +150,5 @@ def test_what_a_source_of_tasks_draws():
     episodes = Episodes(images, ways=3, shots=1, queries=2, seed=7, rotations=True)
     described = describe(learner(typical()), episodes)["tasks"]
     expected = {"seed": 7, "split": "train", "ways": 3, "shots": 1, "queries": 2, "rotations": True}
-    assert described == expected
+    assert described == expected | {"scale": None}
     assert describe(learner(typical()), lambda index, num_tasks: None)["tasks"] == {}
