@@ -53,6 +53,15 @@ def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[A
         zip(*map(whole_examples, sets), strict=True), labels[:2]
     ):
         yield x, y, *query, *numbers[0]
+    for y in narrow_indices(support_y):
+        yield support_x, y, *sets[1:], *numbers[0]
+
+
+def narrow_indices(specs: Any) -> list[Any]:
+    """Class indices of few bits, as image folders and label files have them."""
+    if not isinstance(specs, tf.TensorSpec) or not specs.dtype.is_integer:
+        return []
+    return [_with_types(specs, {specs.dtype: t}) for t in (tf.uint8, tf.int8, tf.int16)]
 
 
 def examples(specs: Any) -> list[Any]:
