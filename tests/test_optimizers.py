@@ -9,6 +9,7 @@ from keras.optimizers import LossScaleOptimizer as LossScale
 
 from maml_tf import MetaLearner, losses, train
 from maml_tf.networks import dense_network
+from maml_tf.tasks import ConstantTasks
 
 TASKS = [random_task(dense_network(2, 1), 2, 3, seed=s) for s in range(40)]
 
@@ -19,14 +20,13 @@ def learner_of(optimizer, **options):
     return MetaLearner(model, losses.mean_squared_error, **options)
 
 
-def same_task(index, num_tasks):
-    return TASKS[0]
+same_task = ConstantTasks(TASKS[0])
 
 
 def trained(optimizer, steps=3, **options):
     learner = learner_of(optimizer, **options)
     for i in range(steps):
-        learner.meta_steps(lambda index, num_tasks, i=i: TASKS[i], i, 1)
+        learner.meta_steps(ConstantTasks(TASKS[i]), i, 1)
     return learner, learner.model.get_weights()
 
 
@@ -112,9 +112,9 @@ def test_accumulated_gradients_move_once_by_their_mean():
     learner = learner_of(SGD(0.05, gradient_accumulation_steps=2))
     before = learner.model.get_weights()
     (first, _), (second, _) = (learner.meta_gradient(task) for task in TASKS[:2])
-    learner.meta_steps(lambda i, n: TASKS[0], 0, 1)
+    learner.meta_steps(ConstantTasks(TASKS[0]), 0, 1)
     assert_close(learner.model.get_weights(), before, rtol=0)
-    learner.meta_steps(lambda i, n: TASKS[1], 1, 1)
+    learner.meta_steps(ConstantTasks(TASKS[1]), 1, 1)
     expected = [w - 0.05 * (a + b) / 2 for w, a, b in zip(before, first, second, strict=True)]
     assert_close(learner.model.get_weights(), expected)
 

@@ -9,6 +9,7 @@ from helpers import random_task
 from maml_tf import MetaLearner, losses
 from maml_tf.evaluation import Evaluator
 from maml_tf.networks import dense_network
+from maml_tf.tasks import ConstantTasks
 
 
 def learner_of(**options):
@@ -19,8 +20,7 @@ def learner_of(**options):
 TASK = random_task(dense_network(2, 1), 2, 3)
 
 
-def source(index, num_tasks):
-    return TASK
+source = ConstantTasks(TASK)
 
 
 def moved(learner):
@@ -66,6 +66,7 @@ def test_an_evaluation_made_before_sees_it():
             lambda t: tf.tile(t, [num_tasks // 2, *[1] * (len(t.shape) - 1)]), TASK
         )
 
+    drawn.constant_tasks = True
     learner = learner_of()
     evaluator = Evaluator(learner, drawn, num_tasks=2, steps=1)
     before = evaluator().mean
@@ -131,7 +132,7 @@ def test_learned_step_sizes_stay_positive_by_choice():
             learn_step_size=True, positive_step_size=positive, optimizer=keras.optimizers.SGD(0.5)
         )
         assert all(np.all(v.numpy() == np.float32(0.1)) for v in learner.step_sizes)
-        learner.meta_steps(lambda index, num_tasks: task, 0, 3)
+        learner.meta_steps(ConstantTasks(task), 0, 3)
         found[positive] = min(np.min(v.numpy()) for v in learner.step_sizes)
     assert found[False] < 0
     np.testing.assert_allclose(found[True], 1e-4, rtol=1e-5)
