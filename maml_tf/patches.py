@@ -131,10 +131,10 @@ def scatter(
     Args:
       taps: `[M, *out, P * C]`, what `extract` makes of images `[M, *spatial, C]`.
       spatial: lengths of the images.
-      kernel_size: as for `extract`, like the rest.
-      strides: ...
-      dilation: ...
-      padding: ...
+      kernel_size: taps along each spatial axis.
+      strides: step of the output along each spatial axis.
+      dilation: distance of two taps along each spatial axis.
+      padding: "same", "valid" or "causal", as for `extract`.
 
     Returns:
       `[M, *spatial, C]`.
