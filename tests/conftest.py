@@ -23,3 +23,15 @@ def float64():
     yield
     keras.config.set_floatx(before)
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="session")
+def two():
+    """A strategy of two replicas, one for all tests of a process.
+
+    A second strategy would begin to count its collective operations where the first began, and
+    meet operations of that number and another shape.
+    """
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    return strategy

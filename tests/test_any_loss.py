@@ -139,11 +139,10 @@ def test_a_metric_has_no_sample_weights_and_the_loss_reported_has():
     np.testing.assert_allclose(learner.measure(outputs, batch), [1 / B] * T, rtol=1e-5)
 
 
-def test_replicas_do_not_change_a_keras_loss():
+def test_replicas_do_not_change_a_keras_loss(two):
     """Keras' own reduction divides by their number."""
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
     moved = []
-    for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(devices)):
+    for strategy in (tf.distribute.get_strategy(), two):
         with strategy.scope():
             model = dense_network(1, 1, (4,), seed=2)
             learner = MetaLearner(model, K.MeanSquaredError(), optimizer="sgd", meta_batch_size=4)

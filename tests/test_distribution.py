@@ -54,14 +54,6 @@ def three_meta_steps(strategy, make_optimizer, source=sines, **options):
     return start, [v.numpy() for v in learner.variables], metrics
 
 
-@pytest.fixture(scope="module")
-def two():
-    """One for all tests: a second strategy of the process would reuse the keys of the first."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    assert strategy.num_replicas_in_sync == 2
-    return strategy
-
-
 def sgd():
     """Unlike Adam, it shows a gradient that is twice too large."""
     return keras.optimizers.SGD(0.01)
