@@ -4,6 +4,9 @@ A checkpoint holds the learner's state (model and whatever else it learns), the 
 variables, the iteration and the best score. Random numbers need no state: they are functions of
 (seed, split, index).
 
+The files of a checkpoint come from a directory beside them, the index last, so that one is there
+whole or not at all; `ckpt-<iteration>.sha256` holds their checksums, which a restore compares.
+
 A variable is known by its position, its kind (the last word of its name) and its shape. The rest of
 a name is Keras' own and counts up within a process: the same code gives other ones the second time.
 """
@@ -11,7 +14,9 @@ a name is Keras' own and counts up within a process: the same code gives other o
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +25,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import checksums
 from maml_tf.descriptions import kind
+from maml_tf.files import refuse_pattern, staging, sweep, unwritable
 from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
 
 # What TensorFlow raises for a truncated or damaged file, depending on where the damage is.
-_BROKEN = (tf.errors.OpError, IndexError, RuntimeError, UnicodeDecodeError, KeyError)
+_BROKEN = (
+    *(checksums.Damaged, tf.errors.OpError, IndexError, RuntimeError),
+    *(UnicodeDecodeError, KeyError, OSError),
+)
+
+_INDEX = re.compile(r"ckpt-(\d+)\.index")
+_FILE = re.compile(r"(ckpt-\d+)\.(index|sha256|data-\d{5}-of-\d{5})")
+_OF_EARLIER_VERSIONS = ("ckpt-*_temp", "checkpoint", "checkpoint.tmp*")
+"""What TensorFlow's own manager of checkpoints wrote, or left behind when it was killed."""
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _POSITION = re.compile(rf"(weights|optimizer)/v(\d+)_(\w*){_VALUE}")
@@ -55,7 +70,7 @@ class Checkpoints:
         keep: int = 10,
         without: Sequence[keras.Variable] = (),
     ):
-        """Reads nothing yet; makes the directory.
+        """Reads and writes nothing yet.
 
         Args:
           directory: where checkpoints live.
@@ -63,8 +78,13 @@ class Checkpoints:
           keep: how many of the newest to keep.
           without: only to restore: weights that stay as they are, whatever the checkpoint has in
             their place, such as those of another head; the optimizer stays, too.
+
+        Raises:
+          ValueError: TensorFlow could not read what it writes in this directory.
         """
         self.directory = Path(directory)
+        refuse_pattern(self.directory)
+        self._keep = keep
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
         optimizer = None if without else learner.optimizer
@@ -78,21 +98,54 @@ class Checkpoints:
             iteration=self.iteration,
             best_score=self.best_score,
         )
-        self._latest = tf.train.CheckpointManager(self._all, str(self.directory), max_to_keep=keep)
-        self._best = tf.train.CheckpointManager(
-            self._all, str(self.directory / "best"), max_to_keep=1
-        )
 
     def save(self, iteration: int) -> None:
-        """Writes the newest checkpoint; a crash on the way leaves the ones before intact."""
+        """Writes the newest checkpoint; a crash on the way leaves the ones before intact.
+
+        Raises:
+          OSError: it cannot be written; nothing of it is left.
+        """
         self.iteration.assign(iteration)
-        self._latest.save(checkpoint_number=iteration)
+        self._write(self.directory, iteration, self._keep)
 
     def save_best(self, iteration: int, score: float) -> None:
-        """Writes the best checkpoint, and remembers its score for the next `save`."""
+        """Writes the best checkpoint, and remembers its score for the next `save`.
+
+        Raises:
+          OSError: it cannot be written; nothing of it is left, and the score is the one before.
+        """
+        before = self.best_score.numpy()
         self.best_score.assign(score)
         self.iteration.assign(iteration)
-        self._best.save(checkpoint_number=iteration)
+        try:
+            self._write(self.directory / "best", iteration, keep=1)
+        except OSError:
+            self.best_score.assign(before)
+            raise
+
+    def sweep(self) -> None:
+        """Removes what killed processes and earlier versions left beside the checkpoints."""
+        for directory in (self.directory, self.directory / "best"):
+            sweep(directory)
+            for pattern in _OF_EARLIER_VERSIONS:
+                for left in directory.glob(pattern):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove_all_but(directory, _saved_iterations(directory))
+
+    def _write(self, directory: Path, iteration: int, keep: int) -> None:
+        name = f"ckpt-{iteration}"
+        with staging(directory / name) as place:
+            try:
+                self._all.write(str(place / name))
+                sums = checksums.text(place)
+                (place / f"{name}.sha256").write_text(sums, encoding="utf-8")
+                files = [p.name for p in place.iterdir() if _FILE.fullmatch(p.name)]
+                for file in sorted(files, key=lambda file: file.endswith(".index")):
+                    os.replace(place / file, directory / file)
+            except (tf.errors.OpError, OSError) as error:
+                raise unwritable(directory / name, error) from error
+        others = [i for i in _saved_iterations(directory) if i != iteration]
+        _remove_all_but(directory, [*others[len(others) - keep + 1 :], iteration])
 
     def restore_latest(self) -> bool:
         """Restores the newest readable checkpoint; a broken one gives way to the one before.
@@ -144,12 +197,13 @@ class Checkpoints:
         if iterations:
             raise ValueError(
                 f"No checkpoint in {directory} can be read (tried {len(iterations)}); "
-                "move the directory away to start again."
+                "move it away to start again."
             )
         return False
 
     def _restore(self, path: str) -> None:
         """Reads all of a checkpoint, then assigns: a broken one changes nothing."""
+        checksums.verify(Path(f"{path}.sha256"), [f"{Path(path).name}.index"])
         reader = tf.train.load_checkpoint(path)
         stored = _stored(reader)
         values: list[tuple[Any, np.ndarray]] = [
@@ -218,5 +272,16 @@ def _refuse_others(
 
 
 def _saved_iterations(directory: Path) -> list[int]:
-    # The index file is written last. TensorFlow's own list file may be the one that is broken.
-    return sorted(int(p.stem.removeprefix("ckpt-")) for p in directory.glob("ckpt-*.index"))
+    # The index file is written last, and removed first.
+    found = map(_INDEX.fullmatch, os.listdir(directory) if directory.is_dir() else [])
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _remove_all_but(directory: Path, iterations: list[int]) -> None:
+    """Removes the checkpoints of other iterations, and what is left of half of one."""
+    kept = {f"ckpt-{iteration}" for iteration in iterations}
+    names = os.listdir(directory) if directory.is_dir() else []
+    for name in sorted(names, key=lambda name: not name.endswith(".index")):
+        match = _FILE.fullmatch(name)
+        if match and match[1] not in kept:
+            (directory / name).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from maml_tf import paper
+from maml_tf.files import replacing_file
 from maml_tf.result_choice import pool
 from maml_tf.result_files import Curve, Result, step_size_text
 from maml_tf.types import Estimate
@@ -251,9 +252,13 @@ def to_image(figure: Figure) -> np.ndarray:
 
 @matplotlib.rc_context(SETTINGS)
 def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths.
+
+    Raises:
+      OSError: nothing can be written there.
+    """
     written = [path.with_suffix(".png"), path.with_suffix(".pdf")]
     for target, metadata in zip(written, ({}, {"CreationDate": None}), strict=True):
-        figure.savefig(target, metadata=metadata)
+        with replacing_file(target) as place:
+            figure.savefig(place, metadata=metadata)
     return written

@@ -1,20 +1,185 @@
-"""Files that are written whole or not at all."""
+"""Files and directories on disk: whole or not at all, and never another process' ones.
+
+What is being written lies in a directory `.<name>.<8 letters>.part` beside its place until it is
+complete. The process that writes holds a lock on that directory, so that `sweep` can tell what a
+killed process left from what another process is at.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import shutil
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from maml_tf import checksums
+
+try:
+    import fcntl
+    import resource
+except ImportError:  # Windows
+    fcntl = resource = None  # type: ignore[assignment]
+
+PART = ".part"
+"""Ending of what is being written."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Unwritable(OSError):
+    """Something cannot be written; the message says what to do."""
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a user writes it: `~` and `~name` are home directories.
+
+    Raises:
+      ValueError: it is not a path on this machine, there is no such home directory, or it holds
+        characters that no file name should.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise ValueError(f"A path is text, not {text!r}.")
+    if "://" in text:
+        raise ValueError(f"'{text}' is not a local directory or file; copy to or from one.")
+    if not text.isprintable():
+        raise ValueError(f"The path {text!r} holds characters that cannot be printed; rename it.")
+    if not text.startswith("~"):
+        return Path(text)
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        name = text.split("/")[0]
+        raise ValueError(f"There is no home directory {name} for '{text}'; write the whole path.")
+    return Path(expanded)
+
+
+def refuse_pattern(path: str | os.PathLike[str]) -> None:
+    """Refuses a path that TensorFlow takes for a pattern: it would write there and never read.
+
+    Raises:
+      ValueError: names the characters.
+    """
+    found = [character for character in "*?[\\" if character in os.fspath(path)]
+    if found:
+        raise ValueError(
+            f"'{path}' holds {' and '.join(found)}, which TensorFlow takes for a pattern of names; "
+            "choose another directory."
+        )
+
+
+def unwritable(
+    path: str | os.PathLike[str], error: BaseException, remedy: str = "choose another directory"
+) -> OSError:
+    """The error to raise when something cannot be written, with the remedy.
+
+    Args:
+      path: what was to be written.
+      error: what the attempt raised; of TensorFlow's or HDF5's errors the text is looked at.
+      remedy: against anything but a full disk.
+    """
+    if isinstance(error, Unwritable):
+        return error
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number) if number else _first_line(error)
+    if number in _NO_ROOM or any(os.strerror(n) in str(error) for n in _NO_ROOM):
+        return Unwritable(
+            f"Cannot write to {path}: no room is left on its disk. Make room, then give the same "
+            "command again."
+        )
+    return Unwritable(f"Cannot write to {path} ({reason}); {remedy}.")
+
+
+def require_room(path: Path, size: int) -> None:
+    """Refuses to begin to write a file for which there is no room.
+
+    Args:
+      path: the file; its directory is there.
+      size: bytes.
+
+    Raises:
+      OSError: the disk has less, or the process may not write files of that size.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0] if resource else -1
+    if shutil.disk_usage(path.parent).free < size or 0 <= limit < size:
+        raise unwritable(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def staging(place: Path) -> Iterator[Path]:
+    """A new directory beside `place` to write in; what is left of it at the end is removed.
+
+    Args:
+      place: what will be written; its directory is made if it is not there.
+
+    Raises:
+      OSError: nothing can be written there.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        directory, lock = _locked_directory(place)
+    except OSError as error:
+        raise unwritable(place, error) from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_directory(place: Path) -> tuple[Path, int | None]:
+    while True:
+        directory = place.with_name(f".{place.name[:40]}.{uuid.uuid4().hex[:8]}{PART}")
+        directory.mkdir()
+        lock = lock_directory(directory)
+        if directory.is_dir():  # It was not swept before it was locked.
+            return directory, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def lock_directory(directory: Path) -> int | None:
+    """Locks a directory until the returned descriptor is closed, or its process ends.
+
+    Returns:
+      The descriptor; None where the file system or the platform has no locks.
+
+    Raises:
+      BlockingIOError: another process holds it.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    """Writes a text file (UTF-8) whole or not at all.
+
+    Raises:
+      OSError: it cannot be written; says what to do.
+    """
+    with replacing_file(path) as place:
+        place.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -24,9 +189,76 @@ def replacing_file(path: Path) -> Iterator[Path]:
     When the body fails, what was written is removed and `path` is as it was.
 
     Raises:
+      OSError: nothing can be written there, or `path` is a directory.
+    """
+    with staging(path) as directory:
+        try:
+            yield directory / path.name
+            os.replace(directory / path.name, path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def replacing_directory(place: Path, last: str) -> Iterator[Path]:
+    """Gives a new directory to write in, and moves its files to `place` at the end.
+
+    A place that is not there appears whole. In one that is there, file after file is replaced:
+    `last` goes first and comes last, so that a reader who asks for it never meets half of each.
+    The user's own files stay. When the body fails, `place` is as it was. `SHA256SUMS` is added.
+
+    Args:
+      place: the directory.
+      last: the name of the file without which the directory is none of its kind.
+
+    Raises:
       OSError: nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as staging:
-        yield Path(staging) / path.name
-        os.replace(Path(staging) / path.name, path)
+    existed = place.is_dir()
+    sweep(place if existed else place.parent)
+    # In a place that is there, so that it may be a volume of its own.
+    with staging(place / last if existed else place) as directory:
+        try:
+            yield directory
+            sums = checksums.text(directory)
+            (directory / checksums.SUMS).write_text(sums, encoding="utf-8")
+            if existed:
+                _replace_files(directory, place, last)
+            else:
+                directory.rename(place)
+        except OSError as error:
+            raise unwritable(place, error) from error
+
+
+def _replace_files(source: Path, place: Path, last: str) -> None:
+    try:
+        before = set(checksums.listed(place / checksums.SUMS))
+    except checksums.Damaged:
+        before = set()
+    names = {p.relative_to(source).as_posix() for p in source.rglob("*") if not p.is_dir()}
+    (place / last).unlink(missing_ok=True)
+    for name in sorted(names, key=lambda name: name == last):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, place / name)
+    for name in before - names:
+        (place / name).unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Removes what killed processes were writing in a directory; never fails."""
+    for left in directory.glob(f".*{PART}"):
+        if not left.is_dir() or left.is_symlink():
+            continue
+        try:
+            lock = lock_directory(left)
+        except BlockingIOError:
+            continue  # Somebody is at it.
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+
+
+def printable(text: str) -> str:
+    """Text that standard output can show, whatever its encoding."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return text.encode(encoding, "replace").decode(encoding)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ _SHORT_NAMES = {
     "updatelr": "update_lr",
 }
 """As the original wrote them in its own directory names."""
+
+LONGEST_NAME = 240
+"""Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -34,9 +39,33 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def directory_name(config: Config) -> str:
-    """The run's directory: no two runs that learn otherwise share one."""
-    if config.run_name:
-        return config.run_name
+    """The run's directory: no two runs that learn otherwise share one.
+
+    Raises:
+      ValueError: `run_name` is not the name of a directory.
+    """
+    return _shortened(config.run_name and _checked(config.run_name) or _made_of_settings(config))
+
+
+def _checked(name: str) -> str:
+    if name in (".", "..") or "/" in name or os.sep in name:
+        raise ValueError(
+            f"--run_name={name} is not a name for a directory in --logdir; drop the dots and "
+            "slashes, or put them into --logdir."
+        )
+    return name
+
+
+def _shortened(name: str) -> str:
+    """A name that is too long for a file system, cut, with what tells it from another such."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    return encoded[: LONGEST_NAME - 13].decode(errors="ignore") + "." + digest
+
+
+def _made_of_settings(config: Config) -> str:
     settings = identity(config)
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     head = [config.experiment, config.method]

@@ -8,6 +8,7 @@ group: it is read as well.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,16 @@ import h5py
 import keras
 import numpy as np
 
+from maml_tf import checksums
 from maml_tf.descriptions import contradictions, describe, network_of
-from maml_tf.files import replacing_file
+from maml_tf.files import replacing_file, require_room, unwritable, user_path
 
 ENDING = ".weights.h5"
 WEIGHTS_FILE = "initial" + ENDING
 """The name of it in a release."""
 
 _GROUP = "maml_tf"
+_OVERHEAD = 4096  # bytes of a group or a data set beside its values, at most
 
 
 def save(learner: Any, path: str | Path) -> None:
@@ -38,16 +41,39 @@ def save(learner: Any, path: str | Path) -> None:
       ValueError: another ending.
       OSError: nothing can be written there.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.name.endswith(ENDING):
         raise ValueError(f"A learner is kept as a file <name>{ENDING}; write to {path}{ENDING}.")
     with replacing_file(path) as staging:
-        learner.model.save_weights(staging)
+        beside = sum(np.asarray(v).nbytes for v in _beside_the_model(learner))
+        save_model_weights(learner.model, staging, beside)
         with h5py.File(staging, "r+") as file:
             group = file.create_group(_GROUP)
             group["description"] = json.dumps(describe(learner))
             for index, variable in enumerate(_beside_the_model(learner)):
                 group[f"state/{index:03d}"] = _storable(np.asarray(variable))
+            group.attrs["sha256"] = _digest(file)
+
+
+def save_model_weights(model: keras.Model, path: Path, size: int = 0) -> None:
+    """Writes Keras' own weights file.
+
+    Args:
+      model: whose weights.
+      path: where to.
+      size: bytes that will be added to it.
+
+    Raises:
+      OSError: there is no room. It is asked for first: HDF5 fails in the middle, and again whenever
+        one of its objects goes.
+    """
+    variables = model.variables
+    size += sum(np.asarray(v).nbytes for v in variables) + _OVERHEAD * (len(variables) + 8)
+    require_room(path, size)
+    try:
+        model.save_weights(path)
+    except (OSError, RuntimeError) as error:
+        raise unwritable(path, error) from error
 
 
 def load(learner: Any, path: str | Path) -> None:
@@ -63,11 +89,13 @@ def load(learner: Any, path: str | Path) -> None:
       FileNotFoundError: there is none.
       ValueError: it cannot be read, or is another network's; the learner is as it was.
     """
-    path = Path(path)
+    path = user_path(path)
     path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"No weights in {path}; `learner.save` writes them.")
     try:
+        if path.name == WEIGHTS_FILE:
+            checksums.verify(path.with_name(checksums.SUMS), [WEIGHTS_FILE])
         described, values = _read(path)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({_first_line(error)}); save it again.") from error
@@ -93,9 +121,24 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, list[np.ndarray]]:
         if _GROUP not in file:
             return None, []
         group = file[_GROUP]
+        if "sha256" in group.attrs and group.attrs["sha256"] != _digest(file):
+            raise ValueError("its contents are not as they were written")
         stored = group.get("state", {})
         described = json.loads(group["description"].asstr()[()])
         return described, [stored[name][()] for name in sorted(stored)]
+
+
+def _digest(file: h5py.File) -> str:
+    """SHA-256 of all that an opened file holds, whatever the order in which it lies there."""
+    digest = hashlib.sha256()
+    names: list[str] = []
+    file.visit(names.append)
+    for name in sorted(names):
+        digest.update(name.encode())
+        if isinstance(item := file[name], h5py.Dataset):
+            value = item.asstr()[()].encode() if item.dtype.kind == "O" else item[()].tobytes()
+            digest.update(f"{item.dtype} {item.shape}".encode() + value)
+    return digest.hexdigest()
 
 
 def _check(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.descriptions import contradictions, describe, of_the_network
-from maml_tf.files import write_atomically
+from maml_tf.files import sweep, write_atomically
 from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class Memory:
 def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints, int]:
     """Restores the newest checkpoint of a run's directory, if it is this learner's run.
 
+    The caller holds the directory: what killed processes left in it is removed.
+
     A directory without `learner.json`, of an earlier version or made by deleting that file, is
     taken for this learner's as long as its weights fit, and the learning rate stays the learner's.
 
@@ -105,6 +107,8 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
         is as it was.
     """
     checkpoints = Checkpoints(directory / "checkpoints", learner)
+    sweep(directory)
+    checkpoints.sweep()
     file, described = directory / LEARNER_FILE, describe(learner, tasks)
     # A run that has not come to its first checkpoint holds nothing to contradict.
     saved = _read(file) if file.exists() and checkpoints.available() else None

@@ -7,8 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import save_context
+
+from maml_tf.files import refuse_pattern, replacing_directory, unwritable, user_path
 
 SAVED_MODEL = "saved_model.pb"
 SIDECAR = "maml_tf.json"
@@ -96,56 +96,36 @@ def given_or_learned(
 
 @contextlib.contextmanager
 def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a new directory beside `directory` to write in, and moves it there at the end.
+    """Gives a new directory to write in, and moves what is in it to `directory` at the end.
 
     When the body fails, what was written is removed and `directory` is as it was.
 
     Raises:
-      ValueError: the directory is not local, or holds something else than an export.
+      ValueError: the directory is not local, TensorFlow could not read from it, or it holds
+        something else than an export.
       OSError: nothing can be written there.
     """
-    if "://" in os.fspath(directory):
-        raise ValueError(f"'{directory}' is not a local directory; export to one, then copy it.")
-    place = Path(directory).resolve()
+    given = user_path(directory)
+    refuse_pattern(given)
+    place = given.resolve()
     _check_replaceable(place)
-    staging = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        staging.mkdir(parents=True)
-    except OSError as error:
-        raise OSError(
-            f"Cannot write in '{place.parent}' ({error.strerror}); choose another directory."
-        ) from error
-    try:
-        yield staging
-        _move(staging, place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with replacing_directory(place, SAVED_MODEL) as staging:
+        try:
+            yield staging
+        except tf.errors.OpError as error:
+            raise unwritable(place, error) from error
 
 
 def _check_replaceable(place: Path) -> None:
     if place.exists() and not place.is_dir():
         raise ValueError(f"'{place}' is a file; choose a directory.")
-    if place.is_dir() and any(place.iterdir()):
-        if not all((place / name).is_file() for name in (SAVED_MODEL, SIDECAR)):
+    if place.is_dir() and not (place / SIDECAR).is_file():
+        names = os.listdir(place)
+        if [name for name in names if not name.startswith(".") and name != "lost+found"]:
             raise ValueError(
                 f"'{place}' holds files that are not an export of maml_tf; choose an empty or new "
                 "directory."
             )
-
-
-def _move(staging: Path, place: Path) -> None:
-    """Renames; between the two renames of a replacement the place is empty for a moment."""
-    if not place.is_dir():
-        staging.rename(place)
-        return
-    aside = staging.with_name(f"{staging.name}.old")
-    place.rename(aside)
-    try:
-        staging.rename(place)
-    except OSError:
-        aside.rename(place)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _forget_custom_gradients(path: Path) -> None:

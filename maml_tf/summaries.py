@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from maml_tf import figures
+from maml_tf.files import unwritable
 from maml_tf.types import Estimate
 
 FIGURES_SUFFIX = ".figures"
@@ -27,21 +29,35 @@ class Summaries:
 
     def __init__(self, directory: str | Path, *, disabled: bool = False, suffix: str = ""):
         """Opens an event file in `directory`, whose name ends in `suffix`."""
+        self._directory = directory
         self._writer = (
             tf.summary.create_noop_writer()
             if disabled
             else tf.summary.create_file_writer(str(directory), filename_suffix=suffix or None)
         )
 
+    @contextlib.contextmanager
+    def _at(self, step: int) -> Iterator[None]:
+        """Where summaries are written.
+
+        Raises:
+          OSError: they cannot be.
+        """
+        try:
+            with self._writer.as_default(step=step):
+                yield
+        except tf.errors.OpError as error:
+            raise unwritable(self._directory, error) from error
+
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Writes named numbers."""
-        with self._writer.as_default(step=iteration):
+        with self._at(iteration):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
     def validation(self, metric: str, estimate: Estimate, iteration: int) -> None:
         """Writes the metric after each gradient step, and the adaptation curve as a picture."""
-        with self._writer.as_default(step=iteration):
+        with self._at(iteration):
             for step, mean in enumerate(estimate.mean):
                 tf.summary.scalar(f"validation/{metric}_after_step_{step}", mean)
             curve = figures.adaptation_curve({"validation": estimate}, metric)
@@ -49,26 +65,28 @@ class Summaries:
 
     def figure(self, name: str, figure: Figure) -> None:
         """Writes a picture made from result files."""
-        with self._writer.as_default(step=0):
+        with self._at(0):
             tf.summary.image(f"figures/{name}", figures.to_image(figure)[None])
 
     def table(self, name: str, markdown: str) -> None:
         """Writes a table made from result files."""
-        with self._writer.as_default(step=0):
+        with self._at(0):
             tf.summary.text(f"tables/{name}", markdown)
 
     def text(self, name: str, text: str) -> None:
         """Writes text, such as the resolved flags, as a code block."""
-        with self._writer.as_default(step=0):
+        with self._at(0):
             tf.summary.text(name, "\n".join("    " + line for line in text.splitlines()))
 
     def flush(self) -> None:
         """Makes what was written visible to a reader."""
-        self._writer.flush()
+        with self._at(0):
+            self._writer.flush()
 
     def close(self) -> None:
         """Closes the event file."""
-        self._writer.close()
+        with self._at(0):
+            self._writer.close()
 
 
 def training_scalars(metric: str, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +21,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf.evaluation import Evaluator, direction
+from maml_tf.files import Unwritable, user_path
 from maml_tf.history import History
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.resuming import Memory, Store, open_run, tell_start
+from maml_tf.run_lock import run_lock
 from maml_tf.stop_signal import stop_signal
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.summaries import Summaries, training_scalars
@@ -118,35 +121,41 @@ def train(
       return with `interrupted`.
 
     Raises:
-      ValueError: bad arguments, a directory of another run, checkpoints that do not fit, or a
-        strategy of several workers; before any work.
+      ValueError: bad arguments, a directory of another run or one in which another process trains,
+        checkpoints that do not fit, or a strategy of several workers; before any work.
       NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
+      OSError: something cannot be written, such as on a full disk; says what is kept.
     """
     _check(log_every=log_every, validate_every=validate_every, save_every=save_every)
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
-    directory = Path(logdir) if record and logdir is not None else None
-    store: Store = Memory(learner, keep_best=restore_best)
+    directory = user_path(logdir) if record and logdir is not None else None
     lower_is_better = validation is not None and direction(learner)
-    start = 0
-    if directory is not None:
-        store, start = open_run(directory, learner, tasks)
-        tell_start(start, iterations, directory)
-    loop = _Loop(learner, tasks, start, iterations, log_every, progress)
-    loop.store = store
-    loop.summaries = Summaries(directory or "", disabled=directory is None)
-    if isinstance(learner, MetaLearner) and validation is not None:
-        validation = Evaluator(
-            learner, validation, num_tasks=validation_tasks, steps=validation_steps
-        )
-    loop.evaluator, loop.lower_is_better = validation, lower_is_better
-    loop.best_after = learner.inner_steps if best_after is None else best_after
-    if start == 0:
-        loop.summaries.text("flags", description)
-    redirected = logging_redirect_tqdm([logging.getLogger("maml_tf")])
-    with contextlib.closing(loop), redirected, stop_signal() as stop:
-        interrupted = loop.run(stop, validate_every, save_every)
+    lock = contextlib.nullcontext() if directory is None else run_lock(directory)
+    with contextlib.ExitStack() as held:
+        held.enter_context(lock)
+        store: Store = Memory(learner, keep_best=restore_best)
+        start = 0
+        if directory is not None:
+            store, start = open_run(directory, learner, tasks)
+            tell_start(start, iterations, directory)
+        loop = _Loop(learner, tasks, start, iterations, log_every, progress)
+        loop.store = store
+        loop.summaries = Summaries(directory or "", disabled=directory is None)
+        if isinstance(learner, MetaLearner) and validation is not None:
+            validation = Evaluator(
+                learner, validation, num_tasks=validation_tasks, steps=validation_steps
+            )
+        loop.evaluator, loop.lower_is_better = validation, lower_is_better
+        loop.best_after = learner.inner_steps if best_after is None else best_after
+        held.enter_context(contextlib.closing(loop))
+        if start == 0:
+            loop.summaries.text("flags", description)
+        held.enter_context(logging_redirect_tqdm([logging.getLogger("maml_tf")]))
+        stop = held.enter_context(stop_signal())
+        with loop.saying_what_is_kept():
+            interrupted = loop.run(stop, validate_every, save_every)
     result = TrainingResult(loop.iteration, loop.best_score, interrupted, loop.history.arrays())
     if restore_best and (math.isnan(result.best_score) or not store.restore_best()):
         _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
@@ -200,7 +209,8 @@ class _Loop:
     def close(self) -> None:
         """Puts away the progress bar and the event file."""
         self._bar.close()
-        self.summaries.close()
+        with contextlib.suppress(OSError):  # Flushed at each checkpoint, which says so.
+            self.summaries.close()
 
     def _advance(self, boundary: int) -> None:
         """One compiled call, of about `CALL_SECONDS`, not past `boundary`."""
@@ -286,10 +296,22 @@ class _Loop:
             self.store.save_best(self.iteration, score)
 
     def _save(self) -> None:
-        self.summaries.flush()
         self._check_weights()
         self.store.save(self.iteration)
         self.saved = self.iteration
+        self.summaries.flush()
+
+    @contextlib.contextmanager
+    def saying_what_is_kept(self) -> Iterator[None]:
+        """Where nothing more can be written, tries once to keep the present weights."""
+        try:
+            yield
+        except Unwritable as error:
+            with contextlib.suppress(OSError):
+                self.store.save(self.iteration)
+            kept = self.store.available()
+            what = f"The checkpoint of iteration {kept[-1]}" if kept else "Nothing of this run"
+            raise OSError(f"{error} {what} is kept.") from error
 
     def _check_weights(self) -> None:
         # The loss of a step is that before its update.

@@ -15,6 +15,7 @@ from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.evaluation import Tuning, evaluate, tune_step_size
 from maml_tf.experiment import make_tasks
+from maml_tf.files import printable
 from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 
@@ -34,7 +35,6 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     alpha = results.step_size(config, tuning)
     estimate = _measure(config, learner, tasks, alpha)
     seconds = time.perf_counter() - began
-    _say(config, learner, iteration, tuning, estimate)
     curve = results.curve(
         config,
         estimate,
@@ -55,6 +55,14 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     original = not config.reinforcement and config.test_set
     if original and config.batch_statistics == "transductive" and config.inputs == "all":
         runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
+    # Last: what is written is kept, whatever becomes of standard output.
+    try:
+        _say(config, learner, iteration, tuning, estimate)
+    except OSError as error:
+        raise OSError(
+            f"The table cannot be printed ({error.strerror}); its numbers are in "
+            f"{directory / 'results'}."
+        ) from error
     return 0
 
 
@@ -100,14 +108,14 @@ def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimat
         told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
         told[-1] += " (the best on validation tasks)" if tuning else ""
     told += ["support points in one half"] if config.inputs == "half" else []
-    print(f"\n{', '.join(told)}:")
-    print(table(estimate, learner.metric_name))
+    print(printable(f"\n{', '.join(told)}:\n{table(estimate, learner.metric_name)}"), flush=True)
 
 
 def table(estimate: Estimate, metric: str) -> str:
     """Formats the metric after each gradient step; accuracy in per cent."""
     scale, unit = (100.0, " (%)") if metric == "accuracy" else (1.0, "")
-    lines = [f"{'steps':>5}  {metric + unit:>14}  {'± 95 %':>8}  {'std':>8}"]
+    interval = printable("± 95 %").replace("?", "+-")
+    lines = [f"{'steps':>5}  {metric + unit:>14}  {interval:>8}  {'std':>8}"]
     for step, row in enumerate(zip(estimate.mean, estimate.ci95, estimate.std, strict=True)):
         mean, ci95, std = (scale * value for value in row)
         lines.append(f"{step:>5}  {mean:>14.4g}  {ci95:>8.3g}  {std:>8.3g}")
@@ -115,7 +123,6 @@ def table(estimate: Estimate, metric: str) -> str:
 
 
 def _write(directory: Path, name: str, result: dict[str, Any]) -> None:
-    (directory / "results").mkdir(parents=True, exist_ok=True)
     path = directory / "results" / name
     runs.write_atomically(path, json.dumps(result, indent=1) + "\n")
     _LOG.info("Wrote %s", path)

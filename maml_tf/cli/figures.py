@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from maml_tf import figures, paper, paper_figures, result_files, tables
 from maml_tf.cli import runs
 from maml_tf.config import Config
+from maml_tf.files import staging, sweep, write_atomically
 from maml_tf.paper import Piece
 from maml_tf.result_files import Result
 from maml_tf.summaries import FIGURES_SUFFIX, Summaries
@@ -52,20 +54,23 @@ def _by_run(read: Iterable[Result]) -> Iterable[tuple[Path, list[Result]]]:
 
 def _write(directory: Path, named: dict[str, Any]) -> None:
     """Writes pictures and tables as files, and all of them to one event file of TensorBoard."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob(f"*{FIGURES_SUFFIX}"):
-        old.unlink()
-    if not named:
-        return
-    summaries = Summaries(directory, suffix=FIGURES_SUFFIX)
+    sweep(directory)
     for name, content in named.items():
         if isinstance(content, str):
-            runs.write_atomically(directory / f"{name}.md", content)
-            summaries.table(name, content)
+            write_atomically(directory / f"{name}.md", content)
         else:
             figures.save(content, directory / name)
-            summaries.figure(name, content)
-    summaries.close()
+    with staging(directory / "events") as place:
+        if named:
+            summaries = Summaries(place, suffix=FIGURES_SUFFIX)
+            for name, content in named.items():
+                show = summaries.table if isinstance(content, str) else summaries.figure
+                show(name, content)
+            summaries.close()
+        for old in directory.glob(f"*{FIGURES_SUFFIX}"):
+            old.unlink()
+        for new in place.iterdir():
+            os.replace(new, directory / new.name)
 
 
 def _explain(piece: Piece) -> str:

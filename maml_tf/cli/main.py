@@ -19,6 +19,7 @@ directories.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -27,13 +28,22 @@ from typing import Any
 from absl import flags
 
 from maml_tf.cli import flags as settings
+from maml_tf.files import user_path
 
 COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
+
+_PATHS = ("logdir", "data_dir", "init", "to")
+"""Flags that name a file or a directory."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Runs one command, and exits with its status: 0, 1 for an error, 130 for an interrupt."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    status = run(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):  # Python would try again, and trace back.
+        sys.stdout = None  # type: ignore[assignment]
+    sys.exit(status)
 
 
 def run(arguments: list[str]) -> int:
@@ -48,18 +58,26 @@ def run(arguments: list[str]) -> int:
     if {"--help", "-h", "--helpfull", "help"} & set(arguments[:1] + arguments[-1:]):
         print(__doc__ + settings.explain())
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # An ASCII terminal shows what it can.
     _log_to_screen()
     named = bool(arguments) and arguments[0] in COMMANDS
     command = arguments[0] if named else ""
     try:
         given, words = settings.parse(arguments[named:])
-        return _dispatch(command, given, words)
+        given |= {name: str(user_path(given[name])) for name in _PATHS if given.get(name)}
+        return _dispatch(command, given, [str(user_path(word)) for word in words])
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except (ValueError, OSError) as error:
         return _fail(error)
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
+    except Exception as error:
+        if told := _of_the_machine(error):
+            return _fail(told)
+        raise
 
 
 def _dispatch(command: str, given: dict[str, Any], words: list[str]) -> int:
@@ -72,6 +90,18 @@ def _dispatch(command: str, given: dict[str, Any], words: list[str]) -> int:
     return importlib.import_module(f"maml_tf.cli.{command}").run(given, words)
 
 
+def _of_the_machine(error: Exception) -> str:
+    """What to say of an error that the machine makes; empty for a fault of this program."""
+    if "No space left" in str(error):
+        return "no room is left on a disk; make room, then give the same command again"
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return (
+            "out of memory; try a smaller --meta_batch_size, more --task_chunks, --recompute, or "
+            "fewer --num_test_tasks"
+        )
+    return ""
+
+
 def _log_to_screen() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -82,5 +112,6 @@ def _log_to_screen() -> None:
 
 
 def _fail(error: object, status: int = 1) -> int:
-    print("maml-tf: " + " ".join(str(error).split()), file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # Standard error may be closed or full, too.
+        print("maml-tf: " + " ".join(str(error).split()), file=sys.stderr)
     return status

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from maml_tf import result_files
 from maml_tf.cli import runs
 from maml_tf.config import Config
-from maml_tf.identity import from_flags, to_flags
+from maml_tf.files import replacing_directory
+from maml_tf.learner_files import save_model_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,20 +31,16 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     learner, iteration = runs.restore(directory, config)
     results = result_files.release((directory / "results").glob("*.json"), iteration)
     target = Path(config.to)
-    target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target) as staging:
-        learner.model.save_weights(Path(staging) / runs.WEIGHTS_FILE)
-        (Path(staging) / runs.WEIGHTS_FILE).replace(target / runs.WEIGHTS_FILE)
-    runs.write_atomically(target / runs.RESULT_FILE, json.dumps(results, indent=1) + "\n")
-    runs.write_atomically(target / runs.FLAGS_FILE, _flags(directory))
+    with replacing_directory(target, runs.FLAGS_FILE) as staging:
+        save_model_weights(learner.model, staging / runs.WEIGHTS_FILE)
+        (staging / runs.RESULT_FILE).write_text(json.dumps(results, indent=1) + "\n")
+        runs.write_flags(staging, *_flags(directory))
     _LOG.info("Wrote the initial weights of iteration %d to %s", iteration, target)
     return 0
 
 
-def _flags(directory: Path) -> str:
+def _flags(directory: Path) -> tuple[Config, str]:
     """The run's own flags, without this machine's directories, and what it began from."""
-    here = Config()
-    own = from_flags((directory / runs.FLAGS_FILE).read_text())
+    here, own = Config(), runs.read_flags(directory)
     began = f"# Trained from the weights of {Path(own.init).name} (--init).\n" if own.init else ""
-    own = dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to="")
-    return began + to_flags(own)
+    return dataclasses.replace(own, logdir=here.logdir, data_dir="", init="", to=""), began

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from maml_tf import result_files
+from maml_tf import checksums, result_files
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, on_cpu
-from maml_tf.files import write_atomically
+from maml_tf.files import refuse_pattern, write_atomically
 from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
 from maml_tf.learner_files import WEIGHTS_FILE
+from maml_tf.run_lock import run_lock
 
 _LOG = logging.getLogger(__name__)
 
 FLAGS_FILE = "flags.txt"
+_CHECKSUM = "# SHA-256 of the lines above: "
 RESULT_FILE = "result.json"
 """A release: the flags, the weights before adaptation, and what was measured with them."""
 
@@ -52,36 +57,71 @@ def strategy(config: Config) -> tf.distribute.Strategy:
 
 
 def run_directory(config: Config) -> Path:
-    """Where the run of these settings lives."""
-    return Path(config.logdir) / directory_name(config)
-
-
-def open_directory(config: Config) -> Path:
-    """Makes the run's directory ready to train in.
+    """Where the run of these settings lives.
 
     Raises:
-      ValueError: it holds a run with other settings; names them.
+      ValueError: TensorFlow could not read what it writes there, or its name is none.
+    """
+    directory = Path(config.logdir) / directory_name(config)
+    refuse_pattern(directory)
+    return directory
+
+
+@contextlib.contextmanager
+def opened(config: Config) -> Iterator[Path]:
+    """Makes the run's directory ready to train in, and holds it for this process.
+
+    Raises:
+      ValueError: it holds a run with other settings, or another process trains there; names them.
       OSError: it cannot be written.
     """
     directory = run_directory(config)
-    flags_file = directory / FLAGS_FILE
-    if flags_file.exists() and not config.resume:
-        set_aside(directory)
-    if flags_file.exists():
-        others = contradictions(from_flags(flags_file.read_text()), config)
-        if others:
-            raise ValueError(
-                f"{directory} was trained with {'; '.join(others)}. Use its own flags, another "
-                "--run_name or --logdir, or --resume=False to set it aside."
-            )
+    if (directory / FLAGS_FILE).exists() and not config.resume:
+        with run_lock(directory):
+            set_aside(directory)
+    with run_lock(directory):
+        if (directory / FLAGS_FILE).exists():
+            others = contradictions(read_flags(directory), config)
+            if others:
+                raise ValueError(
+                    f"{directory} was trained with {'; '.join(others)}. Use its own flags, another "
+                    "--run_name or --logdir, or --resume=False to set it aside."
+                )
+        write_flags(directory, config)
+        yield directory
+
+
+def write_flags(directory: Path, config: Config, heading: str = "") -> None:
+    """Writes the flags of a run or a release, with a checksum in the last line."""
+    text = heading + to_flags(config)
+    write_atomically(directory / FLAGS_FILE, text + _CHECKSUM + _digest(text) + "\n")
+
+
+def read_flags(directory: Path) -> Config:
+    """Reads the flags of a run or a release.
+
+    Raises:
+      ValueError: they are not as they were written.
+    """
+    file = directory / FLAGS_FILE
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    flags, found, digest = text.rpartition(_CHECKSUM)
+    if found and digest.strip() != _digest(flags):
+        raise ValueError(
+            f"{file} is not as it was written; put it back, or remove its last line if you meant "
+            "to change it."
+        )
+    # Earlier versions wrote no checksum.
+    if any(f"--{name}=" not in text for name in ("datasource", "update_lr", "distribute")):
+        raise ValueError(f"{file} is damaged: flags are missing; put it back, or train again.")
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(flags_file, to_flags(config))
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {directory} ({error.strerror}); choose another --logdir."
-        ) from error
-    return directory
+        return from_flags(flags if found else text)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be used: {error}") from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
 def set_aside(directory: Path) -> None:
@@ -149,7 +189,7 @@ def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
     except ValueError:  # They are fit for the release's own flags alone.
         return False
     flags_file = run_directory(config) / FLAGS_FILE
-    if not flags_file.exists() or contradictions(from_flags(flags_file.read_text()), config):
+    if not flags_file.exists() or contradictions(read_flags(flags_file.parent), config):
         return False
     _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
     return True
@@ -157,7 +197,7 @@ def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
 
 def _in_force(place: Path, given: dict[str, Any]) -> Config:
     """The settings of a run or a release, and before them those of the command line."""
-    own = from_flags((place / FLAGS_FILE).read_text())
+    own = read_flags(place)
     method = given.get("method", own.method)
     if method == "auto":
         method = own.method
@@ -186,7 +226,8 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
         return learner, iteration
     if config.method == "random":
         if not (directory / FLAGS_FILE).exists():
-            open_directory(config.trained())
+            with opened(config.trained()):
+                pass
         return learner, 0
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
@@ -232,6 +273,10 @@ def _check_release(release: Path) -> None:
                 f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
                 "makes one."
             )
+    try:
+        checksums.verify(release / checksums.SUMS, (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE))
+    except checksums.Damaged as error:
+        raise ValueError(f"{error} Get the release again.") from error
 
 
 def _load_release(release: Path, learner: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -26,6 +27,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
         raise ValueError(
             "Nothing to train: --metatrain_iterations and --pretrain_iterations are 0."
         )
+    runs.run_directory(config)  # A name that cannot be used is refused before anything is made.
     runs.set_up_machine(config)
     with runs.strategy(config).scope():
         initial = None
@@ -46,24 +48,24 @@ def _train(config: Config, initial=None):
         learner.model.set_weights(initial)
     elif config.init:
         runs.start_from_release(config, learner)
-    directory = runs.open_directory(config) if config.log else runs.run_directory(config)
-    _LOG.info("Run: %s", directory)
-    result = train(
-        learner,
-        tasks,
-        iterations=config.iterations,
-        logdir=directory,
-        validation=validation,
-        validation_tasks=config.validation_tasks,
-        validation_steps=0 if config.joint else config.test_steps,
-        best_after=config.deciding_step,
-        log_every=config.log_every,
-        validate_every=config.validate_every,
-        save_every=config.save_every,
-        record=config.log,
-        description=to_flags(config),
-        progress=config.progress,
-    )
+    place = runs.opened(config) if config.log else contextlib.nullcontext()
+    with place as directory:
+        _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
+        result = train(
+            learner,
+            tasks,
+            iterations=config.iterations,
+            logdir=directory,
+            validation=validation,
+            validation_tasks=config.validation_tasks,
+            validation_steps=0 if config.joint else config.test_steps,
+            best_after=config.deciding_step,
+            log_every=config.log_every,
+            validate_every=config.validate_every,
+            save_every=config.save_every,
+            description=to_flags(config),
+            progress=config.progress,
+        )
     _report(result, config)
     return result, learner
 

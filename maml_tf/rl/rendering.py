@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from maml_tf.files import replacing_file
 from maml_tf.rl.envs.point import Navigation2D
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.sampler import Act, Sampler
@@ -228,8 +229,8 @@ def _write(path: Path, pictures: Sequence[Image.Image], fps: int) -> None:
     # Rare colours count as much as the floor's.
     palette = pictures[len(pictures) // 2].quantize(128, Image.Quantize.MAXCOVERAGE, **how)
     first, *rest = (picture.quantize(palette=palette, **how) for picture in pictures)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
     durations = [round(1000 / fps)] * len(rest) + [1500]  # rests on the last one
-    first.save(beside, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)
-    os.replace(beside, path)
+    with replacing_file(path) as place:
+        first.save(
+            place, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
+        )

@@ -56,6 +56,7 @@ def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
         "initial.weights.h5",
         "flags.txt",
         "result.json",
+        "SHA256SUMS",
     }
     assert sum(path.stat().st_size for path in release.iterdir()) < 100_000
     for name in ("flags.txt", "result.json"):
@@ -67,7 +68,7 @@ def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
 
 def test_a_release_tells_what_its_training_began_from(trained, tmp_path):
     _, release = trained
-    assert "#" not in (release / "flags.txt").read_text()
+    assert (release / "flags.txt").read_text().count("#") == 1  # the checksum
     settings = [flag for flag in SETTINGS if flag != "--run_name=run"]
     further = [f"--init={release}", f"--logdir={tmp_path}", "--run_name=further", *settings]
     assert run(["train", *further, "--seed=1"]) == 0
@@ -99,14 +100,51 @@ def test_another_network_is_one_line(trained, tmp_path, capsys):
 
 def test_weights_that_are_no_weights_are_one_line(trained, tmp_path, capsys):
     broken = shutil.copytree(trained[1], tmp_path / "broken")
+    (broken / "SHA256SUMS").unlink()  # as of an earlier version
     (broken / "initial.weights.h5").write_bytes(b"nothing")
     assert "does not fit" in error_of(["evaluate", f"--init={broken}", *EVALUATION], capsys)
+
+
+@pytest.mark.parametrize("name", ["initial.weights.h5", "flags.txt", "result.json", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut", "empty", "missing"])
+def test_a_damaged_file_of_a_release_is_named(trained, tmp_path, capsys, name, damage):
+    broken = shutil.copytree(trained[1], tmp_path / "broken")
+    content = bytearray((broken / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    cut = {"a flipped bit": content, "cut": content[: len(content) // 3], "empty": b""}
+    if damage == "missing":
+        (broken / name).unlink()
+    else:
+        (broken / name).write_bytes(cut[damage])
+    command = ["evaluate", f"--init={broken}", f"--logdir={tmp_path / 'logs'}", *EVALUATION]
+    if (name, damage) == ("SHA256SUMS", "missing"):  # as of an earlier version
+        assert run(command) == 0
+        return
+    message = error_of(command, capsys)
+    assert name in message or "as it was written" in message or "does not list" in message
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("damage", ["a changed flag", "cut", "empty"])
+def test_a_damaged_flagfile_of_a_run_is_named(trained, tmp_path, capsys, damage):
+    broken = shutil.copytree(trained[0], tmp_path / "run")
+    flags = (broken / "flags.txt").read_text()
+    changed = flags.replace("--norm=None", "--norm=batch_norm")
+    assert changed != flags
+    cut = {"a changed flag": changed, "cut": flags[: len(flags) // 2], "empty": ""}
+    (broken / "flags.txt").write_text(cut[damage])
+    for command in ("evaluate", "export"):
+        message = error_of([command, str(broken), "--num_test_tasks=2"], capsys)
+        assert "flags.txt is" in message
+    (broken / "flags.txt").write_bytes(b"\xef\xbb\xbf" + flags.replace("\n", "\r\n").encode())
+    assert run(["evaluate", str(broken), *EVALUATION]) == 0
 
 
 @pytest.mark.parametrize("content", ['{"version": 2}', "{}", "text"])
 def test_results_of_another_version_are_one_line(trained, tmp_path, capsys, content):
     broken = tmp_path / "models"
     shutil.copytree(trained[1], broken)
+    (broken / "SHA256SUMS").unlink()  # as of an earlier version
     (broken / "result.json").write_text(content)
     message = error_of(["evaluate", f"--init={broken}", *EVALUATION], capsys)
     assert "result.json is not a result file of this version" in message
