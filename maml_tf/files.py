@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import uuid
@@ -24,9 +25,8 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
-PART = ".part"
-"""Ending of what is being written."""
-
+_LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
+_SHOWN = 40  # characters of the name that stand in it at most
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -124,6 +124,7 @@ def staging(place: Path) -> Iterator[Path]:
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        sweep(place.parent, place.name)
         directory, lock = _locked_directory(place)
     except OSError as error:
         raise unwritable(place, error) from error
@@ -137,7 +138,7 @@ def staging(place: Path) -> Iterator[Path]:
 
 def _locked_directory(place: Path) -> tuple[Path, int | None]:
     while True:
-        directory = place.with_name(f".{place.name[:40]}.{uuid.uuid4().hex[:8]}{PART}")
+        directory = place.with_name(f".{place.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.part")
         directory.mkdir()
         lock = lock_directory(directory)
         if directory.is_dir():  # It was not swept before it was locked.
@@ -215,7 +216,7 @@ def replacing_directory(place: Path, last: str) -> Iterator[Path]:
       OSError: nothing can be written there.
     """
     existed = place.is_dir()
-    sweep(place if existed else place.parent)
+    sweep(place.parent, place.name)
     # In a place that is there, so that it may be a volume of its own.
     with staging(place / last if existed else place) as directory:
         try:
@@ -244,17 +245,26 @@ def _replace_files(source: Path, place: Path, last: str) -> None:
         (place / name).unlink(missing_ok=True)
 
 
-def sweep(directory: Path) -> None:
-    """Removes what killed processes were writing in a directory; never fails."""
-    for left in directory.glob(f".*{PART}"):
-        if not left.is_dir() or left.is_symlink():
+def sweep(directory: Path, name: str = "") -> None:
+    """Removes what killed processes were writing in a directory; never fails.
+
+    Args:
+      directory: need not be there.
+      name: of what they were writing; anything by default.
+    """
+    for left in os.listdir(directory) if directory.is_dir() else []:
+        match = _LEFT.fullmatch(left)
+        if not match or match[1] != (name[:_SHOWN] or match[1]):
+            continue
+        path = directory / left
+        if path.is_symlink() or not path.is_dir():
             continue
         try:
-            lock = lock_directory(left)
+            lock = lock_directory(path)
         except BlockingIOError:
             continue  # Somebody is at it.
         if lock is not None:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,7 +108,7 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
         is as it was.
     """
     checkpoints = Checkpoints(directory / "checkpoints", learner)
-    sweep(directory)
+    _sweep(directory)
     checkpoints.sweep()
     file, described = directory / LEARNER_FILE, describe(learner, tasks)
     # A run that has not come to its first checkpoint holds nothing to contradict.
@@ -122,6 +123,15 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
         directory.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(described, indent=1) + "\n")
     return checkpoints, start
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what killed processes left; checkpoints have their own way."""
+    for place in (directory, directory / "results", directory / "figures"):
+        sweep(place)
+        for left in place.glob("tmp????????"):  # as earlier versions called it
+            if left.is_file() and re.fullmatch(r"tmp[a-z0-9_]{8}", left.name):
+                left.unlink()
 
 
 def tell_start(start: int, iterations: int, directory: Path) -> None:
