@@ -1,11 +1,13 @@
 """Max-pooling, right in its second derivative.
 
-TensorFlow's own second derivative of `tf.nn.max_pool` is wrong in two cases, without a word:
+TensorFlow's own derivatives of `tf.nn.max_pool` are wrong in three cases, without a word:
 
 * XLA looks for the largest of numbers cut to 16 bits, and where two of a window agree that far it
   may take the wrong one. Slices and `tf.maximum` are exact there, and faster; without XLA slower.
 * Where outputs are as many as inputs, as with a stride of 1 and padding "same", the kernel writes
   its result into its own input's memory and gives zeros. With the padding done before, it does not.
+* Over three axes, where TensorFlow does not use oneDNN (its default without AVX-512), several inputs
+  that nearly agree each get the whole gradient of their window. Slices are right there, too.
 
 So `exact_pooling` puts a function in its place that knows both, while a model is traced. Of equal
 numbers in a window the first, row by row, gets the whole gradient, in each form.
@@ -59,7 +61,7 @@ def _exact(native: Callable, spatial: int | None) -> Callable:
         first = 2 if (data_format or "").startswith("NC") else 1
         axes = range(first, first + (x.shape.rank - 2 if spatial is None else spatial))
         windows = _windows(x, axes, ksize, strides, padding)
-        if windows is not None and under_xla():
+        if windows is not None and (under_xla() or len(windows) == 3):
             return _largest_of_slices(x, windows)
         if windows is not None and all(w.keeps_length and w.size == 1 for w in windows):
             return tf.identity(x, name)

@@ -153,11 +153,9 @@ class Kills:
                 where = f"change {change}" if change else f"{moment:.2f} s"
                 faults.append(f"  killed at {where}: {fault}\n{self.log.read_text()[-600:]}")
                 print(f"{self.name}:{faults[-1]}", flush=True)
-        print(
-            f"{self.name}: {self.changes} changes of files in {self.seconds:.1f} s; killed {killed} "
-            f"times ({len(numbers)} at changes); {len(faults)} differ",
-            flush=True,
-        )
+        told = f"{self.name}: {self.changes} changes of files in {self.seconds:.1f} s; killed "
+        told += f"{killed} times ({len(numbers)} at changes); {len(faults)} differ"
+        print(told, flush=True)
         return len(faults)
 
     def _reset(self) -> None:
@@ -178,36 +176,15 @@ class Kills:
 
     def _give(self, commands, change: int = 0, moment: float | None = None) -> tuple[int, int]:
         """Gives commands in a process of their own; its status and how many changes it made."""
-        reading, writing = os.pipe()
-        child = os.fork()
-        if not child:
-            os.close(reading)
-            _child(commands, self.directory, change, self.log, writing)
-        os.close(writing)
-        if moment is not None:
-            time.sleep(moment)
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        with open(reading, "rb") as pipe:
-            said = pipe.read()
-        return os.waitstatus_to_exitcode(status), int(said or 0)
-
-
-def _child(commands, directory: Path, change: int, log: Path, writing: int) -> None:
-    status = 70
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
         library = ctypes.CDLL(os.environ["KILLS_LIBRARY"])
-        library.kills_arm(str(directory).encode(), ctypes.c_long(change))
-        from maml_tf.cli.main import run
-
-        status = next((s for s in map(run, commands) if s), 0)
-        sys.stdout.flush()
-        os.write(writing, str(library.kills_counted()).encode())
-    finally:
-        os._exit(status)
+        status, said = give(
+            commands,
+            self.log,
+            before=lambda: library.kills_arm(str(self.directory).encode(), ctypes.c_long(change)),
+            after=lambda: str(library.kills_counted()).encode(),
+            kill_after=moment,
+        )
+        return status, int(said or 0)
 
 
 def _contents(directory: Path) -> dict[str, str]:
@@ -240,12 +217,5 @@ def _images(directory: Path) -> None:
 
 if __name__ == "__main__":
     if "KILLS_LIBRARY" in os.environ:
-        # Imported once; each command runs in a fork that starts TensorFlow for itself.
-        import maml_tf.cli.evaluate
-        import maml_tf.cli.export
-        import maml_tf.cli.figures
-        import maml_tf.cli.prepare
-        import maml_tf.cli.release
-        import maml_tf.cli.train
-        import maml_tf.rl_experiment  # noqa: F401
+        from tests.forks import give
     sys.exit(main())
