@@ -12,7 +12,7 @@ FLOORS = (
     {"patching"},
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
     | {"files", "stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
-    | {"argument_types"},
+    | {"argument_types", "ranges"},
     {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
     | {
         "source_tracing",
