@@ -16,19 +16,18 @@ FLOORS = (
     {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
     | {
         "source_tracing",
-        "result_files",
         "learner_files",
         "history",
         "several_outputs",
         "labels",
         "cloning",
     },
-    {"single_task", "config", "result_choice", "keras_objectives", "checks", "adaptation"}
+    {"single_task", "config", "keras_objectives", "checks", "adaptation"}
     | {"task_checks", "supplies"},
-    {"run"},
-    {"read_ahead", "functional", "keras_metrics", "optimizers", "settings"},
+    {"run", "result_schema"},
+    {"read_ahead", "functional", "keras_metrics", "optimizers", "settings", "result_files"},
     {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
-    | {"curvature_check", "learner_summary"},
+    | {"curvature_check", "learner_summary", "result_choice"},
     {"convolution_rules", "sequence_rules"},
     {"meta_learner", "paper", "identity"},
     {"serving_interface"},
