@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,18 @@ def replacing_file(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as staging:
         yield Path(staging) / path.name
         os.replace(Path(staging) / path.name, path)
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that a user gave: with the home folder for a leading ~.
+
+    Raises:
+      ValueError: it is a URL, holds control characters, or there is no such home folder.
+    """
+    text = os.fspath(path)
+    if "://" in text or any(unicodedata.category(c) == "Cc" for c in text):
+        raise ValueError(f"{text!r} is not a path on this machine; name a file or a folder.")
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and expanded == text:
+        raise ValueError(f"There is no home folder for {text}; write the whole path.")
+    return Path(expanded)

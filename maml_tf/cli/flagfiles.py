@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import difflib
 import os
 import re
@@ -10,17 +9,10 @@ from pathlib import Path
 
 from absl import flags
 
+from maml_tf import texts
+
 LARGEST = 1_000_000
 """Bytes of a flagfile."""
-
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-"""Encodings by a file's first bytes; the longer mark before its beginning."""
 
 _FLAG = re.compile(r"(?:--?)?([A-Za-z_]\w*)(?:\s*=\s*(.*)|\s+(.*))?")
 _INCLUDE = "flagfile"
@@ -77,16 +69,7 @@ def _text(path: Path) -> str:
         contents = file.read(LARGEST + 1)
     if len(contents) > LARGEST:
         raise ValueError(f"{path} is longer than any flagfile; name another.")
-    encoding = next((e for mark, e in _MARKS.items() if contents.startswith(mark)), "utf-8")
-    try:
-        text = contents.decode(encoding)
-    except UnicodeDecodeError as error:
-        number = contents[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {number} is not UTF-8; save the file as UTF-8.") from error
-    if "\0" in text:
-        number = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{path}, line {number} is not plain text; save the file as UTF-8.")
-    return text
+    return texts.decode(contents, str(path))
 
 
 def _name_and_value(line: str, place: str, known: flags.FlagValues) -> tuple[str, str | None]:

@@ -262,7 +262,7 @@ def test_an_incomplete_class_of_the_original_images(data):
         ("filename,label\n", "train.csv names no images; get it again"),
         ("filename,label\nn1.png\n", "train.csv, line 2 has no filename and label; remove it"),
         ("filename,label\na,n1\na,n1\n", "train.csv names a twice; remove a line"),
-        ("filename,label\n\udcff,n1\n", "train.csv is not a text file of rows"),
+        ("filename,label\n\udcff,n1\n", "train.csv, line 2 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_a_bad_split_file(text, message, data):
@@ -278,7 +278,7 @@ PIXELS = np.zeros((2, 4, 84, 84, 3), np.uint8)
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"x": PIXELS}, "it holds no array 'images', but x.npy); make it again"),
+        ({"x": PIXELS}, "train.npz holds no array 'images', but x; make it again"),
         ({"images": PIXELS[:, :, :32]}, "an image is uint8 [32, 84, 3]; resize and convert"),
         ({"images": PIXELS / 255}, "an image is float64 [84, 84, 3]; resize and convert"),
         ({"images": PIXELS[0]}, "an image is uint8 [84, 3]; resize and convert"),
