@@ -48,14 +48,17 @@ _JUNK = {
     *("system volume information", "icon\r", "__macosx", "lost+found", "@eadir", "@tmp"),
     *("#recycle", "#snapshot", "@recycle", "@__thumb"),
 }
-_COPY = re.compile(
-    r"copy of (?P<a>.+)"
-    r"|(?P<b>.+?)(?: - | )(?:cop(?:y|ie|ia)|kopie)(?: \d+| \(\d+\))?(?P<b_ending>\.\w+)?"
-    r"|(?P<c>.+?) ?\((?:(?:another |\d+\w\w )?copy|\d+)\)(?P<c_ending>\.\w+)?"
-    r"|(?P<d>.+?)(?: ?\([^()]*conflict[^()]*\)|[ _-]\w*_?conflict[^.()]*)(?P<d_ending>\.\w+)?"
-    r"|(?P<e>.+?)\.sync-conflict-[\w-]+(?P<e_ending>\.\w+)?",
-    re.IGNORECASE,
-)
+_COPIES = [
+    re.compile(pattern + r"(\.\w+)?", re.IGNORECASE)
+    for pattern in (
+        r"copy of (.+?)",
+        r"(.+?)(?: - | )(?:cop(?:y|ie|ia)|kopie)(?: \d+| \(\d+\))?",
+        r"(.+?) ?\((?:(?:another |\d+\w\w )?copy|\d+)\)",
+        r"(.+?) ?\([^()]*conflict[^()]*\)",
+        r"(.+?)[ _-](?:\w+_)?conflict[^.()]*",
+        r"(.+?)\.sync-conflict-[\w-]+",
+    )
+]
 
 
 class ImageFiles(NamedTuple):
@@ -78,8 +81,8 @@ class ImageFiles(NamedTuple):
         with zipfile.ZipFile(self.path) as archive:
             for name in self.stamps:
                 with damage(f"{self.path} is damaged at {name}; get it again."):
-                    with archive.open(name) as file:
-                        contents = file.read(LARGEST_FILE)
+                    with archive.open(name) as file:  # Not more than the zip says, whatever comes.
+                        contents = file.read(archive.getinfo(name).file_size)
                 yield name, contents
 
 
@@ -209,8 +212,8 @@ def is_copy(name: str, beside: Collection[str]) -> bool:
     """Whether a name is that of a copy, and its original is among the names beside it."""
     if len(name) > 255 or not (" " in name or "(" in name or "onflict" in name):
         return False  # Quick for nearly all.
-    match = _COPY.fullmatch(name)
-    return bool(match) and "".join(part or "" for part in match.groups()) in beside
+    matches = (pattern.fullmatch(name) for pattern in _COPIES)
+    return any("".join(part or "" for part in m.groups()) in beside for m in matches if m)
 
 
 @contextlib.contextmanager
@@ -276,16 +279,18 @@ def _entries(path: Path) -> dict[str, zipfile.ZipInfo]:
     with damage(f"{path} is not a whole zip file; get it again."):
         with zipfile.ZipFile(path) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    entries = [e for e in entries if not any(map(is_junk, e.filename.split("/")))]
+    kept = {}
     for entry in entries:
-        place = f"{path}: {entry.filename[:100]}"
-        leaves = ".." in entry.filename.split("/") or entry.filename.startswith("/")
-        if leaves or len(entry.filename) > _LONGEST_NAME:
+        parts, place = entry.filename.split("/"), f"{path}: {entry.filename[:100]}"
+        if ".." in parts or not parts[0] or len(entry.filename) > _LONGEST_NAME:
             raise ValueError(f"{place} leaves the folder of the zip; get it again.")
+        if any(map(is_junk, parts)):
+            continue
+        kept[entry.filename] = entry
         check_entry(entry, place, LARGEST_FILE, "image")
-    if sum(entry.file_size for entry in entries) > LARGEST_ZIP:
+    if sum(entry.file_size for entry in kept.values()) > LARGEST_ZIP:
         raise ValueError(f"{path} unpacks to more than {LARGEST_ZIP >> 30} GiB; get it again.")
-    return {entry.filename: entry for entry in entries}
+    return kept
 
 
 def check_entry(entry: zipfile.ZipInfo, place: str, largest: int, what: str) -> None:

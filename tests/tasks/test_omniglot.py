@@ -121,6 +121,33 @@ def test_ignores_junk(folders):
     check(omniglot_images(folders))
 
 
+def test_linked_folders_are_read_and_copies_are_not(folders, tmp_path, caplog):
+    part = folders / "omniglot" / "images_background"
+    (part / "Blin").rename(tmp_path / "elsewhere")
+    (part / "Blin").symlink_to(tmp_path / "elsewhere")
+    for copy in ("Cham copy", "Cham (1)"):
+        shutil.copytree(part / "Cham", part / copy)
+    drawing = min((part / "Cham").glob("*/*.png"))
+    shutil.copy(drawing, drawing.with_name(f"{drawing.stem} (conflicted copy).png"))
+    (part / "@eaDir").mkdir()
+    (part / "@eaDir" / "thumbs.db").touch()
+    check(omniglot_images(folders))
+    assert "41 more" not in caplog.text
+    assert f"Ignored {part}/Cham (1) and 2 more copies: the original is beside it." in caplog.text
+
+
+def test_a_drawing_that_would_never_end(folders):
+    file = min((folders / "omniglot" / "images_background" / "Blin").rglob("*.png"))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match=f"{file} is no regular file; remove it"):
+        omniglot_images(folders)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=f"{file} is no regular file; remove it"):
+        omniglot_images(folders)
+
+
 def test_default_folders(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(folders)
