@@ -9,7 +9,7 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"patching"},
+    {"patching", "home"},
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
     | {"files", "stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
     | {"argument_types", "ranges", "texts"},

@@ -141,23 +141,33 @@ def _read(source: _Source, split: str, folders: list[Path]) -> np.ndarray:
     return image_cache.cached_array(f"miniimagenet-{split}-{source.key}", folders, source.read)
 
 
+def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where decoded images are kept, in this order."""
+    return image_cache.folders(_root(data_dir)[0], "miniimagenet")
+
+
 def _find(data_dir, split: str, download: bool) -> tuple[_Source, list[Path]]:
     """Finds one split, and the folders that may keep its array."""
     seeds.check_split(split)
-    base = image_files.data_folder(data_dir)
-    folders = [base / "miniimagenet", base]
-    for folder in folders:
-        if found := _layout(folder):
-            root, source = folder, found(split)
-            break
-    else:
-        root = folders[0]
-        if not download:
-            raise FileNotFoundError(
-                f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
-            )
+    root, found = _root(data_dir)
+    if found:
+        source = found(split)
+    elif download:
         source = _tensorflow_datasets(root, split)
+    else:
+        raise FileNotFoundError(
+            f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
+        )
     return source, image_cache.folders(root, "miniimagenet")
+
+
+def _root(data_dir) -> tuple[Path, Callable[[str], _Source] | None]:
+    """The folder of the data set, and what reads a split from it, if it is there."""
+    base = image_files.data_folder(data_dir)
+    for folder in (base / "miniimagenet", base):
+        if found := _layout(folder):
+            return folder, found
+    return base / "miniimagenet", None
 
 
 def _layout(root: Path) -> Callable[[str], _Source] | None:

@@ -133,14 +133,20 @@ def omniglot_images(
             `download` finds no TensorFlow Datasets.
     """
     root = image_files.data_folder(data_dir) / "omniglot"
-    folders = image_cache.folders(root, "omniglot")
     sources = _find_sources(root, may_lack=download)
     if sources:
         key = image_files.fingerprint(sources, _VERSION)
         build: Callable[[], np.ndarray] = functools.partial(_decode, sources)
     else:
         key, build = _tensorflow_datasets(root / "cache" / "tfds")
-    return image_cache.cached_array(f"omniglot-{key}", folders, build) if cache else build()
+    if not cache:
+        return build()
+    return image_cache.cached_array(f"omniglot-{key}", cache_folders(data_dir), build)
+
+
+def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where decoded images are kept, in this order."""
+    return image_cache.folders(image_files.data_folder(data_dir) / "omniglot", "omniglot")
 
 
 def _find_sources(root: Path, *, may_lack: bool) -> list[image_files.ImageFiles]:
