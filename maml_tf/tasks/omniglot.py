@@ -227,7 +227,13 @@ def _stack(drawings: Mapping[tuple[str, str], list[np.ndarray]]) -> np.ndarray:
 def _tensorflow_datasets(folder: Path) -> tuple[str, Callable[[], np.ndarray]]:
     """Cache key and decoder of the copy that TensorFlow Datasets downloads into `folder`."""
     tfds = image_files.tensorflow_datasets(_HOW)
-    examples, info = tfds.load("omniglot", split="train+test", data_dir=str(folder), with_info=True)
+    try:
+        examples, info = tfds.load(
+            "omniglot", split="train+test", data_dir=str(folder), with_info=True
+        )
+    except Exception as error:  # Of the network, of the disk, and of its own kinds.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"TensorFlow Datasets cannot give Omniglot ({reason}); {_HOW}.") from error
 
     def build() -> np.ndarray:
         names = info.features["label"].names  # "<alphabet>_<character, from 0>"
