@@ -53,7 +53,7 @@ def _flag(
     of: tuple[str, ...] = DATASOURCES,
 ) -> Any:
     """One setting; `within` is needed for a number."""
-    metadata = {"help": help, "choices": choices, "within": within}
+    metadata: dict[str, Any] = {"help": help, "choices": choices, "within": within}
     metadata |= {"names_run": names_run, "of": of}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -100,7 +100,9 @@ class Config:
     update_lr: float = _flag(
         0.01, "alpha, step size of the inner gradient step.", within=ranges.POSITIVE
     )
-    num_updates: int = _flag(1, "S, inner gradient steps while training.", within=ranges.STEPS)
+    num_updates: int = _flag(
+        1, "S, inner gradient steps while training.", within=ranges.INNER_STEPS
+    )
     stop_grad: bool = _flag(False, "First-order MAML: hold the inner gradient constant.")
     learn_step_size: bool = _flag(False, "Meta-learn alpha, one for each weight (Meta-SGD).")
     adapt: str = _flag(
@@ -551,8 +553,9 @@ class Config:
 
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     """Refuses a value of another type, outside the setting's range, or none of its choices."""
-    kind, name = type(field.default), f"--{field.name}"
-    allowed = (int, float) if kind is float else kind
+    kind: Any = type(field.default)
+    name = f"--{field.name}"
+    allowed: Any = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
         raise ValueError(f"{name} must be {_KINDS[kind]}, not {value!r}.")
     if kind in (int, float) and value not in field.metadata["within"]:

@@ -33,8 +33,10 @@ class Range:
 COUNT = Range(1, 10**6)
 """Of examples, tasks, classes, steps of an episode."""
 COUNT_OR_DEFAULT = Range(1, 10**6, derived=True)
+INNER_STEPS = Range(0, 1000)
+"""Of the training: each is a part of the compiled graph, which takes a second or so to make."""
 STEPS = Range(0, 10**4)
-"""Gradient steps, each of which is a part of the compiled graph."""
+"""Gradient steps of an evaluation."""
 STEPS_OR_DEFAULT = Range(0, 10**4, derived=True)
 INDEX = Range(0, 10**6)
 ITERATIONS = Range(0, 10**12)
