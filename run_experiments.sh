@@ -83,10 +83,12 @@ list() {
 }
 
 logdir() { # logdir DEFAULT [--flag=value ...]: where the runs go; a --logdir among the flags counts
-  local directory=$1 flag
+  local directory=$1 flag before=""
   shift
   for flag in "$@"; do
-    case "$flag" in --logdir=*) directory=${flag#*=} ;; esac
+    case "$flag" in --logdir=* | -logdir=*) directory=${flag#*=} ;; esac
+    case "$before" in --logdir | -logdir) directory=$flag ;; esac
+    before=$flag
   done
   echo "$directory"
 }

@@ -1,5 +1,6 @@
 """Model-Agnostic Meta-Learning on TensorFlow 2 and Keras 3 (Finn, Abbeel & Levine 2017)."""
 
+from maml_tf import home  # noqa: F401  # isort: skip  before TensorFlow looks for one
 from maml_tf import (  # noqa: F401  the rules register themselves
     convolution_rules,
     layer_rules,

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
+from maml_tf import ranges
 from maml_tf.networks import NORMS
+from maml_tf.ranges import Range
 
 SUPERVISED = ("sinusoid", "omniglot", "miniimagenet")
 
@@ -32,32 +35,42 @@ NO_INNER_STEPS = ("pretrained", "nearest_neighbour", "oracle", "random", *PENALT
 METHODS = ("maml", "fomaml", "context", *NO_INNER_STEPS)
 """How the weights are learned; baselines.py describes those that are not MAML."""
 
+_LARGEST_STEP = 10**7
+"""Examples of a meta-step, or episodes."""
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's control characters, halves of characters, line and paragraph separators."""
+
 
 def _flag(
     default: Any,
     help: str,  # noqa: A002
     *,
     choices: tuple = (),
+    within: Range | None = None,
     names_run: bool = True,
     of: tuple[str, ...] = DATASOURCES,
 ) -> Any:
-    metadata = {"help": help, "choices": choices, "names_run": names_run, "of": of}
+    """One setting; `within` is needed for a number."""
+    metadata: dict[str, Any] = {"help": help, "choices": choices, "within": within}
+    metadata |= {"names_run": names_run, "of": of}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _supervised(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+def _supervised(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
     """A flag that meta-RL does not look at."""
-    return _flag(default, help, choices=choices, of=SUPERVISED)
+    return _flag(default, help, **rules, of=SUPERVISED)
 
 
-def _reinforcement(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+def _reinforcement(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
     """A flag that only meta-RL looks at."""
-    return _flag(default, help, choices=choices, of=REINFORCEMENT)
+    return _flag(default, help, **rules, of=REINFORCEMENT)
 
 
-def _detail(default: Any, help: str, *, choices: tuple = ()) -> Any:  # noqa: A002
+def _detail(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
     """A flag that does not change what is learned, so it is not part of a run's identity."""
-    return _flag(default, help, choices=choices, names_run=False)
+    return _flag(default, help, **rules, names_run=False)
 
 
 @dataclass(frozen=True)
@@ -66,21 +79,30 @@ class Config:
 
     # The task.
     datasource: str = _flag("sinusoid", "Where tasks come from.", choices=DATASOURCES)
-    num_classes: int = _supervised(5, "N, classes of a classification task (ways).")
+    num_classes: int = _supervised(
+        5, "N, classes of a classification task (ways).", within=ranges.COUNT
+    )
     update_batch_size: int = _flag(
         5,
         "K, support examples a class, or a regression task (shots); meta-RL: E, trajectories a "
         "task and step.",
+        within=ranges.COUNT,
     )
-    queries: int = _supervised(-1, "Query examples a class; -1: K (15 for MiniImagenet).")
+    queries: int = _supervised(
+        -1, "Query examples a class; -1: K (15 for MiniImagenet).", within=ranges.COUNT_OR_DEFAULT
+    )
     baseline: str = _supervised(
         "None",
         "oracle: the sinusoid's input shows its amplitude and phase.",
         choices=("None", "oracle"),
     )
     # The inner loop.
-    update_lr: float = _flag(0.01, "alpha, step size of the inner gradient step.")
-    num_updates: int = _flag(1, "S, inner gradient steps while training.")
+    update_lr: float = _flag(
+        0.01, "alpha, step size of the inner gradient step.", within=ranges.POSITIVE
+    )
+    num_updates: int = _flag(
+        1, "S, inner gradient steps while training.", within=ranges.INNER_STEPS
+    )
     stop_grad: bool = _flag(False, "First-order MAML: hold the inner gradient constant.")
     learn_step_size: bool = _flag(False, "Meta-learn alpha, one for each weight (Meta-SGD).")
     adapt: str = _flag(
@@ -101,39 +123,47 @@ class Config:
         "for pretrain_iterations alone, fomaml for stop_grad, else maml.",
         choices=("auto", *METHODS),
     )
-    metatrain_iterations: int = _detail(15000, "Training iterations, whatever the method.")
+    metatrain_iterations: int = _detail(
+        15000, "Training iterations, whatever the method.", within=ranges.ITERATIONS
+    )
     pretrain_iterations: int = _detail(
         0,
         "Pre-training iterations: the loss before adaptation, over "
         "all tasks. With metatrain_iterations=0: the baseline. Classes are those of an N-way task, "
         "numbered anew in each; --method=pretrained tells all classes apart.",
+        within=ranges.ITERATIONS,
     )
     meta_batch_size: int = _flag(
-        25, "T, tasks a meta-step; multitask: regressors (the paper's 500)."
+        25, "T, tasks a meta-step; multitask: regressors (the paper's 500).", within=ranges.COUNT
     )
-    meta_lr: float = _supervised(0.001, "Step size of the meta-optimizer, Adam.")
+    meta_lr: float = _supervised(
+        0.001, "Step size of the meta-optimizer, Adam.", within=ranges.POSITIVE
+    )
     clip: float = _supervised(
         -1.0,
         "Clip each element of the meta-gradient to +-this; -1: 10 for "
         "MiniImagenet, else no clipping.",
+        within=ranges.POSITIVE_OR_DEFAULT,
     )
     l2: float = _supervised(
         -1.0,
         "multitask_l2, multitask_mean: lambda, the penalty's factor; -1: the largest that costs a "
         "regressor little.",
+        within=ranges.NOT_NEGATIVE_OR_DEFAULT,
     )
-    seed: int = _flag(0, "Everything random is a function of it.")
+    seed: int = _flag(0, "Everything random is a function of it.", within=ranges.SEED)
     # The network.
     norm: str = _supervised(
         "batch_norm", "Normalisation: batch_norm, layer_norm or None.", choices=(*NORMS[:2], "None")
     )
-    num_filters: int = _supervised(64, "Filters of each convolution.")
+    num_filters: int = _supervised(64, "Filters of each convolution.", within=ranges.FILTERS)
     conv: bool = _supervised(True, "Convolutional network; False: dense (Omniglot only).")
     max_pool: bool = _supervised(False, "Max-pooling instead of strided convolution.")
     head_stddev: float = _supervised(
         -1.0,
         "Standard deviation of the head's initial kernel; -1: the original's initial kernel (1 for "
         "Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
+        within=ranges.NOT_NEGATIVE_OR_DEFAULT,
     )
     # Reinforcement learning.
     environment: str = _reinforcement(
@@ -141,7 +171,9 @@ class Config:
         "With --datasource=gymnasium: a registered environment with sample_tasks and set_task, "
         "Id-v0, or module:Id-v0 to import a module first.",
     )
-    horizon: int = _reinforcement(-1, "H, steps of an episode; -1: the environment's own.")
+    horizon: int = _reinforcement(
+        -1, "H, steps of an episode; -1: the environment's own.", within=ranges.COUNT_OR_DEFAULT
+    )
     dynamics: str = _reinforcement(
         "paper",
         "Of cheetah and ant. paper: one physics step an action; gymnasium: v5's frame skip, time "
@@ -151,9 +183,11 @@ class Config:
     squared_reward: bool = _reinforcement(
         False, "2D navigation: minus the squared distance (the paper's text), not the distance."
     )
-    discount: float = _reinforcement(0.99, "Of later rewards.")
+    discount: float = _reinforcement(0.99, "Of later rewards.", within=ranges.SHARE)
     gae_lambda: float = _reinforcement(
-        1.0, "Of generalised advantages; 1: the discounted return minus the baseline."
+        1.0,
+        "Of generalised advantages; 1: the discounted return minus the baseline.",
+        within=ranges.SHARE,
     )
     inner_loss: str = _reinforcement(
         "log_likelihood",
@@ -161,14 +195,18 @@ class Config:
         "biased (ProMP); log_likelihood is the paper's.",
         choices=("log_likelihood", "likelihood_ratio"),
     )
-    max_kl: float = _reinforcement(0.01, "The trust region: the largest mean KL of a meta-step.")
+    max_kl: float = _reinforcement(
+        0.01, "The trust region: the largest mean KL of a meta-step.", within=ranges.POSITIVE
+    )
     curvature: str = _reinforcement(
         "fisher",
         "How products with the KL's Hessian are computed; all three are the same matrix.",
         choices=("fisher", "hessian", "finite_differences"),
     )
     curvature_share: float = _reinforcement(
-        1.0, "Share of the episodes that those products use: less exact, and less time."
+        1.0,
+        "Share of the episodes that those products use: less exact, and less time.",
+        within=ranges.PART,
     )
     # Logging and test.
     logdir: str = _detail("logs/", "Runs are directories in here, named by their settings.")
@@ -179,19 +217,31 @@ class Config:
         "existing run is set aside, not deleted.",
     )
     train: bool = _detail(True, "True trains; False evaluates.")
-    test_iter: int = _detail(-1, "Evaluate the checkpoint of this iteration; -1: the newest.")
+    test_iter: int = _detail(
+        -1,
+        "Evaluate the checkpoint of this iteration; -1: the newest.",
+        within=ranges.ITERATIONS_OR_DEFAULT,
+    )
     test_set: bool = _detail(False, "Evaluate on the test split; False: the validation split.")
     train_update_batch_size: int = _detail(
-        -1, "K of the training, where the evaluation's is another; -1: the same."
+        -1,
+        "K of the training, where the evaluation's is another; -1: the same.",
+        within=ranges.COUNT_OR_DEFAULT,
     )
     train_update_lr: float = _detail(
-        -1.0, "alpha of the training, where the evaluation's is another; -1: the same."
+        -1.0,
+        "alpha of the training, where the evaluation's is another; -1: the same.",
+        within=ranges.POSITIVE_OR_DEFAULT,
     )
     # Evaluation.
     test_steps: int = _detail(
-        -1, "Gradient steps of an evaluation; -1: 10 (meta-RL: 3, 2D navigation 4)."
+        -1,
+        "Gradient steps of an evaluation; -1: 10 (meta-RL: 3, 2D navigation 4).",
+        within=ranges.STEPS_OR_DEFAULT,
     )
-    num_test_tasks: int = _detail(-1, "Tasks of an evaluation; -1: 600 (meta-RL: 40).")
+    num_test_tasks: int = _detail(
+        -1, "Tasks of an evaluation; -1: 600 (meta-RL: 40).", within=ranges.COUNT_OR_DEFAULT
+    )
     inputs: str = _detail(
         "all",
         "half: a sinusoid's support points all have x > 0; query points are everywhere.",
@@ -221,8 +271,8 @@ class Config:
         "Directory to write: of export (empty: <run>/export), of release, of the paper's figures "
         "(empty: figures/ in the first directory named); file of render (<run>/figures/*.gif).",
     )
-    task: int = _detail(0, "render: which of the evaluation's tasks is shown.")
-    fps: int = _detail(25, "render: pictures a second.")
+    task: int = _detail(0, "render: which of the evaluation's tasks is shown.", within=ranges.INDEX)
+    fps: int = _detail(25, "render: pictures a second.", within=ranges.PICTURES_A_SECOND)
     # Running.
     data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
     download: bool = _detail(
@@ -231,18 +281,27 @@ class Config:
     )
     run_name: str = _detail("", "Name of the run's directory; empty: made from the settings.")
     log_every: int = _detail(
-        -1, "Iterations averaged into a point of TensorBoard; -1: 100 (meta-RL: 1)."
+        -1,
+        "Iterations averaged into a point of TensorBoard; -1: 100 (meta-RL: 1).",
+        within=ranges.EVERY,
     )
     validate_every: int = _detail(
-        -1, "Iterations between validations; -1: 500 (sinusoid: 5000, meta-RL: 10)."
+        -1,
+        "Iterations between validations; -1: 500 (sinusoid: 5000, meta-RL: 10).",
+        within=ranges.EVERY,
     )
-    validation_tasks: int = _detail(-1, "Tasks of a validation; -1: 96 (meta-RL: 20).")
+    validation_tasks: int = _detail(
+        -1, "Tasks of a validation; -1: 96 (meta-RL: 20).", within=ranges.COUNT_OR_DEFAULT
+    )
     best_after: int = _detail(
         -1,
         "Gradient steps after which a validation decides which weights are best; -1: num_updates.",
+        within=ranges.STEPS_OR_DEFAULT,
     )
     save_every: int = _detail(
-        -1, "Iterations between checkpoints; -1: 1000 (sinusoid: 10000, meta-RL: 10)."
+        -1,
+        "Iterations between checkpoints; -1: 1000 (sinusoid: 10000, meta-RL: 10).",
+        within=ranges.EVERY,
     )
     progress: bool = _detail(True, "Show a progress bar.")
     recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
@@ -250,6 +309,7 @@ class Config:
         -1,
         "Pieces of a meta-batch worked on in parallel; -1: on a CPU as many as hold 16 images "
         "each (dense networks: 64; policies: 8000 steps), else 1.",
+        within=ranges.COUNT_OR_DEFAULT,
     )
     jit_compile: str = _detail(
         "auto", "Compile with XLA; auto: the sinusoid only.", choices=("auto", "True", "False")
@@ -258,9 +318,12 @@ class Config:
         -1,
         "Threads inside one operation; -1: 1 on a CPU (each core "
         "works on its own tasks), but not for meta-RL; 0: TensorFlow's choice.",
+        within=ranges.THREADS,
     )
     inter_op_threads: int = _detail(
-        -1, "Operations, and robots, at a time; -1: one a core; 0: TensorFlow's choice."
+        -1,
+        "Operations, and robots, at a time; -1: one a core; 0: TensorFlow's choice.",
+        within=ranges.THREADS,
     )
     distribute: str = _detail(
         "none",
@@ -271,54 +334,11 @@ class Config:
     def __post_init__(self):
         """Refuses impossible settings."""
         for field in dataclasses.fields(self):
-            choices, value = field.metadata["choices"], getattr(self, field.name)
-            if choices and value not in choices:
-                raise ValueError(
-                    f"--{field.name} must be one of {', '.join(choices)}; got '{value}'."
-                )
-        for name in (
-            "num_classes",
-            "update_batch_size",
-            "meta_batch_size",
-            "num_filters",
-        ):
-            self._at_least(name, 1)
-        for name in (
-            "num_updates",
-            "metatrain_iterations",
-            "pretrain_iterations",
-            "seed",
-        ):
-            self._at_least(name, 0)
-        self._at_least("test_steps", 0, derived=True)
-        self._at_least("best_after", 0, derived=True)
-        for name in (
-            "queries",
-            "horizon",
-            "log_every",
-            "num_test_tasks",
-            "validate_every",
-            "validation_tasks",
-            "save_every",
-            "task_chunks",
-            "train_update_batch_size",
-        ):
-            self._at_least(name, 1, derived=True)
-        for name in ("update_lr", "meta_lr", "max_kl"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name} must be positive; got {getattr(self, name)}.")
-        if self.clip != -1 and not self.clip > 0:
-            raise ValueError(f"--clip must be positive, or -1 for the default; got {self.clip}.")
-        if self.l2 != -1 and not self.l2 >= 0:
-            raise ValueError(f"--l2 must be 0 or more, or -1 for the default; got {self.l2}.")
-        if self.head_stddev != -1 and not self.head_stddev >= 0:
-            raise ValueError(
-                "--head_stddev must be 0 or more, or -1 for the original's; got "
-                f"{self.head_stddev}."
-            )
+            _check_value(field, getattr(self, field.name))
         self._settle_method()
         self._check_method()
         self._check_reinforcement()
+        self._check_size()
         for name, value in _defaults(self.datasource).items():
             if getattr(self, name) == -1:
                 object.__setattr__(self, name, value)
@@ -326,12 +346,6 @@ class Config:
             raise ValueError(
                 "--conv=False is for Omniglot; MiniImagenet's network is convolutional."
             )
-
-    def _at_least(self, name: str, least: int, *, derived: bool = False) -> None:
-        value = getattr(self, name)
-        if value < least and not (derived and value == -1):
-            or_derived = ", or -1 for the default" if derived else ""
-            raise ValueError(f"--{name} must be {least} or more{or_derived}; got {value}.")
 
     # --- the method: the one place that decides it ---
 
@@ -390,11 +404,6 @@ class Config:
             raise ValueError("--inputs=half is for sinusoids; drop it.")
 
     def _check_reinforcement(self) -> None:
-        for name in ("discount", "gae_lambda", "curvature_share"):
-            value = getattr(self, name)
-            least = "above 0" if name == "curvature_share" else "from 0"
-            if not (0 <= value <= 1) or (value == 0 and least == "above 0"):
-                raise ValueError(f"--{name} must be {least} to 1; got {value}.")
         source = f"--datasource={self.datasource}"
         if self.environment and self.datasource != "gymnasium":
             raise ValueError(f"{source} is an environment already; drop --environment.")
@@ -412,6 +421,16 @@ class Config:
             raise ValueError(f"{source} trains on one device; drop --distribute.")
         if self.batch_statistics != "transductive":
             raise ValueError(f"{source} has no batch normalisation; drop --batch_statistics.")
+
+    def _check_size(self) -> None:
+        """Refuses a meta-step that no machine has the memory for."""
+        each = self.update_batch_size + (0 if self.reinforcement else self.query_shots)
+        each *= self.num_classes if self.classification else 1
+        if self.meta_batch_size * each > _LARGEST_STEP:
+            raise ValueError(
+                f"A meta-step of {self.meta_batch_size} tasks of {each} examples is too large (at "
+                f"most {_LARGEST_STEP} in all); lower --meta_batch_size or --update_batch_size."
+            )
 
     def _check_nearest_neighbour(self) -> None:
         if not self.classification:
@@ -530,6 +549,23 @@ class Config:
             learn_step_size=False,
             run_name="",
         )
+
+
+def _check_value(field: dataclasses.Field, value: Any) -> None:
+    """Refuses a value of another type, outside the setting's range, or none of its choices."""
+    kind: Any = type(field.default)
+    name = f"--{field.name}"
+    allowed: Any = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
+        raise ValueError(f"{name} must be {_KINDS[kind]}, not {value!r}.")
+    if kind in (int, float) and value not in field.metadata["within"]:
+        text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a longer number"
+        raise ValueError(f"{name} must be {field.metadata['within']}; got {text}.")
+    if kind is str and any(unicodedata.category(c) in _NOT_IN_A_LINE for c in value):
+        raise ValueError(f"{name} must be one line of plain text; got {value!r}.")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got '{value}'.")
 
 
 def _defaults(datasource: str) -> dict[str, int]:

@@ -100,14 +100,31 @@ def to_flags(config: Config) -> str:
 
 
 def from_flags(text: str) -> Config:
-    """Reads what `to_flags` wrote; settings of other versions are left out."""
+    """Reads what `to_flags` wrote; settings of other versions are left out.
+
+    Raises:
+      ValueError: a setting has no value of its type.
+    """
     types: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
     values: dict[str, Any] = {}
-    for line in text.splitlines():
+    for line in text.removeprefix("\ufeff").splitlines():
         name, _, value = line.removeprefix("--").partition("=")
         if name in types:
-            values[name] = value == "True" if types[name] is bool else types[name](value)
+            values[name] = _value(types[name], name, value)
     return Config(**values)
+
+
+def _value(kind: type, name: str, text: str) -> Any:
+    """One setting from its text."""
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"--{name}={text} is neither True nor False; mend the flags.")
+        return text == "True"
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "whole number" if kind is int else "number"
+        raise ValueError(f"--{name}={text} is no {wanted}; mend the flags.") from error
 
 
 def _text(value: Any) -> str:

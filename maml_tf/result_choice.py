@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maml_tf.result_files import Curve, Result
+from maml_tf.result_files import Curve, Paths, Result, Samples
 from maml_tf.types import Estimate
 
 
@@ -88,5 +88,21 @@ def pool(curves: Sequence[Curve]) -> Estimate:
 def _equal(one: Result, other: Result) -> bool:
     """Whether two files say the same, as a release and the run that it was made from do."""
     if isinstance(one, Curve) and isinstance(other, Curve):
-        return np.array_equal(one.estimate.mean, other.estimate.mean)
+        return np.array_equal(one.estimate.mean, other.estimate.mean, equal_nan=True)
+    if isinstance(one, Samples) and isinstance(other, Samples):
+        return _same(
+            [task.predictions for task in one.tasks], [task.predictions for task in other.tasks]
+        )
+    if isinstance(one, Paths) and isinstance(other, Paths):
+        return _same(_walked(one), _walked(other))
     return False
+
+
+def _walked(paths: Paths) -> list[np.ndarray]:
+    return [path for task in paths.tasks for episodes in task.paths for path in episodes]
+
+
+def _same(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    if len(one) != len(other):
+        return False
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))

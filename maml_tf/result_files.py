@@ -7,8 +7,7 @@ predictions before and after adaptation; and "paths", where a point went on a pl
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from maml_tf import result_schema
 from maml_tf.types import Estimate
 
 VERSION = 1
@@ -25,6 +25,9 @@ RELEASE = "release"
 
 _OF_THIS_MACHINE = ("--logdir=", "--data_dir=", "--init=", "--to=")
 _SET_ASIDE = re.compile(r"\.old\d+$")
+_OWN = re.compile(r"(?:[\w+-]|\.\d)+\.json")
+_NO_PATHS = "a task's paths are not points of a plane, episodes for every step"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Result:
     path: Path
     datasource: str
     experiment: str  # data and task, e.g. "sinusoid_10shot"
-    method: str  # a key of `paper.METHODS`
+    method: str  # one of `config.METHODS`
     split: str
     seed: int
     shots: int  # K of the evaluation
@@ -140,35 +143,75 @@ def amount(metric: str, shots: int) -> str:
 def find(paths: Iterable[str | Path]) -> list[Path]:
     """Finds the result files under some directories; runs that were set aside do not count.
 
+    What file managers and synchronisation leave beside them is ignored, and one warning says so.
+
     Raises:
       FileNotFoundError: there is none under one of them.
     """
     found: dict[Path, Path] = {}
+    ignored: dict[Path, None] = {}
     for path in map(Path, paths):
-        below = sorted([*path.rglob("results/*.json"), *path.rglob("result.json")])
-        below = [p for p in below if not any(map(_SET_ASIDE.search, p.relative_to(path).parts))]
-        if not below:
+        own, leftovers = _below(path)
+        if not own:
             raise FileNotFoundError(
                 f"No result files under {path}; run `maml-tf evaluate --test_set` first."
             )
-        for file in below:
+        for file in own:
             found.setdefault(file.resolve(), file)
+        ignored |= dict.fromkeys(leftovers)
+    if ignored:
+        more = f" and {len(ignored) - 1} more such files" if len(ignored) > 1 else ""
+        _LOG.warning("Ignored %s%s: no result file has such a name.", next(iter(ignored)), more)
     return list(found.values())
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file has a name that an evaluation or a release would give it."""
+    return bool(_OWN.fullmatch(path.name))
+
+
+def _below(path: Path) -> tuple[list[Path], list[Path]]:
+    """Result files below a directory, and what only looks like some."""
+    there = [p for p in path.rglob("*.[jJ]*") if not _is_aside(p.relative_to(path))]
+    named = sorted(p for p in there if ".json" in p.name.lower())
+    releases = {p.parent for p in named if p.name == "result.json"}
+    own = [p for p in named if p.name == "result.json" or _is_of_a_run(p) and is_own(p)]
+    left = [p for p in named if _is_of_a_run(p) or p.parent in releases and "result" in p.name]
+    return own, [p for p in left if not is_own(p)]
+
+
+def _is_of_a_run(path: Path) -> bool:
+    return path.parent.name == "results"
+
+
+def _is_aside(path: Path) -> bool:
+    """Whether it belongs to a run that was set aside, or to a hidden folder."""
+    return any(_SET_ASIDE.search(part) for part in path.parts) or any(
+        part.startswith((".", "@")) for part in path.parts[:-1]
+    )
 
 
 def read(path: Path) -> list[Result]:
     """Reads one result file; a release's holds several results.
 
     Raises:
-      ValueError: it is not one, or of another version.
+      FileNotFoundError: there is no such file.
+      ValueError: it is not one, or of another version; names what is wrong in it.
     """
+    return [result for _, result in _read(path)]
+
+
+def _read(path: Path) -> list[tuple[dict[str, Any], Result]]:
+    """What a file says, each with what it means."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise ValueError(f"version {content['version']}, not {VERSION}")
-        parts = content["results"] if content["kind"] == RELEASE else [content]
-        return [_parse(path, part) for part in parts]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        content = result_schema.load(path)
+        _check_version(content)
+        parts = [content]
+        if content["kind"] == RELEASE:
+            result_schema.value("iteration", content["iteration"], int)
+            parts = result_schema.objects("results", content["results"])
+        return [(part, _parse(path, part)) for part in parts]
+    except (KeyError, ValueError) as error:
         fault = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{path} is not a result file of this version ({fault}); "
@@ -183,68 +226,99 @@ def release(paths: Iterable[Path], iteration: int) -> dict[str, Any]:
       FileNotFoundError: none of the files holds one.
       ValueError: a file is not a result file of this version.
     """
-    paths = sorted(paths)
-    read_back = [result for path in paths for result in read(path)]
-    chosen = {r.path for r in read_back if isinstance(r, Curve) and r.iteration == iteration}
+    said = [pair for path in sorted(filter(is_own, paths)) for pair in _read(path)]
+    chosen = {r.path for _, r in said if isinstance(r, Curve) and r.iteration == iteration}
     if not chosen:
         raise FileNotFoundError(
             f"No result of iteration {iteration}, whose weights these are; run "
             "`maml-tf evaluate --test_set` first, or choose an evaluated one by --test_iter."
         )
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path in chosen]
-    for result in results:
-        result["flags"] = [f for f in result["flags"] if not f.startswith(_OF_THIS_MACHINE)]
+    results = [
+        {
+            **result_schema.writable(content),
+            "flags": [flag for flag in result.flags if _travels(flag)],
+        }
+        for content, result in said
+        if result.path in chosen
+    ]
     return {"version": VERSION, "kind": RELEASE, "iteration": iteration, "results": results}
+
+
+def _travels(flag: str) -> bool:
+    """Whether a flag is one, and means something on another machine."""
+    return flag.startswith("--") and not flag.startswith(_OF_THIS_MACHINE)
 
 
 _R = TypeVar("_R", bound=Result)
 
 
+def _check_version(content: dict[str, Any]) -> None:
+    version = result_schema.value("version", content["version"], int)
+    if version != VERSION:
+        raise ValueError(f"version {result_schema.shown(version)}, not {VERSION}")
+
+
 def _parse(path: Path, content: dict[str, Any]) -> Result:
-    if content["version"] != VERSION:
-        raise ValueError(f"version {content['version']}, not {VERSION}")
-    kind = content["kind"]
+    _check_version(content)
+    kind = result_schema.value("kind", content["kind"], str)
     if kind == "curve":
-        mean, std, ci95 = (np.asarray(content[key], float) for key in ("mean", "std", "ci95"))
-        if not mean.shape == std.shape == ci95.shape == (len(content["steps"]),):
+        curve = _fill(Curve, path, content, estimate=_estimate(content))
+        if len(curve.steps) != len(curve.estimate.mean):
             raise ValueError("mean, std, ci95 and steps differ in length")
-        estimate = Estimate(mean, std, ci95, int(content["num_tasks"]))
-        return _fill(Curve, path, content, estimate=estimate)
+        return curve
     if kind == "samples":
-        tasks = tuple(_sample_task(task, len(content["steps"])) for task in content["tasks"])
-        return _fill(Samples, path, content, tasks=tasks)
+        tasks = result_schema.objects("tasks", content["tasks"])
+        samples = _fill(Samples, path, content, tasks=tuple(map(_sample_task, tasks)))
+        if any(len(task.predictions) != len(samples.steps) for task in samples.tasks):
+            raise ValueError("a task's predictions do not fit its steps and grid")
+        return samples
     if kind == "paths":
-        walks = tuple(_path_task(task, len(content["steps"])) for task in content["tasks"])
-        return _fill(Paths, path, content, tasks=walks)
-    raise ValueError(f"kind '{kind}' is none of curve, samples, paths, {RELEASE}")
+        tasks = result_schema.objects("tasks", content["tasks"])
+        walks = _fill(Paths, path, content, tasks=tuple(map(_path_task, tasks)))
+        if any(len(task.paths) != len(walks.steps) for task in walks.tasks):
+            raise ValueError(_NO_PATHS)
+        return walks
+    raise ValueError(f"kind {kind[:40]!r} is none of curve, samples, paths, {RELEASE}")
 
 
 def _fill(kind: type[_R], path: Path, content: dict[str, Any], **parsed: Any) -> _R:
-    values = {
-        field.name: content[field.name]
-        for field in dataclasses.fields(kind)
-        if field.name not in ("path", *parsed)
-    }
-    values["steps"], values["flags"] = tuple(values["steps"]), tuple(values["flags"])
+    values = result_schema.values(kind, content, without=("path", *parsed))
+    if not values["steps"] or list(values["steps"]) != sorted(set(values["steps"])):
+        raise ValueError("steps do not ascend")
     return kind(path=path, **values, **parsed)
 
 
-def _sample_task(task: dict[str, Any], num_steps: int) -> SampleTask:
-    arrays = ("support_x", "support_y", "x", "y", "predictions")
-    sample = SampleTask(
-        float(task["amplitude"]),
-        float(task["phase"]),
-        *(np.asarray(task[name], float) for name in arrays),
+def _estimate(content: dict[str, Any]) -> Estimate:
+    mean, std, ci95 = (
+        result_schema.numbers(key, content[key], 1) for key in ("mean", "std", "ci95")
     )
-    if sample.predictions.shape != (num_steps, len(sample.x)) or sample.y.shape != sample.x.shape:
+    if not mean.shape == std.shape == ci95.shape:
+        raise ValueError("mean, std, ci95 and steps differ in length")
+    num_tasks = result_schema.value("num_tasks", content["num_tasks"], int)
+    return Estimate(mean, std, ci95, num_tasks)
+
+
+def _sample_task(task: dict[str, Any]) -> SampleTask:
+    axes = {"support_x": 1, "support_y": 1, "x": 1, "y": 1, "predictions": 2}
+    sample = SampleTask(
+        float(result_schema.numbers("amplitude", task["amplitude"], 0)),
+        float(result_schema.numbers("phase", task["phase"], 0)),
+        **{name: result_schema.numbers(name, task[name], axes[name]) for name in axes},
+    )
+    fits = sample.predictions.shape[1:] == sample.y.shape == sample.x.shape
+    if not fits or sample.support_x.shape != sample.support_y.shape:
         raise ValueError("a task's predictions do not fit its steps and grid")
     return sample
 
 
-def _path_task(task: dict[str, Any], num_steps: int) -> PathTask:
-    goal = np.asarray(task["goal"], float)
-    paths = tuple(tuple(np.asarray(p, float) for p in episodes) for episodes in task["paths"])
-    every = [path for episodes in paths for path in episodes]
-    if len(paths) != num_steps or any(p.ndim != 2 or p.shape[1] != 2 for p in [goal[None], *every]):
-        raise ValueError("a task's paths are not points of a plane, episodes for every step")
+def _path_task(task: dict[str, Any]) -> PathTask:
+    goal, every = result_schema.numbers("goal", task["goal"], 1), task["paths"]
+    if not (isinstance(every, list) and all(isinstance(episodes, list) for episodes in every)):
+        raise ValueError(_NO_PATHS)
+    paths = tuple(
+        tuple(result_schema.numbers("paths", path, 2) for path in episodes) for episodes in every
+    )
+    points = [path for episodes in paths for path in episodes]
+    if any(p.ndim != 2 or p.shape[1] != 2 for p in [goal[None], *points]):
+        raise ValueError(_NO_PATHS)
     return PathTask(goal, paths)

@@ -17,6 +17,7 @@ from maml_tf.evaluation import Tuning, predictions_while_adapting
 from maml_tf.identity import to_flags
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.result_files import VERSION
+from maml_tf.result_schema import writable
 from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
 from maml_tf.types import Estimate
 
@@ -88,7 +89,7 @@ def curve(
     Returns:
       The file's contents.
     """
-    return {
+    content = {
         **_common("curve", config, iteration, tuning),
         "metric": metric,
         "num_tasks": estimate.num_tasks,
@@ -96,14 +97,15 @@ def curve(
         "queries": None if config.reinforcement else config.query_shots,
         "conv": config.classification and config.conv,
         "batch_statistics": config.batch_statistics,
-        "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": _finite(tuning.scores)},
+        "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": tuning.scores},
         "steps": list(range(len(estimate.mean))),
         "mean": list(estimate.mean),
         "ci95": list(estimate.ci95),
         "std": list(estimate.std),
         "seconds": round(seconds, 3),
-        "flags": to_flags(config).split(),
+        "flags": to_flags(config).splitlines(),
     }
+    return writable(content)
 
 
 def samples(
@@ -137,7 +139,7 @@ def samples(
         step_size=step_size(config, tuning),
         batch_statistics=config.batch_statistics,
     )
-    return {
+    content = {
         **_common("samples", config, iteration, tuning),
         "steps": list(SAMPLE_STEPS),
         "tasks": [
@@ -152,8 +154,9 @@ def samples(
             }
             for t in range(SAMPLES)
         ],
-        "flags": to_flags(config).split(),
+        "flags": to_flags(config).splitlines(),
     }
+    return writable(content)
 
 
 def paths(
@@ -170,12 +173,13 @@ def paths(
     Returns:
       The file's contents.
     """
-    return {
+    content = {
         **_common("paths", config, iteration, tuning),
         "steps": list(range(config.test_steps + 1)),
         "tasks": tasks,
-        "flags": to_flags(config).split(),
+        "flags": to_flags(config).splitlines(),
     }
+    return writable(content)
 
 
 def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) -> dict[str, Any]:
@@ -212,8 +216,3 @@ def _weights_and_tasks_name(config: Config) -> str:
     name = "_best" if config.use_best else ""
     name = f"_iteration{config.test_iter}" if config.test_iter != -1 else name
     return name + (f"_seed{config.seed}" if config.seed else "")
-
-
-def _finite(scores: tuple[float, ...]) -> list[float | None]:
-    """JSON has no NaN and no infinity."""
-    return [score if np.isfinite(score) else None for score in scores]

@@ -16,16 +16,16 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
     "settings, message",
     [
         ({"datasource": "mnist"}, "--datasource must be one of sinusoid, omniglot, miniimagenet"),
-        ({"num_classes": 0}, "--num_classes must be 1 or more; got 0"),
-        ({"update_batch_size": -3}, "--update_batch_size must be 1 or more"),
-        ({"queries": 0}, "--queries must be 1 or more, or -1 for the default"),
-        ({"num_updates": -1}, "--num_updates must be 0 or more"),
-        ({"update_lr": 0.0}, "--update_lr must be positive"),
-        ({"update_lr": float("nan")}, "--update_lr must be positive"),
-        ({"meta_lr": -1.0}, "--meta_lr must be positive"),
-        ({"head_stddev": -0.1}, "--head_stddev must be 0 or more, or -1 for the original's"),
-        ({"head_stddev": float("nan")}, "--head_stddev must be 0 or more"),
-        ({"clip": 0.0}, "--clip must be positive, or -1"),
+        ({"num_classes": 0}, "--num_classes must be from 1 to 1000000; got 0"),
+        ({"update_batch_size": -3}, "--update_batch_size must be from 1 to"),
+        ({"queries": 0}, "--queries must be from 1 to 1000000, or -1 for the default"),
+        ({"num_updates": -1}, "--num_updates must be from 0 to"),
+        ({"update_lr": 0.0}, "--update_lr must be above 0"),
+        ({"update_lr": float("nan")}, "--update_lr must be above 0"),
+        ({"meta_lr": -1.0}, "--meta_lr must be above 0"),
+        ({"head_stddev": -0.1}, "--head_stddev must be from 0 to 1e\\+30, or -1 for the default"),
+        ({"head_stddev": float("nan")}, "--head_stddev must be from 0"),
+        ({"clip": 0.0}, "--clip must be above 0 to 1e\\+30, or -1"),
         ({"norm": "batchnorm"}, "--norm must be one of batch_norm, layer_norm, None"),
         ({**OMNIGLOT, "baseline": "oracle"}, "Drop --baseline"),
         ({**OMNIGLOT, "method": "oracle"}, "Drop --baseline"),
@@ -43,7 +43,7 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({"method": "context", "adapt": "head"}, "drop --adapt"),
         ({"method": "multitask_l2", "distribute": "mirrored"}, "drop --distribute"),
         ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
-        ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be 0 or more, or -1"),
+        ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be from 0 to 1e\\+30, or -1"),
         ({"method": "nearest_neighbour"}, "use it with --datasource=omniglot or miniimagenet"),
         (
             {**OMNIGLOT, "method": "nearest_neighbour", "tune_step_size": "True"},
@@ -51,8 +51,11 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ),
         ({**OMNIGLOT, "method": "nearest_neighbour", **PRETRAINED}, "which is pretrained; drop"),
         ({"datasource": "miniimagenet", "conv": False}, "--conv=False is for Omniglot"),
-        ({**NAVIGATION, "horizon": 0}, "--horizon must be 1 or more, or -1 for the default; got 0"),
-        ({**NAVIGATION, "max_kl": 0.0}, "--max_kl must be positive"),
+        (
+            {**NAVIGATION, "horizon": 0},
+            "--horizon must be from 1 to 1000000, or -1 for the default; got 0",
+        ),
+        ({**NAVIGATION, "max_kl": 0.0}, "--max_kl must be above 0"),
         ({**NAVIGATION, "discount": 1.01}, "--discount must be from 0 to 1; got 1.01"),
         ({**NAVIGATION, "gae_lambda": float("nan")}, "--gae_lambda must be from 0 to 1"),
         ({**NAVIGATION, "curvature_share": 0.0}, "--curvature_share must be above 0 to 1"),
@@ -67,13 +70,86 @@ OMNIGLOT = {"datasource": "omniglot", "update_batch_size": 1, "meta_batch_size":
         ({**CHEETAH, "environment": "Line-v0"}, "drop --environment"),
         ({"environment": "Line-v0"}, "drop --environment"),
         ({"datasource": "gymnasium"}, "needs --environment=Id-v0"),
-        ({**CHEETAH, "log_every": 0}, "--log_every must be 1 or more, or -1"),
-        ({**CHEETAH, "test_steps": -2}, "--test_steps must be 0 or more, or -1"),
+        ({**CHEETAH, "log_every": 0}, "--log_every must be from 1 to 1000000000000, or -1"),
+        ({**CHEETAH, "test_steps": -2}, "--test_steps must be from 0 to 10000, or -1"),
     ],
 )
 def test_impossible_settings_are_refused_with_the_mend(settings, message):
     with pytest.raises(ValueError, match=message):
         Config(**settings)
+
+
+NUMBERS = [f for f in dataclasses.fields(Config) if type(f.default) in (int, float)]
+
+
+@pytest.mark.parametrize("field", NUMBERS, ids=lambda field: field.name)
+def test_every_number_has_a_range_and_nothing_outside_it_is_taken(field):
+    within = field.metadata["within"]
+    assert field.default in within and within.least <= within.most
+    assert within.most <= (1e30 if isinstance(field.default, float) else 10**12)
+    kind = type(field.default)
+    outside = [kind(within.most) * 2, -2, -(10**9), 10**400]
+    outside += [kind(within.least)] if within.above else []
+    outside += [] if within.derived or within.least < 0 else [-1]
+    outside += [float(text) for text in ("nan", "inf", "-inf")]
+    for value in outside:
+        with pytest.raises(ValueError, match=f"^--{field.name} must be [^\n]*$"):
+            Config(**{field.name: value})
+    with pytest.raises(ValueError, match=f"^--{field.name} must be a"):
+        Config(**{field.name: str(field.default)})
+    with pytest.raises(ValueError, match=f"^--{field.name} must be a"):
+        Config(**{field.name: True})
+
+
+def test_the_ends_of_a_range_are_taken():
+    config = Config(seed=2**32 - 1, fps=50, intra_op_threads=1024, test_iter=0, discount=0.0)
+    assert from_flags(to_flags(config)) == config
+    assert Config(train_update_lr=-1.0).trained().update_lr == Config().update_lr
+    with pytest.raises(ValueError, match="--update_lr must be above 0 to 1e\\+30; got -1"):
+        Config(update_lr=-1.0)  # it is derived from nothing
+
+
+def test_a_meta_step_that_fits_no_memory_is_refused():
+    with pytest.raises(ValueError, match="lower --meta_batch_size or --update_batch_size"):
+        Config(meta_batch_size=10**6, update_batch_size=10**6)
+    with pytest.raises(ValueError, match="1000 tasks of 20000000 examples is too large"):
+        Config(datasource="omniglot", meta_batch_size=1000, num_classes=10**6, update_batch_size=10)
+
+
+TEXTS = [f.name for f in dataclasses.fields(Config) if isinstance(f.default, str)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("bad", ["\n", "\0", "\r", "\x1b[2J", "\x85", "\u2028", "\udcff"])
+def test_a_text_that_would_break_the_flagfile_is_refused(name, bad):
+    with pytest.raises(ValueError, match=f"--{name} must be one line of plain text") as error:
+        Config(**{name: f"logs{bad}--seed=3"})
+    assert str(error.value).isprintable()
+
+
+def test_other_texts_are_read_back():
+    config = Config(logdir="my runs/é 日本\u3000[1]", data_dir=" a=b # c ", run_name="x")
+    assert from_flags(to_flags(config)) == config
+
+
+@pytest.mark.parametrize("change", [lambda t: "\ufeff" + t, lambda t: t.replace("\n", "\r\n")])
+def test_flags_text_that_an_editor_saved(change):
+    config = Config(seed=3, logdir="a b")
+    assert from_flags(change(to_flags(config))) == config
+
+
+@pytest.mark.parametrize(
+    "line, fault",
+    [
+        ("--seed=", "--seed= is no whole number"),
+        ("--seed=1.0", "--seed=1.0 is no whole number"),
+        ("--update_lr=0,1", "--update_lr=0,1 is no number"),
+        ("--log=Tru", "--log=Tru is neither True nor False"),
+    ],
+)
+def test_damaged_flags_text_is_named(line, fault):
+    with pytest.raises(ValueError, match=fault):
+        from_flags(f"--num_updates=2\n{line}\n")
 
 
 def config_of(method, **settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,44 @@ from typing import Any
 
 from absl import flags
 
+from maml_tf.cli import flagfiles
 from maml_tf.config import Config
 
-_DEFINE: dict[type, Callable] = {
-    bool: flags.DEFINE_bool,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
+
+class _Whole(flags.ArgumentParser):
+    """Reads a whole number, in ASCII digits."""
+
+    syntactic_help = "a whole number"
+
+    def parse(self, argument: int | str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,100}", str(argument)):
+            raise ValueError("write a whole number of at most 100 digits, such as 3")
+        return int(argument)
+
+    def flag_type(self) -> str:
+        return "int"
+
+
+class _Real(flags.ArgumentParser):
+    """Reads a number, in ASCII digits."""
+
+    syntactic_help = "a number"
+
+    def parse(self, argument: float | str) -> float:
+        if not re.fullmatch(
+            r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?", str(argument), re.I
+        ):
+            raise ValueError("write a number, such as 0.01 or 1e-2")
+        return float(argument)
+
+    def flag_type(self) -> str:
+        return "float"
+
+
+_PARSERS: dict[type, Callable[[], flags.ArgumentParser]] = {
+    int: _Whole,
+    float: _Real,
+    str: flags.ArgumentParser,
 }
 
 _SECTIONS = {
@@ -32,12 +64,13 @@ _SECTIONS = {
 
 
 class _Values(flags.FlagValues):
-    """Flags, where a flagfile's own flagfiles lie beside it."""
+    """Flags, and their flagfiles."""
 
     def _get_flag_file_lines(self, filename, parsed_file_stack=None):
-        if parsed_file_stack:
-            filename = str(Path(parsed_file_stack[-1]).parent / filename)
-        return super()._get_flag_file_lines(filename, parsed_file_stack)
+        del parsed_file_stack  # The reader keeps its own.
+        if not filename:
+            raise ValueError("--flagfile= names no file; write --flagfile=FILE, or drop it.")
+        return flagfiles.read(Path(filename), self)
 
 
 def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -51,11 +84,16 @@ def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
 
     Raises:
       absl.flags.Error: an unknown flag, or a value that is none.
+      OSError, ValueError: a flagfile cannot be read.
     """
     values = _Values()
     for field in dataclasses.fields(Config):
-        define = _DEFINE[type(field.default)]
-        define(field.name, field.default, field.metadata["help"], flag_values=values)
+        name, default, explanation = field.name, field.default, field.metadata["help"]
+        if isinstance(default, bool):
+            flags.DEFINE_bool(name, default, explanation, flag_values=values)
+        else:
+            parser = _PARSERS[type(default)]()
+            flags.DEFINE(parser, name, default, explanation, flag_values=values)
     words = values(["maml-tf", *arguments])[1:]
     names = [field.name for field in dataclasses.fields(Config)]
     return {name: values[name].value for name in names if values[name].present}, words
@@ -70,6 +108,8 @@ def explain() -> str:
         text = field.metadata["help"]
         if field.metadata["choices"]:
             text += f" One of {', '.join(field.metadata['choices'])}."
+        if field.metadata["within"]:
+            text += f" {str(field.metadata['within']).capitalize()}."
         lines.append(f"  --{field.name}={field.default}")
         lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

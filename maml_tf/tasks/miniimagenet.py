@@ -9,12 +9,10 @@ Shape letters: C classes, E examples of a class, n images of a split.
 
 from __future__ import annotations
 
-import csv
 import functools
 import logging
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from maml_tf.tasks import image_cache, seeds
+from maml_tf.tasks import array_files, image_cache, image_files, seeds, split_files
 from maml_tf.tasks.episodes import Episodes, check_counts
 
 _LOG = logging.getLogger(__name__)
@@ -143,23 +141,33 @@ def _read(source: _Source, split: str, folders: list[Path]) -> np.ndarray:
     return image_cache.cached_array(f"miniimagenet-{split}-{source.key}", folders, source.read)
 
 
+def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where decoded images are kept, in this order."""
+    return image_cache.folders(_root(data_dir)[0], "miniimagenet")
+
+
 def _find(data_dir, split: str, download: bool) -> tuple[_Source, list[Path]]:
     """Finds one split, and the folders that may keep its array."""
     seeds.check_split(split)
-    base = image_cache.data_folder(data_dir)
-    folders = [base / "miniimagenet", base]
-    for folder in folders:
-        if found := _layout(folder):
-            root, source = folder, found(split)
-            break
-    else:
-        root = folders[0]
-        if not download:
-            raise FileNotFoundError(
-                f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
-            )
+    root, found = _root(data_dir)
+    if found:
+        source = found(split)
+    elif download:
         source = _tensorflow_datasets(root, split)
-    return source, [root / "cache", image_cache.user_cache() / "miniimagenet"]
+    else:
+        raise FileNotFoundError(
+            f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
+        )
+    return source, image_cache.folders(root, "miniimagenet")
+
+
+def _root(data_dir) -> tuple[Path, Callable[[str], _Source] | None]:
+    """The folder of the data set, and what reads a split from it, if it is there."""
+    base = image_files.data_folder(data_dir)
+    for folder in (base / "miniimagenet", base):
+        if found := _layout(folder):
+            return folder, found
+    return base / "miniimagenet", None
 
 
 def _layout(root: Path) -> Callable[[str], _Source] | None:
@@ -183,8 +191,10 @@ def _layout(root: Path) -> Callable[[str], _Source] | None:
 
 def _folder(paths: Mapping[str, Path], split: str) -> _Source:
     """`train/<class>/*.jpg`."""
-    _check_disjoint({s: [f.name for f in p.iterdir() if f.is_dir()] for s, p in paths.items()})
-    listed = image_cache.list_files(paths[split])
+    folders = {s: image_files.list_folders(path) for s, path in paths.items()}
+    _check_disjoint({s: [f.name for f in own] for s, own in folders.items()})
+    _check_disjoint({s: [str(f.resolve()) for f in own] for s, own in folders.items()})
+    listed = image_files.list_files(paths[split])
     for name in listed.stamps:
         if name.count("/") != 1 or not name.lower().endswith(ENDINGS):
             raise ValueError(
@@ -196,7 +206,7 @@ def _folder(paths: Mapping[str, Path], split: str) -> _Source:
     files = sorted(name.split("/") for name in listed.stamps)
     return _Source(
         dict(sorted(Counter(label for label, _ in files).items())),
-        image_cache.fingerprint([listed], _VERSION),
+        image_files.fingerprint([listed], _VERSION),
         functools.partial(_decode, [listed.path / label / name for label, name in files]),
     )
 
@@ -204,7 +214,7 @@ def _folder(paths: Mapping[str, Path], split: str) -> _Source:
 def _listed(paths: Mapping[str, Path], split: str) -> _Source:
     """`train.csv` beside `images/` or `ILSVRC2012_img_train/`."""
     path = paths[split]
-    rows = {s: _rows(p) for s, p in paths.items()}
+    rows = {s: split_files.rows(p) for s, p in paths.items()}
     _check_disjoint({s: {label for label, _ in r} for s, r in rows.items()})
     folders = [path.parent / name for name in IMAGE_FOLDERS]
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -216,7 +226,8 @@ def _listed(paths: Mapping[str, Path], split: str) -> _Source:
     files, absent = [], []
     by_number = functools.cache(functools.partial(_files_by_number, folder))
     for label, name in rows[split]:
-        places = (folder / name, folder / label / name, *_numbered(name, label, by_number))
+        places = [place / n for n in _names(name) for place in (folder, folder / label)]
+        places += _numbered(name, label, by_number)
         file = next((place for place in places if place.is_file()), None)
         if file is None:
             absent.append(name)
@@ -227,39 +238,29 @@ def _listed(paths: Mapping[str, Path], split: str) -> _Source:
             f"{path} names {len(absent)} of {len(rows[split])} images that {folder} does not have, "
             f"first {absent[0]}; put them there as <filename> or <label>/<filename>."
         )
+    _check_once(path, files)
     stamps = {
-        f"{label} {file.relative_to(folder)}": image_cache.stamp(file)
+        f"{label} {file.relative_to(folder)}": image_files.stamp(file)
         for (label, _), file in zip(rows[split], files, strict=True)
     }
     return _Source(
         dict(sorted(Counter(label for label, _ in rows[split]).items())),
-        image_cache.fingerprint([image_cache.ImageFiles(folder, stamps)], _VERSION),
+        image_files.fingerprint([image_files.ImageFiles(folder, stamps)], _VERSION),
         functools.partial(_decode, files),
     )
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
-    """(label, filename) of every row of a split file, in order."""
-    rows = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file)
-            if not {"filename", "label"} <= set(reader.fieldnames or ()):
-                raise ValueError(f"{path} does not begin with the line filename,label; add it.")
-            for row in reader:
-                if not row["filename"] or not row["label"]:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num} has no filename and label; remove it."
-                    )
-                rows.append((row["label"], row["filename"]))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a text file of rows ({error}).") from error
-    if not rows:
-        raise ValueError(f"{path} names no images; get it again.")
-    twice = [name for (_, name), count in Counter(rows).items() if count > 1]
+def _names(name: str) -> list[str]:
+    """How a file may be called in the folder of images; a split file may name the folder, too."""
+    first, _, rest = name.partition("/")
+    return [name, rest] if rest and first in IMAGE_FOLDERS else [name]
+
+
+def _check_once(path: Path, files: list[Path]) -> None:
+    """Refuses two rows of a split file that mean one file."""
+    twice = [file for file, count in Counter(files).items() if count > 1]
     if twice:
         raise ValueError(f"{path} names {twice[0]} twice; remove a line.")
-    return sorted(rows)
 
 
 def _numbered(name: str, label: str, by_number: Callable[[str], list[Path]]) -> list[Path]:
@@ -275,9 +276,8 @@ def _numbered(name: str, label: str, by_number: Callable[[str], list[Path]]) -> 
 
 def _files_by_number(folder: Path, label: str) -> list[Path]:
     """A class's files `<wnid>_<number>.JPEG`, in order of the numbers."""
-    matches = {
-        file: re.fullmatch(r".*_(\d+)\.\w+", file.name) for file in (folder / label).glob("*")
-    }
+    files = [folder / label / name for name in image_files.list_names(folder / label)]
+    matches = {file: re.fullmatch(r".*_(\d+)\.\w+", file.name) for file in files}
     numbers = {file: int(match[1]) for file, match in matches.items() if match}
     return sorted(numbers, key=lambda file: numbers[file])
 
@@ -287,7 +287,7 @@ def _check_disjoint(classes: Mapping[str, Iterable[str]]) -> None:
     owner: dict[str, str] = {}
     for split, names in classes.items():
         for name in sorted(set(names)):
-            if not name.startswith(".") and owner.setdefault(name, split) != split:
+            if owner.setdefault(name, split) != split:
                 raise ValueError(
                     f"class {name} is in the {owner[name]!r} and the {split!r} split; remove it "
                     "from one."
@@ -319,7 +319,7 @@ def _decode(files: list[Path]) -> np.ndarray:
 
 def _pixels(file: Path) -> tuple[np.ndarray, bool]:
     """One image [84, 84, 3], and whether it had another size."""
-    image = image_cache.open_image(file.read_bytes(), str(file))
+    image = image_files.open_image(image_files.read_file(file), str(file))
     if image.mode[0] in "IF":  # Pillow would cut, not scale, what is brighter than 255.
         raise ValueError(f"{file} has pixels of more than 8 bits; save it as 8-bit RGB.")
     image, size = image.convert("RGB"), IMAGE_SHAPE[:2]
@@ -334,10 +334,7 @@ def _pixels(file: Path) -> tuple[np.ndarray, bool]:
 def _array(paths: Mapping[str, Path], split: str) -> _Source:
     """`train.npy` [C, E, 84, 84, 3], mapped into memory."""
     path = paths[split]
-    try:
-        images = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole array ({error}); make it again.") from error
+    images = array_files.mapped(path)
     counts = _class_numbers(path, images.shape, images.dtype)
     return _Source(counts, "", lambda: images.reshape(-1, *IMAGE_SHAPE))
 
@@ -345,23 +342,19 @@ def _array(paths: Mapping[str, Path], split: str) -> _Source:
 def _archive(paths: Mapping[str, Path], split: str) -> _Source:
     """`train.npz` with `images` [C, E, 84, 84, 3], or `images` [n, 84, 84, 3] and `labels` [n]."""
     path = paths[split]
-    try:
-        shape, dtype = _header(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            labels = arrays["labels"] if "labels" in arrays else None
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); make it again.") from error
-    key = image_cache.fingerprint(
-        [image_cache.ImageFiles(path.parent, {path.name: image_cache.stamp(path)})], _VERSION
+    there = array_files.names(path)
+    if "images" not in there:
+        raise ValueError(
+            f"{path} holds no array 'images', but {', '.join(there) or 'nothing'}; make it again."
+        )
+    shape, dtype = array_files.header(path, "images")
+    labels = _labels(path, shape) if "labels" in there else None
+    key = image_files.fingerprint(
+        [image_files.ImageFiles(path.parent, {path.name: image_files.stamp(path)})], _VERSION
     )
     if labels is None:
         counts = _class_numbers(path, shape, dtype)
         return _Source(counts, key, lambda: _load_images(path).reshape(-1, *IMAGE_SHAPE))
-    if labels.shape != shape[:1]:
-        raise ValueError(
-            f"{path} has labels {list(labels.shape)} for images {list(shape)}; save one label an "
-            "image."
-        )
     _check_images(path, shape[1:], dtype)
     order = np.argsort(labels, kind="stable")
     names, sizes = np.unique(labels, return_counts=True)
@@ -369,25 +362,20 @@ def _archive(paths: Mapping[str, Path], split: str) -> _Source:
     return _Source(counts, key, lambda: _load_images(path)[order])
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of the array `images`, without reading it."""
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if "images.npy" not in names:
-            raise ValueError(f"it holds no array 'images', but {', '.join(names) or 'nothing'}")
-        with archive.open("images.npy") as member:
-            first = np.lib.format.read_magic(member) == (1, 0)
-            read = np.lib.format.read_array_header_1_0
-            shape, _, dtype = (read if first else np.lib.format.read_array_header_2_0)(member)
-    return shape, dtype
+def _labels(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The labels of an archive's images, whose shape is given."""
+    own, dtype = array_files.header(path, "labels")
+    if own != shape[:1]:
+        raise ValueError(
+            f"{path} has labels {list(own)} for images {list(shape)}; save one label an image."
+        )
+    if dtype.kind not in "biufSUO":
+        raise ValueError(f"{path} has labels of type {dtype}; save numbers or names.")
+    return array_files.load(path, "labels", "cannot be read")
 
 
 def _load_images(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"]
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is damaged ({error}); make it again.") from error
+    return array_files.load(path, "images")
 
 
 def _class_numbers(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> dict[str, int]:
@@ -410,7 +398,7 @@ def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def _tensorflow_datasets(root: Path, split: str) -> _Source:
     """What `tfds build` made of data/miniimagenet/mini_imagenet, in its own folder or in `root`."""
-    tfds = image_cache.tensorflow_datasets(_HOW)
+    tfds = image_files.tensorflow_datasets(_HOW)
     for folder in (str(root / "tfds"), None):  # None: the library's own.
         try:
             builder = tfds.builder("mini_imagenet", data_dir=folder)
@@ -441,5 +429,5 @@ def _tensorflow_datasets(root: Path, split: str) -> _Source:
         return images
 
     counts = dict(sorted(Counter(label for label, _ in files).items()))
-    built = image_cache.list_files(Path(builder.data_dir))
-    return _Source(counts, image_cache.fingerprint([built], _VERSION), read)
+    built = image_files.list_files(Path(builder.data_dir))
+    return _Source(counts, image_files.fingerprint([built], _VERSION), read)

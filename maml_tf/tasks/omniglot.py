@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from maml_tf.tasks import image_cache, seeds
+from maml_tf.tasks import image_cache, image_files, seeds
 from maml_tf.tasks.episodes import Episodes
 
 DRAWINGS = 20
@@ -132,18 +132,24 @@ def omniglot_images(
         ValueError: if a file is damaged, is no drawing, or a character has not 20 drawings; or if
             `download` finds no TensorFlow Datasets.
     """
-    root = image_cache.data_folder(data_dir) / "omniglot"
-    folders = [root / "cache", image_cache.user_cache() / "omniglot"]
+    root = image_files.data_folder(data_dir) / "omniglot"
     sources = _find_sources(root, may_lack=download)
     if sources:
-        key = image_cache.fingerprint(sources, _VERSION)
+        key = image_files.fingerprint(sources, _VERSION)
         build: Callable[[], np.ndarray] = functools.partial(_decode, sources)
     else:
         key, build = _tensorflow_datasets(root / "cache" / "tfds")
-    return image_cache.cached_array(f"omniglot-{key}", folders, build) if cache else build()
+    if not cache:
+        return build()
+    return image_cache.cached_array(f"omniglot-{key}", cache_folders(data_dir), build)
 
 
-def _find_sources(root: Path, *, may_lack: bool) -> list[image_cache.ImageFiles]:
+def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where decoded images are kept, in this order."""
+    return image_cache.folders(image_files.data_folder(data_dir) / "omniglot", "omniglot")
+
+
+def _find_sources(root: Path, *, may_lack: bool) -> list[image_files.ImageFiles]:
     """The two parts of the data set, zip or folder; nothing where that is allowed."""
     paths, missing = [], []
     for part in _PARTS:
@@ -154,10 +160,10 @@ def _find_sources(root: Path, *, may_lack: bool) -> list[image_cache.ImageFiles]
         return []
     if missing:
         raise FileNotFoundError(f"{root.absolute()} has no {' and no '.join(missing)}; {_HOW}.")
-    return [image_cache.list_files(path) for path in paths]
+    return [image_files.list_files(path) for path in paths]
 
 
-def _decode(sources: list[image_cache.ImageFiles]) -> np.ndarray:
+def _decode(sources: list[image_files.ImageFiles]) -> np.ndarray:
     """Decodes every drawing of zips or folders."""
     for source in sources:
         if not source.stamps:
@@ -175,7 +181,7 @@ def _decode(sources: list[image_cache.ImageFiles]) -> np.ndarray:
     return _stack(drawings)
 
 
-def _character(source: image_cache.ImageFiles, name: str) -> tuple[str, str]:
+def _character(source: image_files.ImageFiles, name: str) -> tuple[str, str]:
     """(alphabet, character) of the file `.../<alphabet>/<character>/<drawing>.png`."""
     parts = name.split("/")
     if len(parts) < 3 or not name.lower().endswith(".png"):
@@ -187,7 +193,7 @@ def _character(source: image_cache.ImageFiles, name: str) -> tuple[str, str]:
 
 def _decode_drawing(contents: bytes, place: str) -> np.ndarray:
     """One drawing [28, 28, 1] from a PNG file."""
-    drawing = image_cache.open_image(contents, place)
+    drawing = image_files.open_image(contents, place)
     if drawing.size != (SOURCE_SIZE, SOURCE_SIZE):
         raise ValueError(
             f"{place} has {drawing.width} x {drawing.height} pixels, not {SOURCE_SIZE} x "
@@ -220,8 +226,14 @@ def _stack(drawings: Mapping[tuple[str, str], list[np.ndarray]]) -> np.ndarray:
 
 def _tensorflow_datasets(folder: Path) -> tuple[str, Callable[[], np.ndarray]]:
     """Cache key and decoder of the copy that TensorFlow Datasets downloads into `folder`."""
-    tfds = image_cache.tensorflow_datasets(_HOW)
-    examples, info = tfds.load("omniglot", split="train+test", data_dir=str(folder), with_info=True)
+    tfds = image_files.tensorflow_datasets(_HOW)
+    try:
+        examples, info = tfds.load(
+            "omniglot", split="train+test", data_dir=str(folder), with_info=True
+        )
+    except Exception as error:  # Of the network, of the disk, and of its own kinds.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"TensorFlow Datasets cannot give Omniglot ({reason}); {_HOW}.") from error
 
     def build() -> np.ndarray:
         names = info.features["label"].names  # "<alphabet>_<character, from 0>"

@@ -449,6 +449,7 @@ def test_help_explains_every_flag(capsys):
 
     for field in dataclasses.fields(Config):
         assert f"--{field.name}={field.default}" in text
+    assert "Everything random is a function of it. From 0 to 4294967295." in text
 
 
 # --- mistakes: one line, the fault and the mend, exit code 1, nothing lost ---
@@ -458,8 +459,22 @@ def test_help_explains_every_flag(capsys):
     "arguments, message",
     [
         (["--datasource=mnist"], "must be one of sinusoid, omniglot, miniimagenet, navigation_2d"),
-        (["--meta_batch_size=-1"], "--meta_batch_size must be 1 or more"),
+        (["--meta_batch_size=-1"], "--meta_batch_size must be from 1 to 1000000; got -1"),
         (["--meta_batch_size=many"], "meta_batch_size"),
+        (["--seed=1e3"], "write a whole number of at most 100 digits"),
+        (["--seed=0x10"], "write a whole number"),
+        (["--seed=１２"], "write a whole number"),
+        (["--seed=1_0"], "write a whole number"),
+        (["--seed="], "write a whole number"),
+        (["--seed=" + "9" * 5000], "write a whole number"),
+        (["--seed=4294967296"], "--seed must be from 0 to 4294967295; got 4294967296"),
+        (["--intra_op_threads=-999999999"], "--intra_op_threads must be from 0 to 1024, or -1"),
+        (["--inter_op_threads=2147483647"], "--inter_op_threads must be from 0 to 1024, or -1"),
+        (["--fps=0"], "--fps must be from 1 to 50"),
+        (["--update_lr=nan"], "write a number, such as 0.01"),
+        (["--update_lr=1e999"], "--update_lr must be above 0 to 1e+30; got inf"),
+        (["--update_lr=0x1p3"], "write a number"),
+        (["--logdir=a\nb"], "--logdir must be one line of plain text"),
         (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
         (["--flagfile=nowhere.flags"], "nowhere.flags"),
         (["trian"], "Unknown command 'trian'; there are train, evaluate"),

@@ -1,8 +1,11 @@
 import importlib
+import io
 import logging
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import generated_images
-from maml_tf.tasks import miniimagenet, miniimagenet_episodes, miniimagenet_images
+from maml_tf.tasks import array_files, miniimagenet, miniimagenet_episodes, miniimagenet_images
 
 ROOT = Path(__file__).parents[2]
 BUILDER = ROOT / "data" / "miniimagenet" / "mini_imagenet"
@@ -262,7 +265,7 @@ def test_an_incomplete_class_of_the_original_images(data):
         ("filename,label\n", "train.csv names no images; get it again"),
         ("filename,label\nn1.png\n", "train.csv, line 2 has no filename and label; remove it"),
         ("filename,label\na,n1\na,n1\n", "train.csv names a twice; remove a line"),
-        ("filename,label\n\udcff,n1\n", "train.csv is not a text file of rows"),
+        ("filename,label\n\udcff,n1\n", "train.csv, line 2 is not UTF-8; save the file as UTF-8"),
     ],
 )
 def test_a_bad_split_file(text, message, data):
@@ -272,13 +275,135 @@ def test_a_bad_split_file(text, message, data):
     assert message in error_of(root, "val")
 
 
+# --- what file managers, spreadsheets and other systems leave ---
+
+
+def test_links_junk_and_copies(data, tmp_path, caplog):
+    root = data("folders")
+    for split in FIRST:
+        folder = root / "miniimagenet" / split
+        for junk in ("@eaDir", "__MACOSX", ".cache"):
+            (folder / junk).mkdir()
+            (folder / junk / "x.png").touch()
+        (folder / "Thumbs.db").touch()
+    first = root / "miniimagenet" / "train" / generated_images.class_name(0)
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
+    shutil.copytree(first, f"{first} - Copy")
+    np.testing.assert_array_equal(miniimagenet_images(root).images, expected("train"))
+    assert f"Ignored {first} - Copy: the original is beside it." in caplog.text
+
+
+def test_a_link_to_a_class_of_another_split(data):
+    root = data("folders")
+    name = generated_images.class_name(0)
+    (root / "miniimagenet" / "test" / "other").symlink_to(root / "miniimagenet" / "train" / name)
+    message = error_of(root, "val")
+    assert f"{name} is in the 'train' and the 'test' split" in message
+
+
+def rewrite(root, change, encoding="utf-8"):
+    """Writes the split file of the training anew, from its rows (filename, label)."""
+    path = root / "miniimagenet" / "train.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    path.write_bytes("\n".join(change(rows)).encode(encoding))
+
+
+SPELLINGS = {
+    "mark": (lambda rows: [",".join(r) for r in rows], "utf-8-sig"),
+    "UTF-16": (lambda rows: [",".join(r) for r in rows], "utf-16"),
+    "Windows": (lambda rows: [",".join(r) + "\r" for r in rows], "utf-8"),
+    "quotes": (lambda rows: ['"' + '","'.join(r) + '"' for r in rows], "utf-8-sig"),
+    "semicolons": (lambda rows: [";".join(r) for r in rows], "utf-8"),
+    "sep": (lambda rows: ["sep=;", *('"' + '";"'.join(r) + '"' for r in rows)], "utf-16"),
+    "tabs": (lambda rows: ["\t".join(r) for r in rows], "utf-8"),
+    "spaces": (lambda rows: [" " + " , ".join(r) + " " for r in rows], "utf-8"),
+    "quotes and spaces": (lambda rows: ['"' + '", "'.join(r) + '"' for r in rows], "utf-8"),
+    "order": (lambda rows: [",".join(("1", *r[::-1])) for r in rows], "utf-8"),
+    "capitals": (lambda rows: ["Filename,LABEL", *(",".join(r) for r in rows[1:])], "utf-8"),
+    "blank lines": (lambda rows: [",".join(r) + "\n" for r in rows], "utf-8"),
+}
+PLACES = {
+    "images/": "images/{}",
+    "backslashes": "images\\{}",
+    "dot": "./images/{}",
+    "absolute": "/home/somebody/mini-imagenet/images/{}",
+    "Windows": "C:\\data\\images\\{}",
+    "share": "\\\\server\\data\\{}",
+    "address": "file:///data/{}",
+}
+
+
+@pytest.mark.parametrize("change, encoding", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_split_file_in_other_spellings(change, encoding, data):
+    root = data("csv")
+    rewrite(root, change, encoding)
+    np.testing.assert_array_equal(miniimagenet_images(root).images, expected("train"))
+
+
+@pytest.mark.parametrize("pattern", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("delimiter", ",;")
+def test_a_split_file_with_folders(pattern, delimiter, data):
+    root = data("csv")
+    named = lambda rows: [(pattern.format(name), label) for name, label in rows]  # noqa: E731
+    rewrite(root, lambda r: [delimiter.join(row) for row in [r[0], *named(r[1:])]])
+    np.testing.assert_array_equal(miniimagenet_images(root).images, expected("train"))
+
+
+@pytest.mark.parametrize(
+    "name, label",
+    [
+        ("../secret.png", "n00000001"),
+        ("images/../../secret.png", "n00000001"),
+        ("..\\secret.png", "n00000001"),
+        ("secret.png", ".."),
+        ("secret.png", "../x"),
+        ("/", "n00000001"),
+        ("a.png", "."),
+    ],
+)
+def test_a_split_file_that_leaves_its_folder(name, label, data):
+    root = data("csv")
+    rewrite(root, lambda rows: [*(",".join(r) for r in rows), f"{name},{label}"])
+    assert "train.csv, line 14 names no file in the folder of the images; mend" in error_of(root)
+
+
+def test_one_image_under_two_names(data):
+    root = data("csv")
+    rewrite(root, lambda rows: [*(",".join(r) for r in rows), f"images/{rows[1][0]},{rows[1][1]}"])
+    assert "train.csv names " in (message := error_of(root)) and "twice; remove a line" in message
+
+
+def test_copies_do_not_shift_the_positions_of_the_original_images(data):
+    root = data("ilsvrc")
+    images = miniimagenet_images(root, cache=False).images
+    for folder in (root / "miniimagenet" / "ILSVRC2012_img_train").iterdir():
+        first = min(folder.iterdir())
+        shutil.copy(first, folder / f"Copy of {first.name}")
+        shutil.copy(first, folder / f"._{first.name}")
+    np.testing.assert_array_equal(miniimagenet_images(root, cache=False).images, images)
+
+
+@pytest.mark.parametrize("layout", ["folders", "csv"])
+def test_an_image_that_is_a_fifo_or_too_large(layout, data):
+    root = data(layout)
+    file = some_file(root) if layout == "folders" else min((root / "miniimagenet/images").iterdir())
+    file.unlink()
+    os.mkfifo(file)
+    message = error_of(root)
+    assert file.name in message and ("no regular file" in message or "does not have" in message)
+    file.unlink()
+    Image.new("1", (8000, 7000)).save(file)
+    assert f"{file} has more than 50 million pixels; make it smaller" in error_of(root)
+
+
 PIXELS = np.zeros((2, 4, 84, 84, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        ({"x": PIXELS}, "it holds no array 'images', but x.npy); make it again"),
+        ({"x": PIXELS}, "train.npz holds no array 'images', but x; make it again"),
         ({"images": PIXELS[:, :, :32]}, "an image is uint8 [32, 84, 3]; resize and convert"),
         ({"images": PIXELS / 255}, "an image is float64 [84, 84, 3]; resize and convert"),
         ({"images": PIXELS[0]}, "an image is uint8 [84, 3]; resize and convert"),
@@ -295,6 +420,77 @@ def test_a_bad_archive(arrays, message, data):
     root = data("npz")
     np.savez(root / "miniimagenet" / "train.npz", **arrays)
     assert message in error_of(root)
+
+
+def header_of(shape, dtype="|u1"):
+    file = io.BytesIO()
+    described = {"shape": shape, "fortran_order": False, "descr": dtype}
+    np.lib.format.write_array_header_1_0(file, described)
+    return file.getvalue()
+
+
+HEADERS = {
+    "huge": header_of((10**6, 10**6, 84, 84, 3)),
+    "beyond 64 bits": header_of((10**20, 10**20, 84, 84, 3)),
+    "negative": header_of((-1, 4, 84, 84, 3)),
+    "no array": b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16,
+    "deep": b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"[" * 9000,
+    "long": b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b" " * 100,
+    "of the future": b"\x93NUMPY\x09\x00" + b" " * 100,
+    "too short": b"\x93NUMP",
+}
+
+
+@pytest.mark.parametrize("contents", HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize("name", ["train.npy", "images.npy", "labels.npy"])
+def test_a_header_that_lies(name, contents, data):
+    root = data("npz" if name != "train.npy" else "npy")
+    contents += bytes(84 * 84 * 3)
+    if name == "train.npy":
+        (root / "miniimagenet" / name).write_bytes(contents)
+    else:
+        with zipfile.ZipFile(root / "miniimagenet" / "train.npz", "w") as archive:
+            if name == "labels.npy":
+                file = io.BytesIO()
+                np.save(file, PIXELS[0])
+                archive.writestr("images.npy", file.getvalue())
+            archive.writestr(name, contents)
+    message = error_of(root)
+    assert "train.np" in message and "make it again" in message and len(message) < 600
+
+
+def test_an_array_that_is_an_archive(data):
+    root = data("npy")
+    np.savez(root / "train.npz", images=PIXELS)
+    (root / "train.npz").rename(root / "miniimagenet" / "train.npy")
+    assert "train.npy is not a whole array" in error_of(root)
+
+
+@pytest.mark.parametrize("member", ["images", "labels"])
+@pytest.mark.parametrize(
+    "field, value, told",
+    [
+        ((10, 8, 2), 97, "is compressed by method 97, which Python cannot read"),
+        ((8, 6, 2), 1, "is encrypted; make the zip without a password"),
+        ((24, 22, 4), 2**32 - 2, "unpacks to more than an array of "),
+        ((24, 22, 4), 100, "make it again"),
+    ],
+    ids=["method", "encrypted", "bomb", "small"],
+)
+def test_an_archive_that_cannot_be_unpacked(member, field, value, told, data, monkeypatch):
+    monkeypatch.setattr(array_files, "LARGEST", 2**30)
+    root = data("npz")
+    path = root / "miniimagenet" / "train.npz"
+    arrays = {"images": PIXELS[0], "labels": np.arange(4)}
+    order = [member, *(name for name in arrays if name != member)]
+    np.savez_compressed(path, **{name: arrays[name] for name in order})
+    contents = bytearray(path.read_bytes())
+    central, local, length = field
+    for at in (contents.index(b"PK\x01\x02") + central, local):
+        contents[at : at + length] = value.to_bytes(length, "little")
+    path.write_bytes(contents)
+    message = error_of(root)
+    assert str(path) in message and told in message
 
 
 @pytest.mark.parametrize("layout", ["npz", "npy"])

@@ -3,7 +3,6 @@ import os
 import pathlib
 import shutil
 import sys
-import types
 import zipfile
 
 import numpy as np
@@ -119,6 +118,33 @@ def test_ignores_junk(folders):
     (part / "__MACOSX").mkdir()
     (part / "__MACOSX" / "0899_01.png").touch()
     check(omniglot_images(folders))
+
+
+def test_linked_folders_are_read_and_copies_are_not(folders, tmp_path, caplog):
+    part = folders / "omniglot" / "images_background"
+    (part / "Blin").rename(tmp_path / "elsewhere")
+    (part / "Blin").symlink_to(tmp_path / "elsewhere")
+    for copy in ("Cham copy", "Cham (1)"):
+        shutil.copytree(part / "Cham", part / copy)
+    drawing = min((part / "Cham").glob("*/*.png"))
+    shutil.copy(drawing, drawing.with_name(f"{drawing.stem} (conflicted copy).png"))
+    (part / "@eaDir").mkdir()
+    (part / "@eaDir" / "thumbs.db").touch()
+    check(omniglot_images(folders))
+    assert "41 more" not in caplog.text
+    assert f"Ignored {part}/Cham (1) and 2 more copies: the original is beside it." in caplog.text
+
+
+def test_a_drawing_that_would_never_end(folders):
+    file = min((folders / "omniglot" / "images_background" / "Blin").rglob("*.png"))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match=f"{file} is no regular file; remove it"):
+        omniglot_images(folders)
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=f"{file} is no regular file; remove it"):
+        omniglot_images(folders)
 
 
 def test_default_folders(folders, tmp_path, monkeypatch):
@@ -299,40 +325,73 @@ def test_episodes_of_a_split(folders, monkeypatch):
         omniglot_episodes(folders, "dev", ways=2, shots=1)
 
 
-def fake_tensorflow_datasets(calls):
-    """Serves the same drawings, in another order, as the real one does: RGB with labels."""
+@pytest.fixture
+def built(tmp_path):
+    """The library, and a small Omniglot that it has built in `tmp_path`, as if downloaded."""
+    tfds = pytest.importorskip("tensorflow_datasets", reason="needs maml-tf[tfds]")
     names = [f"{alphabet}_{number - 1}" for alphabet, number in reversed(CHARACTERS)]
-    examples = [
-        {
-            "image": np.repeat(np.asarray(drawing(c, drawer).convert("L"))[..., None], 3, axis=-1),
-            "label": len(CHARACTERS) - 1 - c,
-        }
-        for drawer in range(20)
-        for c in (2, 0, 3, 1)
-    ]
 
-    def load(name, **options):
-        calls.append((name, options))
-        features = {"label": types.SimpleNamespace(names=names)}
-        return examples, types.SimpleNamespace(features=features, version="3.0.0")
+    of_the_library = tfds.builder_cls("omniglot").VERSION
+    with tfds.core.registered.skip_registration():  # The library has one of this name.
 
-    return types.SimpleNamespace(load=load, as_numpy=lambda dataset: dataset)
+        class Omniglot(tfds.core.GeneratorBasedBuilder):
+            VERSION = of_the_library
+
+            def _info(self):
+                features = {
+                    "image": tfds.features.Image(shape=(105, 105, 3), encoding_format="png"),
+                    "alphabet": tfds.features.ClassLabel(names=["Ahom", "Blin", "Cham"]),
+                    "alphabet_char_id": np.int64,
+                    "label": tfds.features.ClassLabel(names=names),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager):
+                return {
+                    "train": self._generate_examples(1, 2, 3),
+                    "test": self._generate_examples(0),
+                }
+
+            def _generate_examples(self, *characters):
+                for drawer in range(20):
+                    for c in characters:
+                        grey = np.asarray(drawing(c, drawer).convert("L"))
+                        image = np.repeat(grey[..., None], 3, axis=-1)
+                        alphabet, number = CHARACTERS[c]
+                        label = len(CHARACTERS) - 1 - c
+                        example = {"image": image, "label": label, "alphabet": alphabet}
+                        yield f"{c} {drawer}", {**example, "alphabet_char_id": number - 1}
+
+    place = tmp_path / "omniglot" / "cache" / "tfds"
+    Omniglot(data_dir=place).download_and_prepare()
+    return tfds
 
 
-def test_downloads_on_request(tmp_path, monkeypatch):
-    calls = []
-    fake = fake_tensorflow_datasets(calls)
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", fake)
+def test_what_tensorflow_datasets_has_downloaded(tmp_path, built, monkeypatch):
+    def in_order(images):  # The library shuffles; each drawer uses more ink than the one before.
+        ink = images.reshape(*images.shape[:2], -1).sum(axis=2, dtype=int)
+        return np.take_along_axis(images, ink.argsort(axis=1)[..., None, None, None], axis=1)
+
     with pytest.raises(FileNotFoundError):
         omniglot_images(tmp_path)
-    assert not calls
-    check(omniglot_images(tmp_path, download=True))
-    assert calls[0][0] == "omniglot"
-    assert calls[0][1]["split"] == "train+test"
-    assert pathlib.Path(calls[0][1]["data_dir"]).is_relative_to(tmp_path)
-    # Now from the cache.
-    fake.as_numpy = refuse
-    check(omniglot_images(tmp_path, download=True))
+    first = omniglot_images(tmp_path, download=True)
+    check(in_order(first))
+    monkeypatch.setattr(built, "as_numpy", refuse)  # Now from what was kept.
+    np.testing.assert_array_equal(omniglot_images(tmp_path, download=True), first)
+
+
+def test_a_download_that_fails(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets", reason="needs maml-tf[tfds]")
+
+    def fail(*_, **__):
+        raise tfds.download.DownloadError("Failed to get url\nhttps://x, HTTP code: 404")
+
+    monkeypatch.setattr(tfds, "load", fail)
+    told = "cannot give Omniglot .Failed to get url https://x, HTTP code: 404.; download images_b"
+    with pytest.raises(ValueError, match=told):
+        omniglot_images(tmp_path, download=True)
 
 
 def test_downloads_nothing_that_is_there(zips, monkeypatch):

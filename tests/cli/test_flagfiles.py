@@ -1,0 +1,109 @@
+"""Flagfiles from any editor, and hostile ones."""
+
+import os
+
+import pytest
+
+from maml_tf.cli import flags
+from maml_tf.cli.main import run
+
+PLAIN = "# The sinusoid.\n\n--seed=3\n--logdir=my runs/a=b\n// more\n--stop_grad\n--noprogress\n"
+GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": False}
+
+
+def parsed(path, contents):
+    path.write_bytes(contents)
+    given, words = flags.parse([f"--flagfile={path}"])
+    assert not words
+    return given
+
+
+def error_of(path, capsys):
+    assert run([f"--flagfile={path}"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("maml-tf: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-be"]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(encoding, end, tmp_path):
+    mark = "\ufeff" if encoding.endswith("e") else ""
+    text = mark + PLAIN.replace("\n", end) + "--run_name=é"
+    assert parsed(tmp_path / "a.flags", text.encode(encoding)) == {**GIVEN, "run_name": "é"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--seed=3", "-seed=3", "--seed 3", "seed 3", "seed=3", "seed = 3", "--seed = 3", "  seed\t3 "],
+)
+def test_spellings(line, tmp_path):
+    assert parsed(tmp_path / "a.flags", line.encode()) == {"seed": 3}
+
+
+@pytest.mark.parametrize("line", ["log False", "--log=False", "nolog", "--nolog", "log = false"])
+def test_spellings_of_true_and_false(line, tmp_path):
+    assert parsed(tmp_path / "a.flags", line.encode()) == {"log": False}
+
+
+@pytest.mark.parametrize("line", ["logdir = my runs", "logdir my runs", "--logdir=my runs"])
+def test_a_value_with_a_space(line, tmp_path):
+    assert parsed(tmp_path / "a.flags", line.encode()) == {"logdir": "my runs"}
+
+
+def test_an_empty_value_and_a_negative_one(tmp_path):
+    given = parsed(tmp_path / "a.flags", b"--to=\nclip -1\n--init = \n")
+    assert given == {"to": "", "clip": -1.0, "init": ""}
+
+
+@pytest.mark.parametrize(
+    "contents, told",
+    [
+        (b"--seed=3\n--sead=3\n", "line 2: there is no flag --sead; write --seed=value."),
+        (b"qqqqqqqq 1", "line 1: there is no flag --qqqqqqqq; maml-tf --help lists the flags."),
+        (b"--seed=3\n\n--seed", "line 3: --seed has no value; write --seed=value."),
+        (b"--seed=x", "line 1: --seed=x: write a whole number"),
+        (b"--log=perhaps", "line 1: --log=perhaps: "),
+        (b"--nolog=True", "line 1 gives --nolog a value; write --log=False."),
+        (b"\xe2\x80\x94seed=3", "line 1 is no flag (\u2014seed=3); write --name=value."),
+        (b"logs/run1", "line 1 is no flag (logs/run1); write --name=value."),
+        (b"--", "line 1 is no flag (--); write --name=value."),
+        (b"--seed=3\r\n--logdir=\xff\n", "line 2 is not UTF-8; save the file as UTF-8."),
+        (b"\xff\xfe-", "line 1 is not UTF-8"),
+        ("--seed=3".encode("utf-16-le"), "line 1 is not plain text; save the file as UTF-8."),
+        (b"--flagfile=\n", "line 1 includes no file; write --flagfile=FILE"),
+        (b"--flagfile\n", "line 1 includes no file; write --flagfile=FILE"),
+        (b"--flagfile=a.flags\n", "a.flags includes itself; remove its line"),
+        (b"seed=1\nflagfile nowhere.flags\n", "a.flags, line 2: There is no flagfile "),
+        (b"--flagfile=.\n", "is not a regular file; name a flagfile."),
+        (b"#" * 1_000_001, "is longer than any flagfile"),
+    ],
+)
+def test_faults_are_named_with_file_line_and_mend(contents, told, tmp_path, capsys):
+    (tmp_path / "a.flags").write_bytes(contents)
+    line = error_of(tmp_path / "a.flags", capsys)
+    assert told in line and str(tmp_path) in line
+
+
+def test_a_loop_of_two(tmp_path, capsys):
+    (tmp_path / "a.flags").write_text("--flagfile=b.flags\n")
+    (tmp_path / "b.flags").write_text("--flagfile=../" + tmp_path.name + "/a.flags\n")
+    assert "a.flags includes itself" in error_of(tmp_path / "a.flags", capsys)
+
+
+def test_a_file_may_be_included_twice(tmp_path):
+    (tmp_path / "b.flags").write_text("--seed=3\n")
+    assert parsed(tmp_path / "a.flags", b"flagfile b.flags\n--flagfile=b.flags\n") == {"seed": 3}
+
+
+def test_what_is_no_file(tmp_path, capsys):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    assert "is not a regular file" in error_of(tmp_path / "fifo", capsys)
+    assert "is not a regular file" in error_of(tmp_path, capsys)
+    assert "There is no flagfile" in error_of(tmp_path / "broken", capsys)
+    assert "--flagfile= names no file" in error_of("", capsys)
+    assert "is not a regular file" in error_of("/dev/zero", capsys)
+    assert "too long" in error_of("n" * 5000, capsys)

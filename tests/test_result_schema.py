@@ -1,0 +1,268 @@
+"""Result files that something else wrote, cut, copied or changed."""
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import result_content, write_result
+
+from maml_tf import figures, result_choice, result_files, result_schema, results, tables
+from maml_tf.config import Config
+from maml_tf.evaluation import Tuning
+from maml_tf.identity import from_flags
+from maml_tf.result_choice import Wanted
+from maml_tf.result_files import Curve, Paths, Samples
+from maml_tf.types import Estimate
+
+ROOT = Path(__file__).parents[1]
+NAMES = {
+    Curve: ("omniglot_5way_1shot", "test_1shot_stepsize0.4"),
+    Samples: ("sinusoid_10shot", "samples_5shot"),
+    Paths: ("navigation_2d", "paths_40trajectories"),
+}
+
+
+def error_of(path):
+    with pytest.raises(ValueError, match="is not a result file of this version") as error:
+        result_files.read(path)
+    text = str(error.value)
+    assert text.isprintable() and len(text) < 400 + len(str(path))
+    return text
+
+
+def changed(tmp_path, what=Curve, **changes):
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps({**result_content(*NAMES[what]), **changes}))
+    return path
+
+
+def test_every_release_is_read():
+    for path in sorted((ROOT / "models").glob("*/result.json")):
+        assert result_files.read(path), path
+
+
+WRONG = [True, 1.5, -1, 10**400, "x", ["x"], [1.5], [True], {}, [{}], [[]], None, "../x", "a\nb"]
+RIGHT = {
+    "experiment": ["x", "../x", "a\nb"],
+    "metric": ["x"],
+    "flags": [["x"]],
+    "conv": [True],
+    "step_size": [1.5, None],
+    "train_shots": [None],
+    "ways": [None],
+    **dict.fromkeys(("seconds", "queries", "tuning"), WRONG),  # nobody reads them
+}
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+def test_a_field_of_another_type_is_named(kind, tmp_path):
+    for name in result_content(*NAMES[kind]):
+        for value in WRONG:
+            path = changed(tmp_path, kind, **{name: value})
+            if any(value is right or value == right for right in RIGHT.get(name, [])):
+                assert result_files.read(path)
+            else:
+                told = error_of(path)
+                assert name in told or (value == [{}] and "no '" in told), (name, value)
+
+
+@pytest.mark.parametrize(
+    "changes, fault",
+    [
+        ({"method": ["maml"]}, "method is a list, not a text"),
+        ({"method": "mamal"}, 'method is "mamal", not one of maml, fomaml'),
+        ({"flags": [None]}, "flags is null, not a text"),
+        ({"flags": "--seed=3"}, 'flags is "--seed=3", not a list'),
+        ({"flags": ["--update_lr=abc"]}, "which is no number"),
+        ({"seed": True}, "seed is true, not a whole number"),
+        ({"seed": 0.0}, "seed is 0.0, not a whole number"),
+        ({"seed": -1}, "seed is -1, not from 0 to"),
+        ({"shots": 0}, "shots is 0, not from 1"),
+        ({"iteration": 10**30}, "iteration is a long number, not from 0"),
+        ({"step_size": "0.1"}, 'step_size is "0.1", not a number'),
+        ({"step_size": False}, "step_size is false, not a number"),
+        ({"conv": 1}, "conv is 1, not true or false"),
+        ({"split": "dev"}, 'split is "dev", not one of train, val, test'),
+        ({"metric": "../x"}, 'metric is "../x", not one word'),
+        ({"steps": [0, 0]}, "steps do not ascend"),
+        ({"steps": []}, "steps do not ascend"),
+        ({"mean": [[1]]}, "mean holds a list, not numbers"),
+        ({"mean": ["1"]}, 'mean holds "1", not numbers'),
+        ({"version": True}, "version is true, not a whole number"),
+        ({"kind": ["curve"]}, "kind is a list, not a text"),
+        ({"kind": "release", "results": []}, "results is a list, not a list of objects"),
+        ({"kind": "release", "results": [3]}, "one of results is 3, not an object"),
+    ],
+)
+def test_the_fault_is_said(changes, fault, tmp_path):
+    assert fault in error_of(changed(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "contents, fault",
+    [
+        (b"\xff\xfe{}", "it is not UTF-8 text"),
+        (b"[" * 100_000, "it is nested too deeply"),
+        (b'{"version": ' + b"[" * 100 + b"]" * 100 + b"}", "it is nested too deeply"),
+        (b'{"version": 1, "version": 1}', 'it says "version" twice'),
+        (b"[]", "it is a list, not an object"),
+        (b"3", "it is 3, not an object"),
+        (b'{"version": 1' + b"1" * 5000 + b"}", "integer string conversion"),
+        (b"\0" * 100, "Expecting value"),
+    ],
+)
+def test_what_is_no_result_file(contents, fault, tmp_path):
+    (tmp_path / "x.json").write_bytes(contents)
+    assert fault in error_of(tmp_path / "x.json")
+
+
+def test_what_is_no_file(tmp_path, monkeypatch):
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "fifo.json")
+    assert "it is not a regular file" in error_of(tmp_path / "folder.json")
+    assert "it is not a regular file" in error_of(tmp_path / "fifo.json")
+    with pytest.raises(FileNotFoundError):
+        result_files.read(tmp_path / "nowhere.json")
+    monkeypatch.setattr(result_schema, "LARGEST", 100)
+    write_result(tmp_path / "large.json")
+    assert "it is larger than" in error_of(tmp_path / "large.json")
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    path = changed(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert result_files.read(path)
+
+
+# --- numbers that JSON does not have ---
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_a_diverged_evaluation_is_written_as_json_and_read_back(tmp_path):
+    config = Config(logdir="my runs", data_dir="a  b", test_steps=2)
+    estimate = Estimate(np.array([1.0, NAN, INF]), np.array([1.0, NAN, -INF]), np.ones(3), 600)
+    tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN))
+    content = results.curve(
+        config, estimate, metric="loss", iteration=3, seconds=1.0, tuning=tuning
+    )
+    path = tmp_path / "results" / "a.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content, allow_nan=False))
+    (curve,) = result_files.read(path)
+    np.testing.assert_array_equal(curve.estimate.mean, [1.0, NAN, NAN])
+    np.testing.assert_array_equal(curve.estimate.std, [1.0, NAN, NAN])
+    assert content["tuning"]["scores"] == [1.0, None]
+    assert figures.draw_run([curve]).keys() == {"adaptation_loss"}
+    assert all(make([curve]) for make in tables.ALL)
+    released = result_files.release([path], 3)
+    assert json.dumps(released, allow_nan=False)
+
+
+def test_a_file_of_an_earlier_version_that_holds_nan_is_read_and_released_without(tmp_path):
+    mean = [NAN, INF, *[0.5] * 9]
+    write_result(tmp_path / "a.json", mean=mean, flags=["--logdir=my", "runs", "--seed=0"])
+    assert "NaN" in (tmp_path / "a.json").read_text()
+    (curve,) = result_files.read(tmp_path / "a.json")
+    np.testing.assert_array_equal(curve.estimate.mean, [NAN, NAN, *[0.5] * 9])
+    released = result_files.release([tmp_path / "a.json"], curve.iteration)
+    (inner,) = json.loads(json.dumps(released, allow_nan=False))["results"]
+    assert inner["mean"][:2] == [None, None] and inner["flags"] == ["--seed=0"]
+
+
+def test_spaces_in_directories_stay_in_their_flags(tmp_path):
+    config = Config(logdir="my runs/--seed=7 x", data_dir="the data", to=" t ", init="a b")
+    estimate = Estimate(*np.ones((3, 11)), 600)
+    content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0)
+    assert from_flags("\n".join(content["flags"])) == config
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    (curve,) = result_files.read(tmp_path / "a.json")
+    assert curve.settings["logdir"] == config.logdir and curve.settings["seed"] == "0"
+    assert result_choice.choose([curve], Wanted("maml", "sinusoid", 5)) == []  # not of the test
+    (inner,) = result_files.release([tmp_path / "a.json"], 3)["results"]
+    assert not any("runs" in f or "the data" in f or "a b" in f for f in inner["flags"])
+
+
+# --- leftovers ---
+
+LEFTOVERS = [
+    "._{}.json",
+    ".{}.json.icloud",
+    "{}.json.icloud",
+    "{} (1).json",
+    "{} copy.json",
+    "{} copy 2.json",
+    "{} - Copy.json",
+    "Copy of {}.json",
+    "{} (conflicted copy 2026-01-02).json",
+    "{} (Anna's conflicted copy 2026-01-02).json",
+    "{}.sync-conflict-20260102-112233-ABCDEFG.json",
+    "{}.json~",
+    "{}~.json",
+    "{}.json.tmp",
+    "{}.JSON.bak",
+    "#{}.json#",
+    ".#{}.json",
+    "~${}.json",
+]
+OWN = "test_1shot_stepsize1e-05_inductive_seed3"
+
+
+@pytest.mark.parametrize("name", LEFTOVERS)
+@pytest.mark.parametrize("place, stem", [("run/results", OWN), ("release", "result")])
+def test_leftovers_are_ignored_and_named_once(place, stem, name, tmp_path, caplog):
+    write_result(tmp_path / place / f"{stem}.json")
+    for other in ("", "2"):
+        path = tmp_path / place / name.format(stem + other)
+        path.write_text('{"another": "result"}')
+    with caplog.at_level(logging.WARNING):
+        assert [p.name for p in result_files.find([tmp_path])] == [f"{stem}.json"]
+    (record,) = caplog.records
+    assert f"Ignored {tmp_path}" in record.message and " and 1 more such files" in record.message
+
+
+def test_leftovers_do_not_get_into_a_release(tmp_path):
+    write_result(tmp_path / f"{OWN}.json")
+    for name in LEFTOVERS:
+        write_result(tmp_path / name.format(OWN))
+    iteration = result_content(*NAMES[Curve])["iteration"]
+    assert len(result_files.release(tmp_path.glob("*"), iteration)["results"]) == 1
+
+
+@pytest.mark.parametrize("folder", [".stversions", "@eaDir", ".dropbox.cache"])
+def test_what_synchronisation_keeps_aside_does_not_count(folder, tmp_path):
+    write_result(tmp_path / "run" / "results" / "a.json")
+    write_result(tmp_path / folder / "run" / "results" / "a.json")
+    assert len(result_files.find([tmp_path])) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"datasource": "navigation_2d", "test_set": True, "update_batch_size": 40},
+        {"method": "pretrained", "inputs": "half", "seed": 2**32 - 1},
+        {"batch_statistics": "inductive", "use_best": True, "update_lr": 1e-7},
+        {"datasource": "omniglot", "method": "nearest_neighbour", "test_iter": 10**12},
+    ],
+)
+def test_our_own_names_are_no_leftovers(settings):
+    config = Config(**settings)
+    for name in (results.curve_name, results.samples_name, results.paths_name):
+        assert result_files.is_own(Path(name(config)))
+
+
+@pytest.mark.parametrize("kind", [Samples, Paths])
+def test_a_copy_of_a_file_is_drawn_once(kind, tmp_path):
+    for name in ("a.json", "b.json"):
+        write_result(tmp_path / name, *NAMES[kind])
+    one, two = (result_files.read(tmp_path / name)[0] for name in ("a.json", "b.json"))
+    wanted = Wanted(one.method, one.datasource, kind=kind)
+    assert result_choice.choose([one, two], wanted) == [one]
+    other = dataclasses.replace(two, tasks=two.tasks[:1])
+    with pytest.raises(ValueError, match="a.json and .*b.json would fill the same place"):
+        result_choice.choose([one, other], wanted)
