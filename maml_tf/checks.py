@@ -1,4 +1,4 @@
-"""Checks of what users give, where it comes in: numbers, support sets, activations.
+"""Checks of what users give, where it comes in: support sets, activations.
 
 Nothing here runs in a training step.
 
@@ -7,8 +7,6 @@ Shape letters: T tasks, B examples, N ways.
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from typing import Any
 
@@ -18,56 +16,6 @@ import tensorflow as tf
 
 from maml_tf import labels, model_inputs
 from maml_tf.objectives import BINARY, Objective
-
-# --- numbers ---
-
-
-def number(name: str, value: Any) -> float:
-    """A finite number, as a float.
-
-    Raises:
-      ValueError: it is something else.
-    """
-    try:
-        if isinstance(value, (list, tuple)) or np.ndim(value) or isinstance(value, (str, bool)):
-            raise TypeError
-        made = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be one number, not {value!r}.") from error
-    if not math.isfinite(made):
-        raise ValueError(f"{name} must be a finite number, not {value}.")
-    return made
-
-
-def positive(name: str, value: Any) -> float:
-    """A positive number.
-
-    Raises:
-      ValueError: it is not.
-    """
-    made = math.nan if isinstance(value, float) and math.isnan(value) else number(name, value)
-    if not made > 0:
-        hint = "; None does not clip" if name == "clip" else ""
-        raise ValueError(f"{name} must be positive, not {value}{hint}.")
-    return made
-
-
-def count(name: str, value: Any, least: int) -> int:
-    """A whole number, `least` or more.
-
-    Raises:
-      ValueError: it is not.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        made = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} must be a whole number, not {value!r}.") from error
-    if made < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}.")
-    return made
-
 
 # --- sets of examples ---
 

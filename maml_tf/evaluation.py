@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from maml_tf import checks
+from maml_tf import arguments
 from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.sources import InGraph, held_out
@@ -71,9 +71,12 @@ class Evaluator:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
             )
-        num_tasks, steps = checks.count("num_tasks", num_tasks, 1), checks.count("steps", steps, 0)
+        num_tasks, steps = (
+            arguments.count("num_tasks", num_tasks, 1),
+            arguments.count("steps", steps, 0),
+        )
         if step_size is not None and not isinstance(step_size, tf.Variable):
-            step_size = checks.positive("step_size", step_size)
+            step_size = arguments.positive("step_size", step_size)
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(
                 f"batch_statistics must be transductive or inductive, not '{batch_statistics}'."

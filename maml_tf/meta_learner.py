@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import checks, learner_files, learner_summary, losses
+from maml_tf import arguments, checks, learner_files, learner_summary, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_fed_loop, compile_loop
@@ -172,13 +172,13 @@ class MetaLearner(Settings):
         if name == "step_size":
             if self._is_set_up and self.step_sizes:
                 raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
-            return checks.positive(name, value)
+            return arguments.positive(name, value)
         if name in _LEAST:
-            return checks.count(name, value, _LEAST[name])
+            return arguments.count(name, value, _LEAST[name])
         if name == "query_weight":
-            return checks.number(name, value)
+            return arguments.number(name, value)
         if name == "clip" and value is not None:
-            return checks.positive(name, value)
+            return arguments.positive(name, value)
         return value
 
     def _objective(self, role: str, what: Any) -> Any:
@@ -403,8 +403,8 @@ class MetaLearner(Settings):
         """
         self.apply.refuse_changes()
         one_task = Batch(*checks.support_set(self.model, self.loss, x, y))
-        steps = self.inner_steps if steps is None else checks.count("steps", steps, 0)
-        step_size = None if step_size is None else checks.positive("step_size", step_size)
+        steps = self.inner_steps if steps is None else arguments.count("steps", steps, 0)
+        step_size = None if step_size is None else arguments.positive("step_size", step_size)
         weights = self.adapt_weights(one_task, steps, step_size=step_size).weights[-1]
         values = {
             id(variable): value[0] if own else value
