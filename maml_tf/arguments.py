@@ -5,8 +5,12 @@ Nothing here runs in a training step.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,3 +96,63 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} of shape {tuple(shape)}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def path(name: str, value: Any) -> Path:
+    """A path of the file system, not the empty one.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise ValueError(f"{name} must be a path, a string or a pathlib.Path, not {shown(value)}.")
+    if not os.fspath(value):
+        raise ValueError(f"{name} is empty; name a place, such as '.'.")
+    return Path(value)
+
+
+def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:
+    """Several whole numbers, each `least` or more.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} must be a tuple of whole numbers, not {shown(value)}.")
+    return tuple(count(f"each of {name}", part, least) for part in value)
+
+
+def predicate(name: str, value: Any, example: str) -> None:
+    """A function of one argument.
+
+    Args:
+      name: of the argument.
+      value: what is given.
+      example: the text of such a function.
+
+    Raises:
+      ValueError: it is something else.
+    """
+    try:
+        inspect.signature(value).bind(None)
+    except (TypeError, ValueError) as error:
+        if callable(value) and isinstance(error, ValueError):  # a builtin, which does not tell
+            return
+        raise ValueError(
+            f"{name} must be a function of one argument, such as {example}, not {shown(value)}."
+        ) from error
+
+
+def learner(value: Any, abilities: Sequence[str], mend: str) -> None:
+    """Something that can do what a learner can.
+
+    Args:
+      value: what is given.
+      abilities: names of attributes that it must have.
+      mend: what to give.
+
+    Raises:
+      ValueError: it is something else, such as a Keras model or a class.
+    """
+    if isinstance(value, type) or not all(hasattr(value, name) for name in abilities):
+        raise ValueError(f"The learner given is {shown(value)}; {mend}.")

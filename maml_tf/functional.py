@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from maml_tf import penalties
+from maml_tf import arguments, penalties
 from maml_tf.model_inputs import matched
 from maml_tf.pooling import exact_pooling
 from maml_tf.run import Run, Statistics, has_rule, stacked
@@ -120,11 +120,17 @@ class Functional:
         """
         variables = self.model.trainable_variables
         x = tf.nest.map_structure(_tensor, x)
+        if not isinstance(weights, (list, tuple)):
+            raise ValueError(
+                f"The weights are {arguments.shown(weights)}; give a list of tensors, one a "
+                "trainable variable."
+            )
         if len(weights) != len(variables):
             raise ValueError(
                 f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}. "
                 "If layers were frozen or unfrozen since, make the learner again."
             )
+        _check_shapes(variables, weights)
         values = dict(zip(map(id, variables), weights, strict=True))
         run = Run(values, statistics, mask=None if _absent(mask) else mask, noise=noise)
         run.num_tasks = _num_tasks(x)
@@ -202,8 +208,28 @@ def _trainable(model: keras.Model) -> set[tuple[str, bool]]:
     }
 
 
+def _check_shapes(variables: list[keras.Variable], weights: Any) -> None:
+    """Refuses weights that are neither shared `[*shape]` nor stacked `[T, *shape]`."""
+    for variable, weight in zip(variables, weights, strict=True):
+        shape = getattr(weight, "shape", None)
+        if not isinstance(shape, (tf.TensorShape, tuple)):
+            continue
+        own = variable.shape
+        fits = [tf.TensorShape(some).is_compatible_with(shape) for some in (own, (None, *own))]
+        if not any(fits):
+            raise ValueError(
+                f"A weight of shape {tuple(shape)} is given for '{variable.path}' of shape "
+                f"{tuple(own)}; give {tuple(own)}, or a stack of such, one a task."
+            )
+
+
 def _tensor(x: Any) -> tf.Tensor:
-    return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+    try:
+        return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"x is {arguments.shown(x)}, which is no array; give x [tasks, examples, ...]."
+        ) from error
 
 
 def _one_example(reference: keras.KerasTensor) -> tf.Tensor:

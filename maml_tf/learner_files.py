@@ -17,6 +17,7 @@ import h5py
 import keras
 import numpy as np
 
+from maml_tf import arguments
 from maml_tf.descriptions import contradictions, describe, network_of
 from maml_tf.files import replacing_file
 
@@ -38,7 +39,7 @@ def save(learner: Any, path: str | Path) -> None:
       ValueError: another ending.
       OSError: nothing can be written there.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     if not path.name.endswith(ENDING):
         raise ValueError(f"A learner is kept as a file <name>{ENDING}; write to {path}{ENDING}.")
     with replacing_file(path) as staging:
@@ -63,7 +64,7 @@ def load(learner: Any, path: str | Path) -> None:
       FileNotFoundError: there is none.
       ValueError: it cannot be read, or is another network's; the learner is as it was.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"No weights in {path}; `learner.save` writes them.")

@@ -9,10 +9,10 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"patching"},
+    {"patching", "arguments"},
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
     | {"files", "stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
-    | {"argument_types", "arguments"},
+    | {"argument_types"},
     {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
     | {
         "source_tracing",

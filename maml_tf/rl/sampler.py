@@ -102,6 +102,9 @@ class Sampler:
         self.tasks = arguments.whole("tasks", tasks)
         self.episodes = arguments.whole("episodes", episodes)
         self.seed = arguments.whole("seed", seed)
+        flags = {"squared_reward": squared_reward, "oracle": oracle, "resample": resample}
+        for name, flag in flags.items():
+            arguments.boolean(name, flag)
         self.diverged = 0
         self.resample = resample
         options = {"threads": threads, "dynamics": dynamics, "squared": squared_reward}
