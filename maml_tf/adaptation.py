@@ -223,9 +223,10 @@ def _dense(gradient: Any) -> tf.Tensor | None:
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
     if isinstance(step_size, (list, tuple)):
         if len(step_size) != len(weights):
+            differs = "longer" if len(step_size) > len(weights) else "shorter"
             raise ValueError(
-                f"step_size has {len(step_size)} entries for {len(weights)} weights; give one "
-                "number, or one entry a weight."
+                f"step_size has {len(step_size)} entries for {len(weights)} weights, and is "
+                f"{differs}; give one number, or one entry a weight."
             )
         return [_as_type(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
     return [_as_type(step_size, w.dtype) for w in weights]

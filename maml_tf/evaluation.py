@@ -259,7 +259,10 @@ def candidates(step_sizes: Any) -> tuple[float, ...]:
             f"{arguments.shown(step_sizes)}."
         ) from error
     if not made:
-        raise ValueError("There are no step_sizes to choose from; give one at least.")
+        raise ValueError(
+            "There are no step_sizes, so that none gives a finite metric; give smaller ones than 1, "
+            "such as (0.01, 0.1)."
+        )
     return made
 
 

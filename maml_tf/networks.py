@@ -6,6 +6,8 @@ no scale, epsilon 1e-3. Every model is a function of `seed` alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import initializers, layers, ops
 
@@ -130,7 +132,7 @@ def conv_network(
     Raises:
       ValueError: a size is no positive whole number, or another argument out of range.
     """
-    known = image_shape
+    known: Any = image_shape
     if isinstance(image_shape, (tuple, list)):  # height and width may be known at run time alone
         known = tuple(16 if n is None else n for n in image_shape[:2]) + tuple(image_shape[2:])
     if len(arguments.sizes("image_shape", known)) != 3:

@@ -228,7 +228,7 @@ CALLS = {
     ),
     "no candidates": (
         lambda: maml_tf.tune_step_size(make(), source, step_sizes=[]),
-        "no step_sizes to choose from",
+        "There are no step_sizes",
     ),
     "a candidate": (
         lambda: maml_tf.tune_step_size(make(), source, step_sizes=0.1),

@@ -8,7 +8,7 @@ class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
@@ -219,7 +219,7 @@ def _pair(name: str, size: Any) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
-def _is_whole(size: Any) -> bool:
+def _is_whole(size: Any) -> TypeGuard[int]:
     return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
 
 

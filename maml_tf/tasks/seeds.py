@@ -66,7 +66,8 @@ def stream(seed: int, split: str, purpose: str, index: tf.Tensor | int) -> tf.Te
         ValueError: if the split is unknown.
     """
     name = f"{arguments.whole('seed', seed)}/{check_split(split)}/{purpose}"
-    if not (tf.is_tensor(index) and index.dtype.is_integer):
+    dtype = getattr(index, "dtype", None)
+    if not (isinstance(dtype, tf.DType) and dtype.is_integer):
         index = arguments.whole("index", index)
     key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], dtype="<i4").astype(np.int32)
     # XLA takes int32 seeds only; a bitcast keeps all 64 bits of the index.

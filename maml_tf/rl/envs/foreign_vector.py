@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -26,7 +26,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
                 the same seed does not draw the same tasks.
         """
         super().__init__(env)
-        self._own: Any = env
+        self._own = cast(Any, env)
         self.name = type(env).__name__
         self.max_episode_steps = getattr(env, "max_episode_steps", None)
         self._draws = TaskDraws(self.name, self._own.sample_tasks, env)
