@@ -260,7 +260,7 @@ def candidates(step_sizes: Any) -> tuple[float, ...]:
         ) from error
     if not made:
         raise ValueError(
-            "There are no step_sizes, so that none gives a finite metric; give smaller ones than 1, "
+            "There are no step_sizes, and none gives a finite metric; give smaller ones than 1, "
             "such as (0.01, 0.1)."
         )
     return made
