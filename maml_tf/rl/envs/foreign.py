@@ -54,7 +54,9 @@ class _Guarded(gymnasium.Wrapper):
             raise self._wrong("step", f"returned {many or faults.brief(result)}")
         seen, reward, terminated, truncated, _ = result
         # What is right at a glance costs no call.
-        if not (isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype == float):
+        if not (
+            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype.kind == "f"
+        ):
             seen = self._checked("step", faults.observation(seen, self._shape))
         if not isinstance(reward, float):
             reward = self._checked("step", faults.reward(reward))
@@ -127,7 +129,12 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """
         self._one = _made(make, name)
         self.name = name = name or faults.name_of(self._one)
-        _check(name, self._one)
+        try:
+            _check(name, self._one)
+        except ValueError:
+            raise
+        except Exception as error:  # of a property of the environment's
+            raise faults.raised(name, "__init__", error) from error
         self._trial = _Guarded(self._one, name)
         sample = self._one.get_wrapper_attr("sample_tasks")
         self._draws = task_forms.TaskDraws(name, sample, self._one)

@@ -356,6 +356,7 @@ ONE, FOUR = kind()(), itertools.cycle([kind()() for _ in range(4)])
         (lambda: ONE, "Bent is one object for several tasks; let the function make a new"),
         (lambda: next(FOUR), "is one object for several tasks"),
         (lambda x: Line(), "raised TypeError"),
+        (kind(action_space=property(boom)), r"raised RuntimeError \(no device\) in __init__"),
         (kind(observation_space=None), "has observations None; a Gaussian policy needs a Box"),
     ],
 )
