@@ -274,6 +274,14 @@ CALLS = {
     "asked for half": (lambda: episodes()(0, 2.5), f"num_tasks {WHOLE}"),
     "asked for none": (lambda: tasks.Sinusoid(shots=1)(0, 0), "num_tasks must be 1 or more"),
     "index": (lambda: tasks.Sinusoid(shots=1)("a", 2), f"index {WHOLE}"),
+    "Omniglot": (
+        lambda: tasks.omniglot_episodes("nowhere", ways=2.5, shots=1),
+        f"ways {WHOLE}, not 2.5",
+    ),
+    "MiniImagenet": (
+        lambda: tasks.miniimagenet_episodes("nowhere", ways=5, shots="1"),
+        "shots is '1'; give a whole number",
+    ),
     "joint": (lambda: tasks.JointBatches(None), "JointBatches take Episodes, not None"),
     # networks
     "inputs": (lambda: dense_network("3", 3), f"inputs {WHOLE}, not '3'"),

@@ -223,6 +223,22 @@ def _is_whole(size: Any) -> TypeGuard[int]:
     return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
 
 
+def check_sizes(
+    ways: int, shots: int | tuple[int, int], queries: int | tuple[int, int] | None
+) -> tuple[int, int]:
+    """Refuses sizes of a task that are no positive whole numbers; returns the largest K and Q.
+
+    Raises:
+        ValueError: names the one that is not.
+    """
+    fewest, most = _range("shots", shots)
+    least, largest = _range("queries", most if queries is None else queries)
+    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
+        if arguments.whole(name, count) < 1:
+            raise ValueError(f"{name} is {count}; an episode needs at least 1.")
+    return most, largest
+
+
 def check_counts(
     counts: np.ndarray,
     ways: int,
@@ -236,10 +252,7 @@ def check_counts(
     Raises:
         ValueError: a count is not positive, or there are too few classes or examples.
     """
-    (fewest, shots), (least, queries) = _range("shots", shots), _range("queries", queries)
-    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
-        if arguments.whole(name, count) < 1:
-            raise ValueError(f"{name} is {count}; an episode needs at least 1.")
+    shots, queries = check_sizes(ways, shots, queries)
     if ways > len(counts):
         raise ValueError(
             f"{ways}-way episodes need {ways} classes; the {split!r} split has {len(counts)}."
