@@ -77,6 +77,10 @@ def gradient_step(
     Returns:
       The new weights, and the losses `[T]` before the step.
     """
+    if not callable(loss_fn):
+        raise ValueError(
+            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
+        )
     adapts = _adapting(adapts, weights)
     alphas = _one_a_weight(step_size, weights)
     hold = tf.stop_gradient if first_order else tf.identity
@@ -128,10 +132,6 @@ def adapt(
     Returns:
       `Adaptation`, S + 1 weights and S losses.
     """
-    if not callable(loss_fn):
-        raise ValueError(
-            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
-        )
     if not isinstance(batches, Sequence):
         raise ValueError(
             f"batches are {arguments.shown(batches)}; give a list of one batch a gradient step."

@@ -337,6 +337,8 @@ class MetaLearner(Settings):
         Returns:
           `[T, Q, ...]`.
         """
+        if inductive:
+            _check_batch(support)
         seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
         return self.apply(weights, x, statistics=seen, mask=mask)
 

@@ -397,6 +397,44 @@ def test_images_of_other_shapes(how, kind, images):
         np.testing.assert_array_equal(a, b)
 
 
+class Layers(keras.Model):
+    """A subclassed model, which does not say what it takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = keras.layers.Conv2D(4, 3)
+        self.pooling = keras.layers.GlobalAveragePooling2D()
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(self.pooling(self.convolution(x)))
+
+
+@pytest.mark.parametrize("kind", ["channels", "no channels", "flat", "text"])
+@pytest.mark.parametrize("how", ["adapt", "apply", "evaluate", "train"])
+def test_images_of_other_shapes_for_a_subclassed_model(how, kind):
+    x, model = SHAPES[kind], Layers()
+    model(IMAGES)
+    learner = make(model=model)
+    stacked = [((np.stack([x] * 2), np.stack([Y] * 2)),) * 2] * 2
+    calls = {
+        "adapt": lambda: learner.adapt(x, Y),
+        "apply": lambda: learner.apply(learner.initial_weights(), x[None]),
+        "evaluate": lambda: maml_tf.evaluate(learner, stacked, num_tasks=2, steps=1),
+        "train": lambda: maml_tf.train(learner, stacked, iterations=1, progress=False),
+    }
+    refused(
+        calls[how], "'layers.*' does not take x of shape .*; give examples as it was built with: "
+    )
+
+
+def test_losses_take_arrays():
+    outputs = np.eye(3, dtype="float32")[None, Y]
+    assert float(losses.accuracy(outputs, Y[None])[0]) == 1.0
+    assert float(losses.cross_entropy(outputs, Y[None])[0]) == pytest.approx(0.5514, abs=1e-3)
+    assert float(losses.mean_squared_error(outputs, outputs)[0]) == 0.0
+
+
 def test_a_list_of_images_is_an_array(images):
     copy = images.adapt(list(IMAGES), Y.tolist())
     assert type(copy) is type(images.model)
