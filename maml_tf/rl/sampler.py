@@ -92,8 +92,9 @@ class Sampler:
             resample: a task of each episode's own: all tasks at once, as pre-training sees them.
 
         Raises:
-            ValueError: a number is below 1, or the environment is unknown, has no tasks, no
-                horizon, or other actions than vectors of real numbers.
+            ValueError: a number is no whole one or below 1, or the environment is unknown, its
+                module cannot be imported, it has no tasks, no horizon, or other actions than
+                vectors of real numbers, or does not keep to Gymnasium's interface.
         """
         numbers = {"tasks": tasks, "episodes": episodes, "horizon": horizon, "threads": threads}
         for name, number in numbers.items():
