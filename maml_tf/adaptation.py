@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.fast_weights import FastWeight
 from maml_tf.second_derivatives import refusing_dead_ends
 from maml_tf.types import LossFn, Weights
@@ -31,7 +32,9 @@ class Adaptation(NamedTuple):
 
 def stack(weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None) -> Weights:
     """Gives each task its own copy `[T, *shape]` of every weight that adapts."""
-    adapts = adapts if adapts is not None else [True] * len(weights)
+    adapts = _adapting(adapts, weights)
+    if not tf.is_tensor(num_tasks):
+        num_tasks = arguments.count("num_tasks", num_tasks, 0)
     return [
         tf.broadcast_to(w, tf.concat([[num_tasks], tf.shape(w)], 0)) if own else w
         for w, own in zip(weights, adapts, strict=True)
@@ -74,7 +77,11 @@ def gradient_step(
     Returns:
       The new weights, and the losses `[T]` before the step.
     """
-    adapts = list(adapts) if adapts is not None else [True] * len(weights)
+    if not callable(loss_fn):
+        raise ValueError(
+            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
+        )
+    adapts = _adapting(adapts, weights)
     alphas = _one_a_weight(step_size, weights)
     hold = tf.stop_gradient if first_order else tf.identity
     weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
@@ -125,6 +132,10 @@ def adapt(
     Returns:
       `Adaptation`, S + 1 weights and S losses.
     """
+    if not isinstance(batches, Sequence):
+        raise ValueError(
+            f"batches are {arguments.shown(batches)}; give a list of one batch a gradient step."
+        )
     alphas = _one_a_weight(step_size, weights)
 
     def step(weights, alphas, batch):
@@ -194,6 +205,16 @@ def adapt_for(
     return weights, note(step, weights, seen).stack() if observe else None
 
 
+def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:
+    """Which weights move."""
+    made = [True] * len(weights) if adapts is None else list(adapts)
+    if len(made) != len(weights):
+        raise ValueError(
+            f"adapts has {len(made)} entries for {len(weights)} weights; give one a weight."
+        )
+    return made
+
+
 def _dense(gradient: Any) -> tf.Tensor | None:
     """A gradient as a tensor: that of a table that words are looked up in comes as slices."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
@@ -201,11 +222,19 @@ def _dense(gradient: Any) -> tf.Tensor | None:
 
 def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
     if isinstance(step_size, (list, tuple)):
+        if len(step_size) != len(weights):
+            differs = "longer" if len(step_size) > len(weights) else "shorter"
+            raise ValueError(
+                f"step_size has {len(step_size)} entries for {len(weights)} weights, and is "
+                f"{differs}; give one number, or one entry a weight."
+            )
         return [_as_type(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
     return [_as_type(step_size, w.dtype) for w in weights]
 
 
 def _as_type(number: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    if not hasattr(number, "dtype"):
+        arguments.number("step_size", number)
     # tf.cast alone would round a Python number to float32 first.
     return tf.constant(number, dtype) if isinstance(number, float | int) else tf.cast(number, dtype)
 

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.functional import functional
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
 from maml_tf.types import Batch, Task, TaskSource, Weights
@@ -105,7 +106,7 @@ class MultitaskLearner(MetaLearner):
         Raises:
           ValueError: an argument is out of range, or there are several replicas.
         """
-        if pull not in PULLS or not penalty >= 0:
+        if pull not in PULLS or not arguments.number("penalty", penalty) >= 0:
             raise ValueError(
                 f"Choose pull from {', '.join(PULLS)} and penalty >= 0, not '{pull}' and {penalty}."
             )

@@ -1,4 +1,4 @@
-"""Checks of what users give, where it comes in: numbers, support sets, activations.
+"""Checks of what users give, where it comes in: support sets, activations.
 
 Nothing here runs in a training step.
 
@@ -7,67 +7,17 @@ Shape letters: T tasks, B examples, N ways.
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import labels, model_inputs
+from maml_tf import arguments, labels, model_inputs
 from maml_tf.objectives import BINARY, Objective
-
-# --- numbers ---
-
-
-def number(name: str, value: Any) -> float:
-    """A finite number, as a float.
-
-    Raises:
-      ValueError: it is something else.
-    """
-    try:
-        if isinstance(value, (list, tuple)) or np.ndim(value) or isinstance(value, (str, bool)):
-            raise TypeError
-        made = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be one number, not {value!r}.") from error
-    if not math.isfinite(made):
-        raise ValueError(f"{name} must be a finite number, not {value}.")
-    return made
-
-
-def positive(name: str, value: Any) -> float:
-    """A positive number.
-
-    Raises:
-      ValueError: it is not.
-    """
-    made = math.nan if isinstance(value, float) and math.isnan(value) else number(name, value)
-    if not made > 0:
-        hint = "; None does not clip" if name == "clip" else ""
-        raise ValueError(f"{name} must be positive, not {value}{hint}.")
-    return made
-
-
-def count(name: str, value: Any, least: int) -> int:
-    """A whole number, `least` or more.
-
-    Raises:
-      ValueError: it is not.
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        made = operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"{name} must be a whole number, not {value!r}.") from error
-    if made < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}.")
-    return made
-
+from maml_tf.types import Batch, Task
 
 # --- sets of examples ---
 
@@ -88,9 +38,11 @@ def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[An
       ValueError: it cannot be adapted to; says why.
     """
     inputs = getattr(model, "inputs", None) or [None]
-    x = _arrays(x, structured=model_inputs.takes_several(model, x))
+    for name, value in ("x", x), ("y", y):
+        _refuse_no_data(name, value)
+    x = _arrays("x", x, structured=model_inputs.takes_several(model, x))
     several = loss.parts is not None or model_inputs.gives_several(model)
-    y = _arrays(y, structured=several)
+    y = _arrays("y", y, structured=several)
     _refuse_one_example(x, inputs)
     lengths = {"x": _lengths(x), "y": _lengths(y)}
     if lengths["x"] != lengths["y"] or len(lengths["x"]) > 1:
@@ -106,19 +58,46 @@ def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[An
     return tuple(tf.nest.map_structure(tf.convert_to_tensor, s) for s in (x, y))
 
 
-def _arrays(what: Any, *, structured: bool) -> Any:
+def _refuse_no_data(name: str, value: Any) -> None:
+    """Refuses what holds no array, or is a whole source of examples or tasks."""
+    source = isinstance(value, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
+    batch = isinstance(value, (Batch, Task))
+    sparse = isinstance(value, (tf.RaggedTensor, tf.SparseTensor))
+    text = isinstance(value, (str, bytes))
+    if source or batch or text or callable(value) or value is None:
+        hint = ", such as one batch of it" if source else ""
+    elif sparse:
+        hint = ", as its method to_tensor or tf.sparse.to_dense makes"
+    else:
+        return
+    raise ValueError(
+        f"{name} is {arguments.shown(value)}; give an array of one task's examples, [examples, "
+        f"...]{hint}."
+    )
+
+
+def _arrays(name: str, what: Any, *, structured: bool) -> Any:
     """Numbers of Python, NumPy or TensorFlow as arrays; a list is one array or several."""
     if isinstance(what, dict) or (structured and isinstance(what, (list, tuple))):
         names = what if isinstance(what, dict) else range(len(what))
-        made = [_arrays(what[name], structured=False) for name in names]
+        made = [_arrays(name, what[key], structured=False) for key in names]
         return dict(zip(names, made, strict=True)) if isinstance(what, dict) else tuple(made)
     try:
         # TensorFlow's types for numbers of Python: float32, int32.
-        return np.asarray(what if hasattr(what, "dtype") else tf.convert_to_tensor(what))
+        array = np.asarray(what if hasattr(what, "dtype") else tf.convert_to_tensor(what))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Examples of different shapes are no array ({error}); pad them, or give one array."
+            f"{name} is {arguments.shown(what)}, which is no array; give one of "
+            "numbers, and pad examples of different shapes."
         ) from error
+    text = array.dtype.kind in "SU" or all(isinstance(v, (str, bytes)) for v in array.flat)
+    if array.dtype.kind not in "biufV" and not text:
+        raise ValueError(
+            f"{name} holds {array.dtype}; convert it to numbers, such as x.astype('float32')."
+        )
+    if not array.ndim:
+        raise ValueError(f"{name} is {array}, not several; give an array [examples, ...].")
+    return array
 
 
 def _lengths(structure: Any) -> set[int]:
@@ -129,6 +108,12 @@ def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
     for leaf, wanted in zip(tf.nest.flatten(x), inputs, strict=False):
         shape: Any = getattr(wanted, "shape", None)
         alone = shape is not None and leaf.ndim == len(shape) - 1 and leaf.ndim > 0
+        stacked = shape is not None and leaf.ndim == len(shape) + 1 and leaf.shape[-1] != 1
+        if stacked and all(a in (None, b) for a, b in zip(shape[1:], leaf.shape[2:], strict=True)):
+            raise ValueError(
+                f"x of shape {leaf.shape} is a stack of tasks; give the set of one, [examples, "
+                "...]: x[0] and y[0]."
+            )
         if alone and all(a in (None, b) for a, b in zip(shape[1:], leaf.shape, strict=True)):
             raise ValueError(
                 f"x of shape {leaf.shape} is one example; give a set, with a first axis for "

@@ -169,7 +169,7 @@ class Config:
     environment: str = _reinforcement(
         "",
         "With --datasource=gymnasium: a registered environment with sample_tasks and set_task, "
-        "Id-v0, or module:Id-v0 to import a module first.",
+        "Id-v0, or module:Id-v0 to import a module first, which runs that module's code.",
     )
     horizon: int = _reinforcement(
         -1, "H, steps of an episode; -1: the environment's own.", within=ranges.COUNT_OR_DEFAULT

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from maml_tf import checks
+from maml_tf import arguments
 from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.sources import InGraph, held_out
@@ -66,14 +66,15 @@ class Evaluator:
           ValueError: an argument is out of range, `tasks` has not so many tasks, or the strategy
             has several workers.
         """
-        refuse_several_workers(getattr(learner, "strategy", None))
+        check_learner(learner)
+        refuse_several_workers(learner.strategy)
+        num_tasks, steps = arguments.whole("num_tasks", num_tasks), arguments.whole("steps", steps)
         if num_tasks < 1 or steps < 0:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
             )
-        num_tasks, steps = checks.count("num_tasks", num_tasks, 1), checks.count("steps", steps, 0)
         if step_size is not None and not isinstance(step_size, tf.Variable):
-            step_size = checks.positive("step_size", step_size)
+            step_size = arguments.positive("step_size", step_size)
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(
                 f"batch_statistics must be transductive or inductive, not '{batch_statistics}'."
@@ -190,7 +191,9 @@ def tune_step_size(
       ValueError: there are no candidates, or all diverge, or nobody knows whether the metric is
         better lower.
     """
+    check_learner(learner)
     lower_is_better = direction(learner)
+    step_sizes = candidates(step_sizes)
     alpha = tf.Variable(0.0, trainable=False)
     evaluator = Evaluator(learner, tasks, step_size=alpha, **options)
 
@@ -222,6 +225,7 @@ def choose_step_size(
     Raises:
       ValueError: there are no candidates, or all diverge.
     """
+    step_sizes = candidates(step_sizes)
     scores = [
         float(measure(step_size).mean[-1])
         for step_size in tqdm(step_sizes, desc="tune", unit="step size", disable=not progress)
@@ -237,6 +241,38 @@ def choose_step_size(
     if best in (min(step_sizes), max(step_sizes)) and len(step_sizes) > 1:
         _LOG.warning("The best step size, %g, is the first or last of those tried.", best)
     return Tuning(best, tuple(step_sizes), tuple(scores))
+
+
+def candidates(step_sizes: Any) -> tuple[float, ...]:
+    """Step sizes to choose from.
+
+    Raises:
+      ValueError: one is not positive, or there are none.
+    """
+    try:
+        if isinstance(step_sizes, (str, bytes)):
+            raise TypeError
+        made = tuple(arguments.positive("each of step_sizes", alpha) for alpha in step_sizes)
+    except TypeError as error:
+        raise ValueError(
+            f"step_sizes must be several numbers, such as (0.01, 0.1), not "
+            f"{arguments.shown(step_sizes)}."
+        ) from error
+    if not made:
+        raise ValueError(
+            "There are no step_sizes, and none gives a finite metric; give smaller ones than 1, "
+            "such as (0.01, 0.1)."
+        )
+    return made
+
+
+def check_learner(learner: Any) -> None:
+    """Refuses what is no `MetaLearner`."""
+    if not isinstance(learner, MetaLearner):
+        raise ValueError(
+            f"The learner given is {arguments.shown(learner)}; make one of a model: "
+            "MetaLearner(model, loss)."
+        )
 
 
 def direction(learner: Any) -> bool:

@@ -36,7 +36,12 @@ import math
 import os
 from typing import Any
 
+import keras
+import tensorflow as tf
+
+from maml_tf import arguments
 from maml_tf._version import __version__
+from maml_tf.evaluation import check_learner
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.saved_models import checked_step_size, replacing, tracing_to_save, write
 from maml_tf.serving import Servable, compiled
@@ -73,6 +78,9 @@ def export(
         directory holds something else than an export.
       OSError: nothing can be written there.
     """
+    check_learner(learner)
+    for name, specs in ("inputs", inputs), ("target", target):
+        _check_specs(name, specs)
     steps = learner.inner_steps if steps is None else steps
     step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
@@ -80,6 +88,16 @@ def export(
         with tracing_to_save():
             signatures = compiled(servable, steps, step_size)
         write(staging, servable, signatures, _description(learner, servable, steps, step_size))
+
+
+def _check_specs(name: str, specs: Any) -> None:
+    kinds = (tf.TensorSpec, keras.KerasTensor)
+    leaves = [] if specs is None else tf.nest.flatten(specs)
+    if any(not isinstance(leaf, kinds) or not tf.TensorShape(leaf.shape).rank for leaf in leaves):
+        raise ValueError(
+            f"{name} is {arguments.shown(specs)}; give tf.TensorSpec([None, ...], dtype), or a "
+            "list or dictionary of such."
+        )
 
 
 def _description(learner, servable: Servable, steps: int, step_size: float) -> dict[str, Any]:

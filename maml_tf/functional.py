@@ -11,18 +11,24 @@ Shape letters: T tasks, B examples a task, C channels.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from maml_tf import penalties
+from maml_tf import arguments, penalties
 from maml_tf.model_inputs import matched
 from maml_tf.pooling import exact_pooling
 from maml_tf.run import Run, Statistics, has_rule, stacked
 from maml_tf.task_axis import with_mask
 from maml_tf.types import Weights
+
+_KERAS_WORDS = "Exception encountered when calling"
+"""How Keras begins what it says of an error inside a layer."""
 
 
 class Result(NamedTuple):
@@ -91,7 +97,8 @@ class Functional:
             return []
         run = Run(dict(zip(map(id, self.model.trainable_variables), weights, strict=True)))
         run.num_tasks, run.alone_with = _num_tasks(x), []
-        run.call(self.model, tf.nest.map_structure(_tensor, x))
+        with _in_one_line(self.model, x):
+            run.call(self.model, tf.nest.map_structure(_tensor, x))
         return [(*call, run) for call in run.alone_with]
 
     def run(
@@ -120,15 +127,21 @@ class Functional:
         """
         variables = self.model.trainable_variables
         x = tf.nest.map_structure(_tensor, x)
+        if not isinstance(weights, (list, tuple)):
+            raise ValueError(
+                f"The weights are {arguments.shown(weights)}; give a list of tensors, one a "
+                "trainable variable."
+            )
         if len(weights) != len(variables):
             raise ValueError(
                 f"'{self.model.name}' has {len(variables)} trainable weights; got {len(weights)}. "
                 "If layers were frozen or unfrozen since, make the learner again."
             )
+        _check_shapes(variables, weights)
         values = dict(zip(map(id, variables), weights, strict=True))
         run = Run(values, statistics, mask=None if _absent(mask) else mask, noise=noise)
         run.num_tasks = _num_tasks(x)
-        with exact_pooling():
+        with exact_pooling(), _in_one_line(self.model, x):
             outputs = run.call(self.model, x)
         penalty = penalties.total(run, variables)
         return Result(outputs, run.statistics, penalty, run.calls)
@@ -202,8 +215,46 @@ def _trainable(model: keras.Model) -> set[tuple[str, bool]]:
     }
 
 
+@contextlib.contextmanager
+def _in_one_line(model: keras.Model, x: Any) -> Iterator[None]:
+    """Puts what Keras says of a model's call, in several lines, into one."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(_KERAS_WORDS):
+            raise
+        said = str(error).partition("\n")[2].partition("Arguments received")[0]
+        said = " ".join(re.sub(r"\x1b\[\d+m", "", said).split()).rstrip(".")[:200]
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tf.nest.flatten(x))
+        built = (model.get_build_config() or {}).get("input_shape")
+        raise ValueError(
+            f"'{model.name}' does not take x of shape {shapes}, [tasks, examples, ...] ({said}); "
+            f"give examples as it was built with{f': {built}' if built else ''}."
+        ) from error
+
+
+def _check_shapes(variables: list[keras.Variable], weights: Any) -> None:
+    """Refuses weights that are neither shared `[*shape]` nor stacked `[T, *shape]`."""
+    for variable, weight in zip(variables, weights, strict=True):
+        shape = getattr(weight, "shape", None)
+        if not isinstance(shape, (tf.TensorShape, tuple)):
+            continue
+        own = variable.shape
+        fits = [tf.TensorShape(some).is_compatible_with(shape) for some in (own, (None, *own))]
+        if not any(fits):
+            raise ValueError(
+                f"A weight of shape {tuple(shape)} is given for '{variable.path}' of shape "
+                f"{tuple(own)}; give {tuple(own)}, or a stack of such, one a task."
+            )
+
+
 def _tensor(x: Any) -> tf.Tensor:
-    return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+    try:
+        return x if tf.is_tensor(x) else tf.convert_to_tensor(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"x is {arguments.shown(x)}, which is no array; give x [tasks, examples, ...]."
+        ) from error
 
 
 def _one_example(reference: keras.KerasTensor) -> tf.Tensor:

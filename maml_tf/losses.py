@@ -32,7 +32,7 @@ def mean_squared_error(
     Raises:
       ValueError: the shapes differ; `[T, B, 1]` against `[T, B]` would broadcast over pairs.
     """
-    y = tf.convert_to_tensor(y)
+    outputs, y = tf.convert_to_tensor(outputs), tf.convert_to_tensor(y)
     if outputs.shape.rank != y.shape.rank:
         raise ValueError(
             f"Outputs {outputs.shape} and targets {y.shape} differ in rank; give the targets the "
@@ -66,6 +66,7 @@ def cross_entropy(
     Raises:
       ValueError: the shapes do not fit, or the outputs are probabilities.
     """
+    logits = tf.convert_to_tensor(logits)
     labels = _class_indices(logits, labels)
     if hasattr(logits, "_keras_logits"):
         raise ValueError(
@@ -96,6 +97,7 @@ def accuracy(
     logits: tf.Tensor, labels: tf.Tensor, sample_weight: Any = (), mask: Any = ()
 ) -> tf.Tensor:
     """Share of examples whose largest logit is their class's: `[T, B, N], [T, B] -> [T]`."""
+    logits = tf.convert_to_tensor(logits)
     labels = _class_indices(logits, labels)
     hit = tf.cast(tf.argmax(logits, -1) == tf.cast(labels, tf.int64), _wide(logits).dtype)
     return weighted_average(hit, sample_weight, mask)

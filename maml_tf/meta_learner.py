@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import checks, learner_files, learner_summary, losses
+from maml_tf import arguments, checks, learner_files, learner_summary, losses
 from maml_tf.adaptation import Adaptation, adapt, adapt_for, fast, stack
 from maml_tf.cloning import copy_with
 from maml_tf.compiled_loop import compile_fed_loop, compile_loop
@@ -139,6 +139,8 @@ class MetaLearner(Settings):
         """
         refuse_several_workers()
         self.model = model
+        if lower_is_better is not None:
+            arguments.boolean("lower_is_better", lower_is_better)
         self.loss_weights, self._direction = loss_weights, lower_is_better
         self.loss, self.metric = loss, metric
         self.step_size = step_size
@@ -157,7 +159,9 @@ class MetaLearner(Settings):
         self.optimizer = optimizer
         self.apply = functional(model)
         self.adapts = _adapting(model, adapts)
-        self.step_sizes = self._make_step_sizes(positive_step_size) if learn_step_size else []
+        positive = arguments.boolean("positive_step_size", positive_step_size)
+        learns = arguments.boolean("learn_step_size", learn_step_size)
+        self.step_sizes = self._make_step_sizes(positive) if learns else []
         self.variables = self._learned_variables()
         self._sources: dict[int, tuple[Any, InGraph | ReadAhead]] = {}
         if dropout == "off":
@@ -172,13 +176,15 @@ class MetaLearner(Settings):
         if name == "step_size":
             if self._is_set_up and self.step_sizes:
                 raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
-            return checks.positive(name, value)
+            return arguments.positive(name, value)
         if name in _LEAST:
-            return checks.count(name, value, _LEAST[name])
+            return arguments.count(name, value, _LEAST[name])
+        if name in ("first_order", "recompute", "jit_compile"):
+            return arguments.boolean(name, value)
         if name == "query_weight":
-            return checks.number(name, value)
+            return arguments.number(name, value)
         if name == "clip" and value is not None:
-            return checks.positive(name, value)
+            return arguments.positive(name, value)
         return value
 
     def _objective(self, role: str, what: Any) -> Any:
@@ -267,7 +273,11 @@ class MetaLearner(Settings):
 
         Args:
           print_fn: takes the text.
+
+        Raises:
+          ValueError: it is no function.
         """
+        arguments.predicate("print_fn", print_fn, "print")
         lines = learner_summary.rows(self.apply, self.adapts, noise=self.dropout != "off")
         second = "first" if self.first_order else "second"
         title = (
@@ -327,6 +337,8 @@ class MetaLearner(Settings):
         Returns:
           `[T, Q, ...]`.
         """
+        if inductive:
+            _check_batch(support)
         seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
         return self.apply(weights, x, statistics=seen, mask=mask)
 
@@ -342,7 +354,12 @@ class MetaLearner(Settings):
 
         Returns:
           The weights `[T, *shape]` after 0, 1, ... S steps.
+
+        Raises:
+          ValueError: `support` is no `Batch`, or `steps` no whole number.
         """
+        _check_batch(support)
+        steps = arguments.count("steps", steps, 0)
         weights = stack(self.initial_weights(), _num_tasks(support), self.adapts)
         return adapt(
             self.task_loss,
@@ -372,7 +389,12 @@ class MetaLearner(Settings):
 
         Returns:
           `[S + 1, T, ...]`: what `observe` gave after 0, 1, ... S steps.
+
+        Raises:
+          ValueError: `support` is no `Batch`, or `steps` no whole number.
         """
+        _check_batch(support)
+        steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
         _, seen = adapt_for(
             self.task_loss,
             stack(self.initial_weights(), _num_tasks(support), self.adapts),
@@ -403,8 +425,8 @@ class MetaLearner(Settings):
         """
         self.apply.refuse_changes()
         one_task = Batch(*checks.support_set(self.model, self.loss, x, y))
-        steps = self.inner_steps if steps is None else checks.count("steps", steps, 0)
-        step_size = None if step_size is None else checks.positive("step_size", step_size)
+        steps = self.inner_steps if steps is None else arguments.count("steps", steps, 0)
+        step_size = None if step_size is None else arguments.positive("step_size", step_size)
         weights = self.adapt_weights(one_task, steps, step_size=step_size).weights[-1]
         values = {
             id(variable): value[0] if own else value
@@ -421,7 +443,8 @@ class MetaLearner(Settings):
                 )
             values[id(seen.layer.moving_mean)] = seen.mean[0]
             values[id(seen.layer.moving_variance)] = seen.variance[0]
-        return copy_with(self.model, values, x)
+        example = tf.nest.map_structure(lambda a: a[0], one_task.x)
+        return copy_with(self.model, values, example)
 
     # --- the outer loop ---
 
@@ -578,8 +601,8 @@ class MetaLearner(Settings):
         Raises:
           ValueError: `tasks` is no source of tasks, or gives one meta-batch for ever.
         """
-        if count < 1:
-            raise ValueError(f"count must be 1 or more, not {count}.")
+        start = arguments.count("start", start, 0)
+        count = arguments.count("count", count, 1)
         self.apply.refuse_changes()
         if id(tasks) not in self._loops:
             if id(tasks) not in self._sources:
@@ -654,6 +677,14 @@ def _constrained(weights: Weights, constraints: list, adapts: list[bool]) -> Wei
     ]
 
 
+def _check_batch(support: Any) -> None:
+    if not isinstance(support, Batch):
+        raise ValueError(
+            f"The support set is {arguments.shown(support)}; give Batch(x, y) of stacked tasks, "
+            "x [T, B, ...]."
+        )
+
+
 def _num_tasks(batch: Batch) -> int | tf.Tensor:
     x = tf.nest.flatten(batch.x)[0]  # a model may have several inputs
     return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
@@ -669,6 +700,7 @@ def _adapting(model: keras.Model, adapts: Callable[[keras.Variable], bool] | Non
         }
         chosen = [id(v) not in fixed for v in model.trainable_variables]
     else:
+        arguments.predicate("adapts", adapts, "lambda v: 'head' in v.path")
         chosen = [bool(adapts(v)) for v in model.trainable_variables]
     if not any(chosen):
         paths = ", ".join(v.path for v in model.trainable_variables)

@@ -85,7 +85,12 @@ def _fitted(x: tf.Tensor, reference: keras.KerasTensor) -> tf.Tensor:
     """`x [T, B, ...]` in an input's type and rank; a last axis of one example may come or go."""
     mask, shape = get_mask(x), tuple(reference.shape[1:])
     if x.dtype != reference.dtype:
-        x = tf.cast(x, reference.dtype) if x.dtype != tf.string else x
+        if x.dtype == tf.string or (x.dtype.is_complex and "complex" not in reference.dtype):
+            raise ValueError(
+                f"Input '{reference.name}' takes {reference.dtype}, and x is of {x.dtype.name}; "
+                "convert it."
+            )
+        x = tf.cast(x, reference.dtype) if reference.dtype != "string" else x
     rank = len(shape) + 2
     if x.shape.rank == rank + 1 and x.shape[-1] == 1:
         x = tf.squeeze(x, -1)

@@ -6,8 +6,12 @@ no scale, epsilon 1e-3. Every model is a function of `seed` alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import initializers, layers, ops
+
+from maml_tf import arguments
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
@@ -75,8 +79,15 @@ def dense_network(
 
     Returns:
       A model `[B, *inputs] -> [B, outputs]`.
+
+    Raises:
+      ValueError: a size is no positive whole number, or another argument out of range.
     """
-    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    if not isinstance(inputs, (tuple, list)):
+        inputs = (arguments.count("inputs", inputs, 1),)
+    shape, hidden = arguments.sizes("inputs", inputs), arguments.sizes("hidden", hidden)
+    outputs = arguments.count("outputs", outputs, 1)
+    _check(norm, head_stddev, seed)
     model = keras.Sequential([keras.Input(shape)], name="dense_network")
     if len(shape) > 1:
         model.add(layers.Flatten())
@@ -117,8 +128,23 @@ def conv_network(
 
     Returns:
       A model `[B, height, width, channels] -> [B, ways]` of logits.
+
+    Raises:
+      ValueError: a size is no positive whole number, or another argument out of range.
     """
-    model = keras.Sequential([keras.Input(image_shape)], name="conv_network")
+    known: Any = image_shape
+    if isinstance(image_shape, (tuple, list)):  # height and width may be known at run time alone
+        known = tuple(16 if n is None else n for n in image_shape[:2]) + tuple(image_shape[2:])
+    if len(arguments.sizes("image_shape", known)) != 3:
+        raise ValueError(f"image_shape must be (height, width, channels), not {image_shape}.")
+    if max_pool and min(known[:2]) < 16:
+        raise ValueError(
+            f"image_shape {tuple(image_shape)} is too small to be halved four times; give images "
+            "of 16 x 16 or more, or max_pool=False."
+        )
+    ways, filters = arguments.count("ways", ways, 1), arguments.count("filters", filters, 1)
+    _check(norm, head_stddev, seed)
+    model = keras.Sequential([keras.Input(tuple(image_shape))], name="conv_network")
     if context:
         model.add(Context(CONTEXT_CHANNELS, name="context"))
     for index in range(4):
@@ -141,6 +167,15 @@ def conv_network(
     usual = initializers.GlorotUniform(head_seed) if max_pool else wide
     model.add(_head(ways, usual, head_stddev))
     return model
+
+
+def _check(norm: str, head_stddev: float | None, seed: int) -> None:
+    """Checks what both networks take."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got '{norm}'.")
+    if head_stddev is not None and arguments.number("head_stddev", head_stddev) < 0:
+        raise ValueError(f"head_stddev must be 0 or more, not {head_stddev}.")
+    arguments.whole("seed", seed)
 
 
 def _head(width: int, usual: initializers.Initializer, stddev: float | None) -> layers.Dense:
@@ -166,6 +201,4 @@ def _normalize_and_activate(model: keras.Sequential, norm: str, index: int) -> N
     elif norm == "layer_norm":
         # One group: over height, width and channels, with one scale and offset a channel.
         model.add(layers.GroupNormalization(1, epsilon=1e-12, name=name))
-    elif norm != "none":
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}; got '{norm}'.")
     model.add(layers.ReLU(name=f"relu_{index + 1}"))

@@ -27,7 +27,7 @@ def optimizer_of(what: Any) -> keras.optimizers.Optimizer:
         if inspect.isclass(what) and issubclass(what, keras.optimizers.Optimizer):
             return what()
         return keras.optimizers.get(what)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{what!r} is no optimizer that Keras can make; give one of keras.optimizers, or its "
             "name, such as 'adam'."

@@ -6,8 +6,8 @@ TensorFlow's own derivatives of `tf.nn.max_pool` are wrong in three cases, witho
   may take the wrong one. Slices and `tf.maximum` are exact there, and faster; without XLA slower.
 * Where outputs are as many as inputs, as with a stride of 1 and padding "same", the kernel writes
   its result into its own input's memory and gives zeros. With the padding done before, it does not.
-* Over three axes, where TensorFlow does not use oneDNN (its default without AVX-512), several inputs
-  that nearly agree each get the whole gradient of their window. Slices are right there, too.
+* Over three axes, where TensorFlow does not use oneDNN (its default without AVX-512), inputs of a
+  window that nearly agree each get its whole gradient. Slices are right there, too.
 
 So `exact_pooling` puts a function in its place that knows both, while a model is traced. Of equal
 numbers in a window the first, row by row, gets the whole gradient, in each form.

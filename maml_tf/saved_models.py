@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import save_context
 
+from maml_tf import arguments
 from maml_tf.files import refuse_pattern, replacing_directory, unwritable, user_path
 
 SAVED_MODEL = "saved_model.pb"
@@ -50,13 +51,10 @@ def checked_step_size(learner: Any, steps: int, step_size: float | None) -> floa
     Raises:
       ValueError: alpha, or the default number of gradient steps beside it, is out of range.
     """
-    if steps < 0:
-        raise ValueError(f"steps must be 0 or more, not {steps}.")
-    if step_size is not None and not step_size > 0:
-        raise ValueError(f"step_size must be positive, not {step_size}.")
+    arguments.count("steps", steps, 0)
     if step_size is None:
         return math.nan if learner.step_sizes else learner.step_size
-    return step_size
+    return arguments.positive("step_size", step_size)
 
 
 def unique_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:
@@ -105,6 +103,7 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
         something else than an export.
       OSError: nothing can be written there.
     """
+    arguments.path("directory", directory)
     given = user_path(directory)
     refuse_pattern(given)
     place = given.resolve()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.objectives import Objective, given
 
 
@@ -36,6 +37,7 @@ def several(parts: Any, factors: Any, names: Sequence[str], role: str) -> Object
     Raises:
       ValueError: a metric is given for more than one output.
     """
+    _check_factors(factors, parts, names)
     whole = Several(parts, factors, names)
     chosen = [part for part in tf.nest.flatten(parts) if part is not None]
     if not chosen or (role == "metric" and len(chosen) != 1):
@@ -46,6 +48,23 @@ def several(parts: Any, factors: Any, names: Sequence[str], role: str) -> Object
     name = "_plus_".join(dict.fromkeys(part.name for part in chosen))
     lower = True if role == "loss" else chosen[0].lower_is_better
     return Objective(whole, name, lower_is_better=lower, parts=whole)
+
+
+def _check_factors(factors: Any, parts: Any, names: Sequence[str]) -> None:
+    """Refuses loss weights that are no numbers, or not as many as there are outputs or losses."""
+    if factors is None:
+        return
+    given = list(_values(factors)) if _nested(factors) else [factors]
+    for factor in given:
+        if factor is not None:
+            arguments.number("each of loss_weights", factor)
+    losses = _values(parts) if _nested(parts) else []
+    known = {len(names), len(losses), sum(part is not None for part in losses)} - {0}
+    if known and isinstance(factors, (list, tuple)) and len(given) not in known:
+        raise ValueError(
+            f"loss_weights has {len(given)} entries, and the model {len(names) or len(losses)} "
+            "outputs; give one an output."
+        )
 
 
 class Several:

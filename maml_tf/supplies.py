@@ -157,7 +157,7 @@ def supply_of(tasks: Any, num_tasks: int, *, cycle: bool = True) -> tuple[Supply
     """
     if isinstance(tasks, keras.utils.PyDataset):
         return Items(tasks, cycle=cycle), False
-    if callable(tasks) and not isinstance(tasks, type):
+    if callable(tasks) and not isinstance(tasks, (type, keras.Layer)):
         if _takes(tasks, 0, num_tasks):
             if inspect.isgeneratorfunction(tasks):
                 raise ValueError(
@@ -168,7 +168,8 @@ def supply_of(tasks: Any, num_tasks: int, *, cycle: bool = True) -> tuple[Supply
         if _takes(tasks):
             return Stream(tasks, cycle=cycle), False
         raise ValueError(f"The task source {tasks!r} takes other arguments. {_KINDS}")
-    given = isinstance(tasks, (tuple, Mapping, str, bytes, np.ndarray, type)) or tf.is_tensor(tasks)
+    kinds = (tuple, Mapping, str, bytes, np.ndarray, type, keras.Layer)
+    given = isinstance(tasks, kinds) or tf.is_tensor(tasks)
     if given or not isinstance(tasks, Iterable):
         alone = " One and the same Task at every step is ConstantTasks(task)."
         name = tasks.__name__ if isinstance(tasks, type) else f"a {type(tasks).__name__}"

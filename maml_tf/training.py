@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from maml_tf import arguments
 from maml_tf.evaluation import Evaluator, direction
 from maml_tf.files import Unwritable, user_path
 from maml_tf.history import History
@@ -29,9 +30,13 @@ from maml_tf.run_lock import run_lock
 from maml_tf.stop_signal import stop_signal
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.summaries import Summaries, training_scalars
+from maml_tf.supplies import supply_of
 from maml_tf.types import Estimate, Learner, Metrics
 
 _LOG = logging.getLogger(__name__)
+
+_ABILITIES = ("meta_steps", "state", "variables", "metric_name")
+"""What tells a learner from other things."""
 
 CALL_SECONDS = 1.0
 """About how long one compiled call runs: the progress bar and a signal wait this long at most."""
@@ -126,12 +131,26 @@ def train(
       NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
       OSError: something cannot be written, such as on a full disk; says what is kept.
     """
+    arguments.learner(learner, _ABILITIES, "make one of a model: MetaLearner(model, loss)")
+    iterations = arguments.count("iterations", iterations, 0)
     _check(log_every=log_every, validate_every=validate_every, save_every=save_every)
+    _check(validation_tasks=validation_tasks)
+    arguments.count("validation_steps", validation_steps, 0)
+    if best_after is not None:
+        arguments.count("best_after", best_after, 0)
+    for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
+        arguments.boolean(name, value)
+    if logdir is not None:
+        arguments.path("logdir", logdir)
+    if not isinstance(description, str):
+        raise ValueError(f"description must be text, not {arguments.shown(description)}.")
+    _check_source(learner, tasks)
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
     directory = user_path(logdir) if record and logdir is not None else None
     lower_is_better = validation is not None and direction(learner)
+    validation = _validation(learner, validation, validation_tasks, validation_steps)
     lock = contextlib.nullcontext() if directory is None else run_lock(directory)
     with contextlib.ExitStack() as held:
         held.enter_context(lock)
@@ -143,10 +162,6 @@ def train(
         loop = _Loop(learner, tasks, start, iterations, log_every, progress)
         loop.store = store
         loop.summaries = Summaries(directory or "", disabled=directory is None)
-        if isinstance(learner, MetaLearner) and validation is not None:
-            validation = Evaluator(
-                learner, validation, num_tasks=validation_tasks, steps=validation_steps
-            )
         loop.evaluator, loop.lower_is_better = validation, lower_is_better
         loop.best_after = learner.inner_steps if best_after is None else best_after
         held.enter_context(contextlib.closing(loop))
@@ -321,8 +336,29 @@ class _Loop:
 
 def _check(**intervals: int) -> None:
     for name, value in intervals.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}.")
+        arguments.count(name, value, 1)
+
+
+def _check_source(learner: Learner, tasks: Any) -> None:
+    """Refuses what is no source of a learner's tasks; draws nothing."""
+    if isinstance(learner, MetaLearner):
+        supply_of(tasks, learner.meta_batch_size)
+    elif tasks is None:
+        raise ValueError("There are no tasks (None); give what the learner takes.")
+
+
+def _validation(learner: Learner, validation: Any, num_tasks: int, steps: int) -> Any:
+    """What measures the learner, of what `train` takes as validation."""
+    if validation is None:
+        return None
+    if isinstance(learner, MetaLearner):
+        return Evaluator(learner, validation, num_tasks=num_tasks, steps=steps)
+    if isinstance(validation, type) or not (callable(validation) and hasattr(validation, "steps")):
+        raise ValueError(
+            f"validation is {arguments.shown(validation)}; give what measures this learner, such "
+            "as maml_tf.rl.evaluation.ReturnEvaluator(learner, sampler)."
+        )
+    return validation
 
 
 def duration(seconds: float) -> str:

@@ -72,11 +72,13 @@ class Fuzz:
         self.kinds: Counter[str] = Counter()
         self.base, self.place, self.log = folder / "base", folder / "case", folder / "log"
         self.base.mkdir()
-        generated_images.write(self.base / "data" / "miniimagenet", "csv", classes=(3, 2, 2), examples=6)
+        generated_images.write(
+            self.base / "data" / "miniimagenet", "csv", classes=(6, 5, 5), examples=20
+        )
         (self.base / "some.flags").write_text("\n".join(RUN) + "\n")
         made = [["train", *RUN], ["evaluate", "logs/run", "--test_set", *QUICK]]
         made += [["release", "logs/run", "--to=release"], ["export", "logs/run", "--to=export"]]
-        made += [["prepare", "--datasource=miniimagenet", "--data_dir=data"]]
+        made += [["prepare", "--datasource=miniimagenet", "--data_dir=data", "--num_classes=2"]]
         status, _ = give(made, self.log, cwd=self.base)
         assert status == 0, self.log.read_text()
         self.whole: dict[str, object] = {}
@@ -221,7 +223,7 @@ READERS: dict[str, tuple[list[str], list[list[str]]]] = {
     "draws": (["logs/run/results/*", "release/*.json"], [["figures", "logs", "release"]]),
     "prepares": (
         ["data/miniimagenet/**/*"],
-        [["prepare", "--datasource=miniimagenet", "--data_dir=data"]],
+        [["prepare", "--datasource=miniimagenet", "--data_dir=data", "--num_classes=2"]],
     ),
     "reads a flagfile": (["some.flags"], [["evaluate", "--flagfile=some.flags", "--test_set"]]),
 }

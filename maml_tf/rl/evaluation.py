@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maml_tf import arguments
 from maml_tf.evaluation import Tuning, choose_step_size, estimate
 from maml_tf.rl.envs.point import STEP
-from maml_tf.rl.meta_trpo import MetaTRPO, Sampler
+from maml_tf.rl.meta_trpo import MetaTRPO, Sampler, check_sampler
 from maml_tf.rl.objectives import PolicyBatch
+from maml_tf.tasks import seeds
 from maml_tf.types import Estimate
 
 
@@ -47,6 +49,12 @@ class ReturnEvaluator:
         Raises:
           ValueError: an argument is out of range.
         """
+        check_learner(learner)
+        check_sampler(sampler)
+        seeds.check_split(split)
+        num_tasks, steps = arguments.whole("num_tasks", num_tasks), arguments.whole("steps", steps)
+        if step_size is not None:
+            step_size = arguments.positive("step_size", step_size)
         if num_tasks < 1 or steps < 0:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
@@ -72,6 +80,11 @@ class ReturnEvaluator:
 def evaluate(learner: MetaTRPO, sampler: Sampler, *, progress: bool = False, **options) -> Estimate:
     """Measures a learner on held-out tasks once; the options are `ReturnEvaluator`'s."""
     return ReturnEvaluator(learner, sampler, **options)(progress=progress)
+
+
+def check_learner(learner: Any) -> None:
+    """Refuses what adapts to no trajectories."""
+    arguments.learner(learner, ("roll_out_and_adapt", "step_sizes"), "make one: MetaTRPO(policy)")
 
 
 def schedule(learner: MetaTRPO, steps: int, step_size: float | None = None) -> list[float | None]:

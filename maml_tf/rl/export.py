@@ -34,6 +34,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf._version import __version__
 from maml_tf.adaptation import adapt_for, stack
 from maml_tf.rl.meta_trpo import MetaTRPO
@@ -71,6 +72,7 @@ def export(
       ValueError: an argument is out of range, or the directory holds something else than an export.
       OSError: nothing can be written there.
     """
+    arguments.learner(learner, ("policy", "step_sizes"), "make one: MetaTRPO(policy)")
     step_size = checked_step_size(learner, steps, step_size)
     with replacing(directory) as staging:
         servable = ServablePolicy(learner)

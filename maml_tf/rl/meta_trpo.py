@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import learner_files
+from maml_tf import arguments, learner_files
 from maml_tf.adaptation import adapt, fast, stack
 from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, mean_kl, policy_batch, surrogate
@@ -104,6 +104,16 @@ class MetaTRPO:
           ValueError: an argument is out of range, the tasks do not divide into these pieces, or
             no weight adapts.
         """
+        if not isinstance(policy, GaussianPolicy):
+            raise ValueError(
+                f"The policy given is {arguments.shown(policy)}; make a GaussianPolicy("
+                "observation_size, action_size)."
+            )
+        others = {"discount": discount, "gae_lambda": gae_lambda, "damping": damping}
+        for name, number in others.items():
+            arguments.number(name, number)
+        arguments.boolean("first_order", first_order)
+        arguments.boolean("learn_step_size", learn_step_size)
         _check(
             meta_batch_size, step_size, inner_steps, inner_loss, max_kl, curvature_share, curvature
         )
@@ -116,6 +126,8 @@ class MetaTRPO:
         self.curvature, self.curvature_share = curvature, curvature_share
         self.first_order = first_order
         self.task_chunks = task_chunks
+        if adapts is not None:
+            arguments.predicate("adapts", adapts, "lambda v: 'head' in v.path")
         self.adapts = [adapts is None or bool(adapts(v)) for v in policy.variables]
         if not any(self.adapts):
             paths = ", ".join(v.path for v in policy.variables)
@@ -311,10 +323,11 @@ class MetaTRPO:
           `TrpoMetrics` with a leading axis `[count]`.
 
         Raises:
-          ValueError: `count` is below 1.
+          ValueError: `count` is below 1, or `tasks` is no sampler.
         """
-        if count < 1:
-            raise ValueError(f"count must be 1 or more, not {count}.")
+        start = arguments.count("start", start, 0)
+        count = arguments.count("count", count, 1)
+        check_sampler(tasks)
         steps = [self.meta_step(tasks, index) for index in range(start, start + count)]
         return TrpoMetrics(*(np.stack(values) for values in zip(*steps, strict=True)))
 
@@ -339,14 +352,32 @@ class MetaTRPO:
         ]
 
 
+def check_sampler(sampler: Any) -> None:
+    """Refuses what draws no trajectories.
+
+    Raises:
+      ValueError: it is something else than a sampler.
+    """
+    methods = ("sample_tasks", "sample")
+    if isinstance(sampler, type) or not all(hasattr(sampler, name) for name in methods):
+        raise ValueError(
+            f"The tasks given are {arguments.shown(sampler)}; give a sampler of trajectories, such "
+            "as maml_tf.rl.sampler.Sampler(environment, tasks=..., episodes=...)."
+        )
+
+
 def _check(
     meta_batch_size, step_size, inner_steps, inner_loss, max_kl, curvature_share, curvature
 ) -> None:
-    if meta_batch_size < 1 or inner_steps < 0:
+    whole = arguments.whole("meta_batch_size", meta_batch_size)
+    if whole < 1 or arguments.whole("inner_steps", inner_steps) < 0:
         raise ValueError(
             "MetaTRPO needs meta_batch_size >= 1 and inner_steps >= 0, not "
             f"{meta_batch_size} and {inner_steps}."
         )
+    numbers = {"step_size": step_size, "max_kl": max_kl, "curvature_share": curvature_share}
+    for name, number in numbers.items():
+        arguments.number(name, number)
     if not (step_size > 0 and max_kl > 0 and 0 < curvature_share <= 1):
         raise ValueError(
             "MetaTRPO needs step_size > 0, max_kl > 0 and 0 < curvature_share <= 1, not "
@@ -363,7 +394,9 @@ def _check(
 
 
 def _check_pieces(meta_batch_size: int, task_chunks: int | None) -> None:
-    if task_chunks is not None and (task_chunks < 1 or meta_batch_size % task_chunks):
+    if task_chunks is not None and (
+        arguments.whole("task_chunks", task_chunks) < 1 or meta_batch_size % task_chunks
+    ):
         raise ValueError(
             f"{meta_batch_size} tasks do not divide into task_chunks={task_chunks} pieces; choose "
             "a divisor, or None."

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import initializers, layers
 
+from maml_tf import arguments
 from maml_tf.functional import functional
 from maml_tf.networks import CONTEXT_NUMBERS, Context
 from maml_tf.types import Weights
@@ -84,6 +85,10 @@ class GaussianPolicy:
         Raises:
           ValueError: a size is below 1.
         """
+        arguments.whole("observation_size", observation_size)
+        arguments.whole("action_size", action_size)
+        arguments.whole("seed", seed)
+        hidden = arguments.sizes("hidden", hidden, -(10**9))
         sizes = (observation_size, action_size, *hidden)
         if min(sizes) < 1:
             raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")

@@ -11,12 +11,13 @@ import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import flatdim
 
+from maml_tf import arguments
 from maml_tf.rl import envs
 from maml_tf.tasks import seeds
 from maml_tf.types import Trajectories
@@ -91,15 +92,20 @@ class Sampler:
             resample: a task of each episode's own: all tasks at once, as pre-training sees them.
 
         Raises:
-            ValueError: a number is below 1, or the environment is unknown, has no tasks, no
-                horizon, or other actions than vectors of real numbers.
+            ValueError: a number is no whole one or below 1, or the environment is unknown, its
+                module cannot be imported, it has no tasks, no horizon, or other actions than
+                vectors of real numbers, or does not keep to Gymnasium's interface.
         """
-        for name, number in (("tasks", tasks), ("episodes", episodes), ("horizon", horizon)):
-            if number is not None and number < 1:
+        numbers = {"tasks": tasks, "episodes": episodes, "horizon": horizon, "threads": threads}
+        for name, number in numbers.items():
+            if number is not None and arguments.whole(name, number) < 1:
                 raise ValueError(f"{name} is {number}; it must be at least 1.")
-        self.tasks = tasks
-        self.episodes = episodes
-        self.seed = seed
+        self.tasks = arguments.whole("tasks", tasks)
+        self.episodes = arguments.whole("episodes", episodes)
+        self.seed = arguments.whole("seed", seed)
+        flags = {"squared_reward": squared_reward, "oracle": oracle, "resample": resample}
+        for name, flag in flags.items():
+            arguments.boolean(name, flag)
         self.diverged = 0
         self.resample = resample
         options = {"threads": threads, "dynamics": dynamics, "squared": squared_reward}
@@ -131,12 +137,18 @@ class Sampler:
         ]
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
-        """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G]."""
+        """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G].
+
+        Without [G] where an environment of your own has other tasks than arrays of floats: they are
+        objects, each as the environment gave it.
+        """
         count = self.tasks * (self.episodes if self.resample else 1)
         drawn = self.env.sample_tasks(
             seeds.generator(self.seed, split, "tasks of episodes", index), count
         )
-        return drawn.reshape(self.tasks, self.episodes, -1) if self.resample else drawn
+        if not self.resample:
+            return drawn
+        return drawn.reshape(self.tasks, self.episodes, *drawn.shape[1:])
 
     def sample(
         self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
@@ -145,7 +157,7 @@ class Sampler:
 
         Args:
             act: the policy.
-            tasks: [T, G], or [T, E, G]: one an episode.
+            tasks: what `sample_tasks` returns, [T, G], or [T, E, G]: one an episode.
             index: meta-batch number.
             stage: inner step; each has its own noise.
             split: "train", "val" or "test".
@@ -154,16 +166,20 @@ class Sampler:
             New arrays, zero after an episode's end and at a step in which a simulation diverged.
 
         Raises:
-            ValueError: if the tasks are not T.
+            ValueError: if the tasks are not T, or an environment of your own raises an error, does
+                not keep to Gymnasium's interface, or gives numbers that are not finite in every
+                episode of a task.
         """
+        tasks = _as_array(tasks)
         if len(tasks) != self.tasks:
             raise ValueError(
                 f"{len(tasks)} tasks are given; the sampler was made for {self.tasks}."
             )
         rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
         shape = (self.tasks, self.episodes)
-        each = tasks if tasks.ndim == 3 else np.repeat(tasks[:, None], self.episodes, axis=1)
-        self.env.set_tasks(each.reshape(-1, each.shape[-1]))
+        one_an_episode = tasks.ndim == (2 if tasks.dtype == object else 3)
+        each = tasks if one_an_episode else np.repeat(tasks[:, None], self.episodes, axis=1)
+        self.env.set_tasks(each.reshape(-1, *each.shape[2:]))
         observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
         observations = observations.reshape(*shape, -1)
         noise = rng.standard_normal((self.horizon, *shape, self.action_size), np.float32)
@@ -175,7 +191,13 @@ class Sampler:
                 for t, env in self._lanes
             ]
         run = self._threads.map if len(lanes) > 1 else map
-        self.diverged += sum(run(lambda lane: self._roll_out(*lane), lanes))
+        diverged = sum(run(lambda lane: self._roll_out(*lane), lanes))
+        self.diverged += diverged
+        if diverged and isinstance(self.env, (envs.ForeignTasks, envs.ForeignVector)):
+            nothing = trajectories.mask.sum((1, 2)) == 0  # to learn from, of a task
+            self.env.refuse_divergence(np.flatnonzero(np.repeat(nothing, self.episodes)))
+            if diverged == self.tasks * self.episodes:
+                self.env.warn_of_divergence()
         return trajectories
 
     def _roll_out(
@@ -239,11 +261,13 @@ def _make(
     horizon: int | None,
     oracle: bool,
     options: dict,
-) -> envs.TaskVectorEnv | envs.ForeignTasks:
+) -> envs.TaskVectorEnv | envs.ForeignTasks | envs.ForeignVector:
     """B environments with `sample_tasks` and `set_tasks`."""
     if isinstance(environment, gymnasium.vector.VectorEnv):
         _check(environment, num_envs)
-        return cast(envs.TaskVectorEnv, environment)
+        if isinstance(environment, (envs.TaskVectorEnv, envs.ForeignTasks)):
+            return environment
+        return envs.ForeignVector(environment)
     if not isinstance(environment, str):
         return envs.ForeignTasks(environment, num_envs, oracle=oracle)
     ids = {entry.id: name for name, entry in envs.ENVIRONMENTS.items()}
@@ -258,21 +282,62 @@ def _make(
             autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED,
             **{key: options[key] for key in known.options},
         )
-    module, _, environment = environment.rpartition(":")
+    _register(environment)
+    id = environment.rpartition(":")[2]
+    return envs.ForeignTasks(
+        # Without Gymnasium's own checker: `ForeignTasks` says what is wrong in a sentence.
+        lambda: gymnasium.make(id, max_episode_steps=horizon, disable_env_checker=True),
+        num_envs,
+        oracle=oracle,
+        name=id,
+    )
+
+
+def _register(environment: str) -> None:
+    """Imports the module of "module:id", and refuses an id that is not registered then."""
+    module, _, id = environment.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
-        gymnasium.spec(environment)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{error}; is the directory of {module} on PYTHONPATH?") from error
-    except gymnasium.error.Error as error:
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in _prefixes(module):
+            raise ValueError(f"{error}; is the directory of {module} on PYTHONPATH?") from error
         raise ValueError(
-            f"environment {environment!r} is unknown; use one of {', '.join(envs.ENVIRONMENTS)}, "
-            "or an id that is registered with Gymnasium."
+            f"{module} cannot be imported, for it raised {envs.faults.brief(error)}; mend it until "
+            f'python -c "import {module}" works.'
         ) from error
-    return envs.ForeignTasks(
-        lambda: gymnasium.make(environment, max_episode_steps=horizon), num_envs, oracle=oracle
-    )
+    try:
+        gymnasium.spec(id)
+    except (gymnasium.error.Error, ValueError, TypeError) as error:
+        unknown = f"environment {id!r} is unknown"
+        if module:
+            unknown += f", for {module} does not register it"
+        raise ValueError(
+            f"{unknown}; use one of {', '.join(envs.ENVIRONMENTS)}, or an id that is registered "
+            "with Gymnasium."
+        ) from error
+
+
+def _prefixes(module: str) -> list[str]:
+    """The packages of a module, and itself."""
+    return list(itertools.accumulate(module.split("."), lambda head, tail: f"{head}.{tail}"))
+
+
+def _as_array(tasks: Any) -> np.ndarray:
+    """Tasks as an array: of numbers [T, G] or [T, E, G], or of objects [T] or [T, E]."""
+    if isinstance(tasks, np.ndarray):
+        return tasks
+    try:
+        array = np.asarray(tasks, np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.ndim > 1:
+        return array
+    if not isinstance(tasks, (list, tuple)):
+        raise ValueError(
+            f"the tasks given are {envs.faults.brief(tasks)}; give what sample_tasks returns."
+        )
+    return envs.task_forms.rows(tasks)
 
 
 def _check(environment: gymnasium.vector.VectorEnv, num_envs: int) -> None:

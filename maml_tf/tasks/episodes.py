@@ -8,11 +8,12 @@ class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.tasks import seeds
 from maml_tf.tasks.examples import (
     Examples,
@@ -86,6 +87,7 @@ class Episodes:
         queries = max(_range("shots", shots)) if queries is None else queries
         seeds.check_split(split)
         check_scale(scale)
+        arguments.boolean("rotations", rotations)
         if labels is not None:
             if counts is not None:
                 raise ValueError("counts and labels both say the classes; give one of them.")
@@ -98,7 +100,7 @@ class Episodes:
         self.ways = ways
         self.shots = shots
         self.queries = queries
-        self.seed = seed
+        self.seed = arguments.whole("seed", seed)
         self.split = split
         self.rotations = rotations
         self.scale = scale
@@ -131,6 +133,7 @@ class Episodes:
             ...] and y [T, N*Q]. Examples of a class are neighbours. A set whose size is drawn has a
             mask [T, N*K]; where that is False x is 0, or "".
         """
+        num_tasks = arguments.count("num_tasks", num_tasks, 1)
         rows = self._draw_rows(index, num_tasks)  # [T, N, M]
         if self.rotations:
             turns = 4.0 * self._draw("episode rotations", index, (num_tasks, self.ways, 1))
@@ -203,7 +206,7 @@ def _range(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: if it is neither.
     """
-    low, high = (size, size) if isinstance(size, (int, np.integer)) else _pair(name, size)
+    low, high = (size, size) if _is_whole(size) else _pair(name, size)
     if low > high:
         raise ValueError(f"{name} is {size}; give (low, high) with low <= high.")
     return int(low), int(high)
@@ -211,9 +214,29 @@ def _range(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
 
 def _pair(name: str, size: Any) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(isinstance(n, (int, np.integer)) for n in pair):
+    if len(pair) != 2 or not all(map(_is_whole, pair)):
         raise ValueError(f"{name} is {size!r}; give a whole number, or two as (low, high).")
     return pair[0], pair[1]
+
+
+def _is_whole(size: Any) -> TypeGuard[int]:
+    return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+
+
+def check_sizes(
+    ways: int, shots: int | tuple[int, int], queries: int | tuple[int, int] | None
+) -> tuple[int, int]:
+    """Refuses sizes of a task that are no positive whole numbers; returns the largest K and Q.
+
+    Raises:
+        ValueError: names the one that is not.
+    """
+    fewest, most = _range("shots", shots)
+    least, largest = _range("queries", most if queries is None else queries)
+    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
+        if arguments.whole(name, count) < 1:
+            raise ValueError(f"{name} is {count}; an episode needs at least 1.")
+    return most, largest
 
 
 def check_counts(
@@ -229,10 +252,7 @@ def check_counts(
     Raises:
         ValueError: a count is not positive, or there are too few classes or examples.
     """
-    (fewest, shots), (least, queries) = _range("shots", shots), _range("queries", queries)
-    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
-        if count < 1:
-            raise ValueError(f"{name} is {count}; an episode needs at least 1.")
+    shots, queries = check_sizes(ways, shots, queries)
     if ways > len(counts):
         raise ValueError(
             f"{ways}-way episodes need {ways} classes; the {split!r} split has {len(counts)}."

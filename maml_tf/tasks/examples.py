@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import arguments
+
 _ALIGNMENT = 64
 """Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
 
@@ -38,8 +40,18 @@ def grouped(images: Any, labels: Any) -> tuple[Any, list[int]]:
         ValueError: there is not one label an example.
     """
     labels = np.asarray(labels)
+    if labels.dtype == object and not all(isinstance(v, (str, bytes)) for v in labels.flat):
+        raise ValueError("labels hold objects; give a number or a name for each example.")
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError("labels hold NaN; give a number or a name for each example.")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     arrays = {"": images} if not isinstance(images, Mapping) else images
+    for array in arrays.values():
+        if not np.ndim(array):
+            raise ValueError(
+                f"the examples are {arguments.shown(array)}; give an array [examples, ...] beside "
+                "the labels."
+            )
     lengths = {len(array) for array in arrays.values()}
     if labels.ndim != 1 or lengths != {len(labels)}:
         raise ValueError(
@@ -70,10 +82,16 @@ def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndar
 def _flatten(images: Examples, counts: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
     if counts is not None:
         flat = np.atleast_1d(images)
+        counts = arguments.sizes("counts", [*counts] if np.ndim(counts) else counts, 0)
         if sum(counts) != len(flat):
             raise ValueError(f"counts add up to {sum(counts)}, but there are {len(flat)} examples.")
         return _check_values(flat), np.asarray(counts, np.int64)
     array = None if isinstance(images, (list, tuple)) else np.atleast_1d(images)
+    if array is not None and array.ndim > 2 and 0 in array.shape[2:]:
+        raise ValueError(
+            f"the examples are empty, of shape {list(array.shape[2:])}; give arrays [classes, "
+            "examples, ...] of numbers."
+        )
     classes = [np.asarray(examples) for examples in (images if array is None else array)]
     if any(examples.ndim == 0 for examples in classes):
         raise ValueError(
@@ -109,8 +127,11 @@ def _check_values(flat: np.ndarray) -> np.ndarray:
 
 def check_scale(scale: float | None) -> None:
     """Refuses what is neither None nor a positive number."""
-    if scale is not None and not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale is {scale}; give a positive number such as 1 / 255, or None.")
+    real = isinstance(scale, (int, float, np.integer, np.floating)) and not isinstance(scale, bool)
+    if scale is not None and not (real and scale > 0 and math.isfinite(scale)):
+        raise ValueError(
+            f"scale is {arguments.shown(scale)}; give a positive number such as 1 / 255, or None."
+        )
 
 
 def with_rotations(images: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.tasks import seeds
 from maml_tf.tasks.episodes import Episodes
 from maml_tf.types import Batch, Task
@@ -21,7 +22,15 @@ class JointBatches:
     """
 
     def __init__(self, episodes: Episodes):
-        """Takes the examples, and the size N * Q of a mini-batch, from episodes."""
+        """Takes the examples, and the size N * Q of a mini-batch, from episodes.
+
+        Raises:
+            ValueError: something else is given.
+        """
+        if not isinstance(episodes, Episodes):
+            raise ValueError(
+                f"JointBatches take Episodes, not {arguments.shown(episodes)}; make those first."
+            )
         self.batch_size = episodes.query_size
         self._episodes = episodes
         labels = episodes.labels()
@@ -39,6 +48,7 @@ class JointBatches:
             Task with query x [T, B, ...], served as the episodes serve it, and y [T, B] int32 in
             0 ... C-1, drawn independently. Nothing adapts, so the support set is the query set.
         """
+        num_tasks = arguments.count("num_tasks", num_tasks, 1)
         own = self._episodes
         rows = self._labels.shape[0]
         stream = seeds.stream(own.seed, own.split, "joint examples", index)

@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maml_tf.tasks import array_files, image_cache, image_files, seeds, split_files
-from maml_tf.tasks.episodes import Episodes, check_counts
+from maml_tf.tasks.episodes import Episodes, check_counts, check_sizes
 
 _LOG = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def miniimagenet_episodes(
         FileNotFoundError: if the data is missing.
         ValueError: if the data is damaged or the episodes are impossible.
     """
+    check_sizes(ways, shots, queries)
     source, folders = _find(data_dir, split, download)
     # Before the slow part, and by the names of the classes.
     sizes, names = list(source.counts.values()), list(source.counts)

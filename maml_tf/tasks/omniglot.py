@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maml_tf.tasks import image_cache, image_files, seeds
-from maml_tf.tasks.episodes import Episodes
+from maml_tf.tasks.episodes import Episodes, check_sizes
 
 DRAWINGS = 20
 SOURCE_SIZE = 105
@@ -68,6 +68,7 @@ def omniglot_episodes(
         ValueError: if the data is damaged or the episodes are impossible.
     """
     seeds.check_split(split)
+    check_sizes(ways, shots, queries)  # before the slow part
     images = omniglot_splits(omniglot_images(data_dir, download=download))[split]
     return Episodes(
         images,

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 import tensorflow as tf
 
+from maml_tf import arguments
+
 SPLITS = ("train", "val", "test")
 
 
@@ -40,7 +42,8 @@ def generator(seed: int, split: str, purpose: str, index: int) -> np.random.Gene
     Raises:
         ValueError: if the split is unknown.
     """
-    name = f"{int(seed)}/{check_split(split)}/{purpose}/{int(index)}"
+    seed, index = arguments.whole("seed", seed), arguments.whole("index", index)
+    name = f"{seed}/{check_split(split)}/{purpose}/{index}"
     return np.random.default_rng(list(hashlib.sha256(name.encode()).digest()))
 
 
@@ -62,7 +65,10 @@ def stream(seed: int, split: str, purpose: str, index: tf.Tensor | int) -> tf.Te
     Raises:
         ValueError: if the split is unknown.
     """
-    name = f"{int(seed)}/{check_split(split)}/{purpose}"
+    name = f"{arguments.whole('seed', seed)}/{check_split(split)}/{purpose}"
+    dtype = getattr(index, "dtype", None)
+    if not (isinstance(dtype, tf.DType) and dtype.is_integer):
+        index = arguments.whole("index", index)
     key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], dtype="<i4").astype(np.int32)
     # XLA takes int32 seeds only; a bitcast keeps all 64 bits of the index.
     return tf.bitwise.bitwise_xor(tf.bitcast(tf.cast(index, tf.int64), tf.int32), key)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.tasks import seeds
 from maml_tf.types import Batch, Task
 
@@ -57,15 +58,17 @@ class Sinusoid:
             fixed: the curves are those of meta-batch 0 in every meta-batch; points are fresh.
 
         Raises:
-            ValueError: if a count is not positive or the split is unknown.
+            ValueError: if a count is not a positive whole number, or the split is unknown.
         """
         queries = shots if queries is None else queries
         for name, count in (("shots", shots), ("queries", queries)):
-            if count < 1:
+            if arguments.whole(name, count) < 1:
                 raise ValueError(f"{name} is {count}; a sinusoid task needs at least 1.")
+        for name, flag in (("oracle", oracle), ("half", half), ("fixed", fixed)):
+            arguments.boolean(name, flag)
         self.shots = shots
         self.queries = queries
-        self.seed = seed
+        self.seed = arguments.whole("seed", seed)
         self.split = seeds.check_split(split)
         self.oracle = oracle
         self.half = half
@@ -82,6 +85,7 @@ class Sinusoid:
             Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
             x is [T, K, 3] and [T, Q, 3].
         """
+        num_tasks = arguments.count("num_tasks", num_tasks, 1)
         seed = seeds.stream(self.seed, self.split, "sinusoid inputs", index)
         x = seeds.uniform(seed, (num_tasks, self.shots + self.queries, 1), *INPUT_RANGE)
         support, query = x[:, : self.shots], x[:, self.shots :]

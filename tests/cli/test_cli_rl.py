@@ -1,6 +1,7 @@
 """Meta-RL by the same commands as supervised learning."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -273,6 +274,88 @@ def test_environments_that_do_not_do(environment, message, own_module, tmp_path,
     flags = ["--datasource=gymnasium", f"--environment={environment}", *SMALL]
     assert message in error_of(["train", *flags, f"--logdir={tmp_path / 'logs'}"], capsys)
     assert not (tmp_path / "logs").exists()
+
+
+BENT = {
+    "absent package": ("import nothing_there", r"my_bent cannot be imported.*nothing_there"),
+    "syntax": ("def (:", r"my_bent cannot be imported, for it raised SyntaxError"),
+    "error": ("1 / 0", r"my_bent cannot be imported, for it raised ZeroDivisionError"),
+    "exit": ("import sys; sys.exit(2)", r"my_bent cannot be imported, for it raised SystemExit"),
+    "no id": ("", r"'Bent-v0' is unknown, for my_bent does not register it"),
+    "no class": (
+        "import gymnasium; gymnasium.register('Bent-v0', 'nowhere:Bent', max_episode_steps=5)",
+        "Bent-v0 raised ModuleNotFoundError",
+    ),
+    "__init__": (
+        ["def __init__(self):", "    raise OSError('no robot')"],
+        r"Bent-v0 raised OSError \(no robot\) in __init__",
+    ),
+    "four values": (
+        ["def step(self, action):", "    return super().step(action)[:4]"],
+        "Bent-v0 raised ValueError .*step 1 of an episode with task .*not the old Gym's four",
+    ),
+    "no seed": (
+        ["def reset(self):", "    return super().reset()"],
+        "Bent-v0 raised TypeError .*in reset with task",
+    ),
+    "later": (
+        ["k = 0", "def step(self, action):", "    self.k += 1", "    1 / (4 - self.k)"]
+        + ["    return super().step(action)"],
+        r"Bent-v0 raised ZeroDivisionError .* in step 4 of an episode with task",
+    ),
+    "nan": (
+        ["def step(self, action):", "    return np.array([np.nan]), 0.0, False, False, {}"],
+        "Bent-v0 returned an observation that is not finite in step 1 of every episode with task",
+    ),
+}
+
+
+@pytest.fixture
+def bent_module(own_module, tmp_path):
+    """Writes `my_bent`: a module, or the methods of a class of its own."""
+
+    def write(text):
+        if not isinstance(text, str):
+            body = "\n    ".join(["class Bent(my_line.Line):", *text])
+            register = "gymnasium.register('Bent-v0', Bent, max_episode_steps=5)"
+            text = f"import gymnasium, numpy as np, my_line\n{body}\n{register}\n"
+        (tmp_path / "own" / "my_bent.py").write_text(text)
+        return "--datasource=gymnasium", "--environment=my_bent:Bent-v0", *SMALL
+
+    yield write
+    sys.modules.pop("my_bent", None)
+    gymnasium.registry.pop("Bent-v0", None)
+
+
+@pytest.mark.parametrize("fault", BENT)
+def test_what_an_environment_of_ones_own_does_wrong_is_one_line(
+    fault, bent_module, tmp_path, capsys
+):
+    text, message = BENT[fault]
+    flags = [*bent_module(text), "--metatrain_iterations=1", f"--logdir={tmp_path / 'logs'}"]
+    assert re.search(message, error_of(["train", *flags], capsys))
+    assert not list(tmp_path.glob("logs/*/checkpoints/*"))
+
+
+def test_tasks_without_a_generator_that_are_names(bent_module, tmp_path, capsys):
+    names = ["def sample_tasks(self, n):", "    return [f'{x:.2f}' for x in np.random.rand(n)]"]
+    names += ["def set_task(self, task):", "    self.goal = float(task)", "    task.upper()"]
+    flags = [*bent_module(names), "--metatrain_iterations=1"]
+    for logs in "ab":
+        assert run(["train", *flags, f"--logdir={tmp_path / logs}"]) == 0
+    assert_same(weights(tmp_path / "a" / "run", 1), weights(tmp_path / "b" / "run", 1))
+    message = error_of(["train", *flags, "--method=oracle", f"--logdir={tmp_path / 'c'}"], capsys)
+    assert "not made of numbers" in message
+
+
+def test_an_interrupt_in_an_environment_of_ones_own(bent_module, tmp_path):
+    flags = bent_module(["def step(self, action):", "    raise KeyboardInterrupt"])
+    assert run(["train", *flags, f"--logdir={tmp_path / 'logs'}"]) == 130
+
+
+def test_help_says_that_a_module_s_code_runs(capsys):
+    assert run(["--help"]) == 0
+    assert "which runs that module's code" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -356,5 +356,5 @@ def test_the_home_folder(monkeypatch, tmp_path):
     assert image_files.data_folder(None) == tmp_path / "sets"
     assert image_files.data_folder("~/x y") == tmp_path / "x y"
     assert image_files.data_folder("x/~") == pathlib.Path("x/~")
-    with pytest.raises(ValueError, match="not a path on this machine"):
+    with pytest.raises(ValueError, match="not a local directory"):
         image_files.data_folder("gs://bucket/data")

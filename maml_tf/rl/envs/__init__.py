@@ -6,11 +6,13 @@ gymnasium.make_vec("maml_tf/AntGoal-v0", num_envs=800, vectorization_mode="vecto
 
 from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
 from maml_tf.rl.envs.foreign import ForeignTasks
+from maml_tf.rl.envs.foreign_vector import ForeignVector
 from maml_tf.rl.envs.registry import ENVIRONMENTS, make_single, make_vector, register
 
 __all__ = [
     "ENVIRONMENTS",
     "ForeignTasks",
+    "ForeignVector",
     "TaskEnv",
     "TaskVectorEnv",
     "make_single",

@@ -136,7 +136,13 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         """
         self._tasks_fixed = tasks is not None
         if tasks is not None:
-            tasks = np.asarray(tasks, float)
+            try:
+                tasks = np.asarray(tasks, float)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"tasks are no numbers ({error}); give {list(self.tasks.shape)} numbers, one "
+                    "row an environment."
+                ) from error
             if tasks.shape != self.tasks.shape:
                 raise ValueError(
                     f"tasks have shape {list(tasks.shape)}; give {list(self.tasks.shape)}, one row "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -9,25 +10,97 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import flatdim
 
+from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs.faults import EnvironmentFault
 
-class _Numbered(gymnasium.Wrapper):
-    """An environment that knows which row of the tasks is its own."""
 
-    def __init__(self, env: gymnasium.Env, number: int):
+class _Guarded(gymnasium.Wrapper):
+    """An environment that knows its task and its step, and names both where it does wrong."""
+
+    def __init__(self, env: gymnasium.Env, name: str, number: int = 0):
         super().__init__(env)
-        self._number = number
+        self._name, self._number = name, number
+        self._task: Any = None
+        self._steps = 0
+        self._shape = env.observation_space.shape or ()
 
-    def take_task(self, tasks: np.ndarray) -> None:
-        env: Any = self.unwrapped
-        env.set_task(tasks[self._number])
+    def take_task(self, tasks: list) -> None:
+        """Sets the task of this environment's own row."""
+        self._task = tasks[self._number]
+        try:
+            self.env.get_wrapper_attr("set_task")(self._task)
+        except (Exception, SystemExit) as error:
+            raise self._raised("set_task", error) from error
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
+            raise self._raised("reset", error) from error
+        if not isinstance(result, tuple) or len(result) != 2:
+            alone = "" if isinstance(result, tuple) else " alone, as the old Gym did"
+            raise self._wrong("reset", f"returned {faults.brief(result)}{alone}")
+        self._steps = 0
+        return self._checked("reset", faults.observation(result[0], self._shape)), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._steps += 1
+        try:
+            result = self.env.step(action)
+        except (Exception, SystemExit) as error:
+            raise self._raised("step", error) from error
+        if not isinstance(result, tuple) or len(result) != 5:
+            many = f"{len(result)} values, as the old Gym did" if isinstance(result, tuple) else ""
+            raise self._wrong("step", f"returned {many or faults.brief(result)}")
+        seen, reward, terminated, truncated, _ = result
+        # What is right at a glance costs no call.
+        if not (
+            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype.kind == "f"
+        ):
+            seen = self._checked("step", faults.observation(seen, self._shape))
+        if not isinstance(reward, float):
+            reward = self._checked("step", faults.reward(reward))
+        if not isinstance(terminated, bool):
+            terminated = self._checked("step", faults.flag("terminated", terminated))
+        if not isinstance(truncated, bool):
+            truncated = self._checked("step", faults.flag("truncated", truncated))
+        return seen, reward, terminated, truncated, {}  # nothing reads an environment's own infos
+
+    def close(self) -> None:
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            faults.warn_once(f"{self._name} raised {faults.brief(error)} in close.")
+
+    def _checked(self, method: str, value: Any) -> Any:
+        if isinstance(value, str):
+            raise self._wrong(method, value)
+        return value
+
+    def _where(self, method: str) -> str:
+        return f"{faults.place(method, self._steps)} with task {faults.brief(self._task)}"
+
+    def _raised(self, method: str, error: BaseException) -> EnvironmentFault:
+        return faults.raised(self._name, method, error, self._where(method))
+
+    def _wrong(self, method: str, what: str) -> EnvironmentFault:
+        return faults.wrong(self._name, method, what, self._where(method))
 
 
 class ForeignTasks(gymnasium.vector.VectorWrapper):
     """B environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
 
+    `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
+    a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
+    `sample_tasks` gave. Either may be a wrapper's: the outermost that has it is asked.
+
     Actions in [-1, 1] are scaled to the action space and clipped, where it has bounds. An
     environment that returns numbers that are not finite ends there: it keeps its last observation,
     its reward is 0, and `infos["diverged"]` marks it. The next step resets ended environments.
+    Environments' own infos are not handed on.
+
+    Whatever an environment raises, or returns against Gymnasium's interface, is a `ValueError` of
+    one sentence that names the environment, the task and the step.
     """
 
     def __init__(
@@ -37,48 +110,174 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         *,
         oracle: bool = False,
         asynchronous: bool = False,
+        name: str = "",
     ):
-        """Makes the environments.
+        """Makes the environments, and tries one of them for a step.
 
         Args:
             make: makes one environment.
             num_envs: B.
-            oracle: append the task to the observation.
+            oracle: append the task to the observation: its numbers, a dictionary's in the order of
+                the keys.
             asynchronous: step each in a process of its own.
+            name: of the environment, for messages; by default its id or class.
 
         Raises:
-            ValueError: if the environment has no tasks, no vectors of real numbers as actions, or
-                none as observations.
+            ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
+                actions or none as observations, does not keep to Gymnasium's interface, or `make`
+                returns the same object again.
         """
-        self._one = make()
-        _check(self._one)
-        vector = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
-        self._vector = vector([_maker(make, number) for number in range(num_envs)])
-        super().__init__(self._vector)
+        self._one = _made(make, name)
+        self.name = name = name or faults.name_of(self._one)
+        try:
+            _check(name, self._one)
+        except ValueError:
+            raise
+        except Exception as error:  # of a property of the environment's
+            raise faults.raised(name, "__init__", error) from error
+        self._trial = _Guarded(self._one, name)
+        sample = self._one.get_wrapper_attr("sample_tasks")
+        self._draws = task_forms.TaskDraws(name, sample, self._one)
+        drawn = self._draws.refuse_other_chance(num_envs, self._begin)
+        self._form = drawn[0] if task_forms.rows(drawn).dtype != object else None
+        self._as_vector = self._try(drawn[0])
         self.oracle = oracle
-        self._tasks = self.sample_tasks(np.random.default_rng(0), num_envs)
+        self._shown = self._numbers(task_forms.rows(drawn)) if oracle else np.zeros((num_envs, 0))
+        self._vector = self._make_all(make, num_envs, asynchronous)
+        super().__init__(self._vector)
         self.max_episode_steps = self._one.spec.max_episode_steps if self._one.spec else None
-        size = flatdim(self._one.observation_space)
-        size += self._tasks.shape[1] if oracle else 0
+        size = flatdim(self._one.observation_space) + self._shown.shape[1]
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
         box = cast(gymnasium.spaces.Box, self._one.action_space)
         self._low, self._high = box.low, box.high
         self._last = np.zeros((num_envs, size), np.float32)
+        self._tasks: list = list(drawn)
+        self._steps = 0
+        self._divergences = faults.Divergences(name)
+
+    def _make_all(self, make: Callable, num_envs: int, asynchronous: bool) -> Any:
+        """All environments in one; each has to be an object of its own."""
+        kind = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
+        # Each process of its own makes its own objects.
+        met = None if asynchronous else {id(self._one.unwrapped): self._one.unwrapped}
+        makers = [_maker(make, self.name, number, met) for number in range(num_envs)]
+        try:
+            return kind(makers)  # type: ignore[arg-type]
+        except (Exception, SystemExit) as error:
+            raise faults.raised(self.name, "__init__", error) from error
+
+    def _begin(self, task: Any) -> None:
+        """Sets a task, in the form that the environment takes, if it takes either."""
+        for form in (task, np.array([task])):
+            with contextlib.suppress(EnvironmentFault):
+                self._trial.take_task([form])
+                return
+
+    def _try(self, task: Any) -> bool:
+        """Takes one step with a task; whether a number has to come as a vector of one."""
+        try:
+            self._try_as(task)
+        except EnvironmentFault as fault:
+            if not (
+                isinstance(fault.__cause__, (TypeError, IndexError)) and task_forms.is_number(task)
+            ):
+                raise
+            try:
+                self._try_as(np.array([task]))
+            except EnvironmentFault:
+                raise fault from fault.__cause__
+            return True
+        return False
+
+    def _try_as(self, task: Any) -> None:
+        self._trial.take_task([task])
+        seen, _ = self._trial.reset(seed=0)
+        if not np.isfinite(seen).all():
+            raise self._not_finite(task)
+        box = cast(gymnasium.spaces.Box, self._one.action_space)
+        with np.errstate(all="ignore"):
+            middle = np.where(np.isfinite(box.low + box.high), 0.5 * (box.low + box.high), 0.0)
+        self._trial.step(middle.astype(box.dtype))
+
+    def _not_finite(self, task: Any) -> EnvironmentFault:
+        return faults.wrong(
+            self.name,
+            "reset",
+            "returned an observation that is not finite (NaN or infinite)",
+            f"reset with task {faults.brief(task)}",
+        )
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks [num_tasks, G], as the environment does."""
-        env: Any = self._one.unwrapped
-        tasks = np.asarray(env.sample_tasks(rng, num_tasks), np.float64)
-        return tasks.reshape(num_tasks, -1)
+        """Draws tasks, as the environment does.
+
+        Returns:
+            [num_tasks, G] float64 where the environment gives an array of floats, else
+            [num_tasks] objects, each as the environment gives it.
+        """
+        drawn = self._draws(rng, num_tasks)
+        made = task_forms.rows(drawn)
+        kept = None if self._form is None else np.shape(self._form)
+        now = None if made.dtype == object else np.shape(drawn[0])
+        if kept != now:
+            raise EnvironmentFault(
+                f"{self.name} gave {_shape(kept)} as tasks before, and {_shape(now)} now; let "
+                "sample_tasks give tasks of one form."
+            )
+        return made
 
     def set_tasks(self, tasks: np.ndarray) -> None:
-        """Sets each environment's task, [B, G]."""
-        self._tasks = np.asarray(tasks, np.float64)
+        """Sets each environment's task: B rows of what `sample_tasks` returns.
+
+        Raises:
+            ValueError: there are not B of them, or they have another form.
+        """
+        if len(tasks) != self.num_envs:
+            raise ValueError(f"{len(tasks)} tasks are given for {self.num_envs} environments.")
+        if self.oracle:
+            self._shown = self._numbers(tasks)
+        self._tasks = self._given(tasks)
         self._vector.call("take_task", self._tasks)
 
+    def _given(self, tasks: np.ndarray) -> list:
+        """Tasks as the environment gave them."""
+        given: list = list(tasks)
+        if self._form is not None and not _are_objects(tasks):
+            form = np.asarray(self._form)
+            try:
+                given = list(np.reshape(tasks, (len(tasks), *form.shape)).astype(form.dtype))
+            except ValueError as error:
+                raise ValueError(
+                    f"tasks have shape {list(np.shape(tasks))}; {self.name} takes "
+                    f"{_shape(form.shape)}, one a row."
+                ) from error
+        if self._as_vector:
+            given = [np.array([task]) if task_forms.is_number(task) else task for task in given]
+        return given
+
+    def _numbers(self, tasks: np.ndarray) -> np.ndarray:
+        """What an oracle is shown of each task, [B, G]."""
+        made = [task_forms.numbers_of(self.name, task) for task in tasks]
+        shown = getattr(self, "_shown", None)
+        size = len(made[0]) if shown is None else shown.shape[1]
+        if any(len(one) != size for one in made):
+            raise EnvironmentFault(
+                f"{self.name} has tasks of different numbers of values, so that an oracle cannot "
+                f"observe them; give every task {size}, or leave the oracle."
+            )
+        return np.stack(made)
+
     def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes; returns observations [B, O] float32."""
+        """Starts new episodes; returns observations [B, O] float32.
+
+        Raises:
+            ValueError: an observation is not finite.
+        """
         observations, infos = self.env.reset(**kwargs)
+        finite = np.isfinite(observations).all(axis=1)
+        if not finite.all():
+            raise self._not_finite(self._tasks[int(np.argmin(finite))])
+        self._steps = 0
+        self._divergences.clear()
         self._last = self._with_tasks(observations)
         return self._last, infos
 
@@ -92,36 +291,101 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         clipped = np.where(bounded, np.clip(actions, -1.0, 1.0), actions)
         scaled = (low + 0.5 * (clipped + 1.0) * span).astype(self._low.dtype)
         observations, rewards, terminated, truncated, infos = self.env.step(scaled)
+        self._steps += 1
         observations = self._with_tasks(observations)
         diverged = ~(np.isfinite(observations).all(axis=1) & np.isfinite(rewards))
-        observations[diverged] = self._last[diverged]
-        rewards[diverged] = 0.0
+        if diverged.any():
+            self._divergences.note(diverged, self._steps, actions, rewards)
+            observations[diverged] = self._last[diverged]
+            rewards[diverged] = 0.0
         self._last = observations
         infos = {**infos, "diverged": diverged}
         return observations, rewards, terminated | diverged, truncated, infos
 
+    def refuse_divergence(self, rows: np.ndarray) -> None:
+        """Refuses environments of which nothing was learned, as `Divergences.refuse`."""
+        self._divergences.refuse(rows, self._tasks)
+
+    def warn_of_divergence(self) -> None:
+        """Says once that all episodes ended because numbers were not finite."""
+        self._divergences.warn(self._tasks)
+
     def _with_tasks(self, observations: np.ndarray) -> np.ndarray:
-        blocks = [observations, self._tasks] if self.oracle else [observations]
+        blocks = [observations, self._shown] if self.oracle else [observations]
         return np.concatenate(blocks, axis=1, dtype=np.float32)
 
+    def close(self, **kwargs) -> None:
+        """Closes all environments, the one that draws tasks among them."""
+        with contextlib.suppress(Exception):
+            self._trial.close()
+        super().close(**kwargs)
 
-def _maker(make: Callable[[], gymnasium.Env], number: int) -> Callable[[], gymnasium.Env]:
-    return lambda: _Numbered(make(), number)
+
+def _is_number(task: Any) -> bool:
+    return task_forms.is_number(task)
 
 
-def _check(env: gymnasium.Env) -> None:
+def _are_objects(tasks: Any) -> bool:
+    return isinstance(tasks, np.ndarray) and tasks.dtype == object
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "objects" if shape is None else f"floats of shape {list(shape)}"
+
+
+def _made(make: Callable[[], gymnasium.Env], name: str) -> gymnasium.Env:
+    """One environment, or the reason why there is none."""
+    if isinstance(make, gymnasium.Env) or not callable(make):
+        what = faults.name_of(make) if isinstance(make, gymnasium.Env) else faults.brief(make)
+        raise ValueError(
+            f"{what} is no function that makes environments; give one that makes a new one at "
+            "every call, such as the class."
+        )
+    name = name or getattr(make, "__name__", type(make).__name__)
+    try:
+        env = make()
+    except (Exception, SystemExit) as error:
+        raise faults.raised(name, "__init__", error) from error
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(
+            f"{name} made {faults.brief(env)}, which is no gymnasium.Env; return an environment of "
+            "a class that inherits from gymnasium.Env."
+        )
+    return env
+
+
+def _maker(
+    make: Callable[[], gymnasium.Env], name: str, number: int, met: dict[int, Any] | None
+) -> Callable[[], gymnasium.Env]:
+    """Makes one environment, which must not be among those met before."""
+
+    def maker() -> gymnasium.Env:
+        env = _made(make, name)
+        if met is not None:
+            if id(env.unwrapped) in met:
+                raise EnvironmentFault(
+                    f"{name} is one object for several tasks; let the function make a new "
+                    "environment at every call."
+                )
+            met[id(env.unwrapped)] = env.unwrapped
+        return _Guarded(env, name, number)
+
+    return maker
+
+
+def _check(name: str, env: gymnasium.Env) -> None:
     """Refuses an environment that has no tasks or other spaces than vectors of real numbers."""
-    name = env.spec.id if env.spec else type(env.unwrapped).__name__
-    missing = [m for m in ("sample_tasks", "set_task") if not hasattr(env.unwrapped, m)]
+    missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
     if missing:
         raise ValueError(
             f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), "
             "set_task(task))."
         )
-    check_spaces(name, env.observation_space, env.action_space)
+    spaces = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
+    check_spaces(name, *spaces)
 
 
-def check_spaces(name: str, observations: gymnasium.Space, actions: gymnasium.Space) -> None:
+def check_spaces(name: str, observations: Any, actions: Any) -> None:
     """Refuses spaces other than vectors of real numbers.
 
     Raises:
@@ -131,6 +395,6 @@ def check_spaces(name: str, observations: gymnasium.Space, actions: gymnasium.Sp
         real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
         if not real or len(space.shape or ()) != 1:
             raise ValueError(
-                f"{name} has {kind} {space}; a Gaussian policy needs a Box of real numbers with "
-                "one axis."
+                f"{name} has {kind} {' '.join(str(space).split())}; a Gaussian policy needs a Box "
+                "of real numbers with one axis."
             )

@@ -1,0 +1,181 @@
+"""What an environment of a user's does wrong, in one sentence: which one, where, and what to do."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+_LOG = logging.getLogger(__name__)
+
+_LENGTH = 90
+"""Characters of a task, or of an error's own words, that a sentence shows."""
+
+MENDS = {
+    "__init__": "gymnasium.make, or the function given, makes one without arguments",
+    "sample_tasks": "sample_tasks(rng, n) draws n tasks with rng",
+    "set_task": "set_task(task) takes what sample_tasks gave",
+    "set_tasks": "set_tasks(tasks) takes what sample_tasks gave, one an environment",
+    "reset": "reset(seed=..., options=...) returns an observation of its space and a dictionary",
+    "step": "step(action) returns observation, reward, terminated, truncated and a dictionary",
+}
+"""What each method is to do."""
+
+
+class EnvironmentFault(ValueError):
+    """An environment raised an error, or returned something else than Gymnasium's interface."""
+
+
+def name_of(env: gymnasium.Env) -> str:
+    """The id that an environment is registered by, or its class."""
+    return env.spec.id if env.spec else type(env.unwrapped).__name__
+
+
+def brief(value: Any) -> str:
+    """A value in one line of bounded length; an error by its type and first line."""
+    if isinstance(value, BaseException):
+        lines = str(value).strip().splitlines()
+        return f"{type(value).__name__}{f' ({_cut(lines[0])})' if lines else ''}"
+    try:
+        return _cut(" ".join(repr(value).split()))
+    except Exception:  # of a task's own __repr__
+        return f"a {type(value).__name__}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LENGTH else text[: _LENGTH - 3] + "..."
+
+
+def raised(name: str, method: str, error: BaseException, where: str = "") -> EnvironmentFault:
+    """The fault of an error that a method raised.
+
+    Args:
+        name: of the environment.
+        method: a key of `MENDS`.
+        error: what was raised.
+        where: the step and the task, if there are any.
+    """
+    if isinstance(error, EnvironmentFault):
+        return error
+    return EnvironmentFault(
+        f"{name} raised {brief(error)} in {where or method}; mend it: {MENDS[method]}"
+        f"{_old_interface(method, error)}."
+    )
+
+
+def wrong(name: str, method: str, what: str, where: str) -> EnvironmentFault:
+    """The fault of what a method returned; arguments as `raised`."""
+    return EnvironmentFault(f"{name}, in {where}, {what}; mend it: {MENDS[method]}.")
+
+
+def place(method: str, step: int) -> str:
+    """The name of a method, or which step of an episode, from 1."""
+    return f"step {step} of an episode" if method == "step" else method
+
+
+@functools.cache
+def warn_once(sentence: str) -> None:
+    """Says it once in this process."""
+    _LOG.warning("%s", sentence)
+
+
+def _old_interface(method: str, error: BaseException) -> str:
+    """A few words where the error is that of unpacking what the old Gym's `step` returns."""
+    old = method == "step" and isinstance(error, ValueError) and "unpack" in str(error)
+    return ", five values, not the old Gym's four" if old else ""
+
+
+def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
+    """An observation as an array, or what is wrong with it in a few words."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        return f"returned an observation that is no array: {brief(error)}"
+    if array.dtype.kind not in "fiub":
+        return f"returned an observation that holds no real numbers but {array.dtype}"
+    if array.shape != shape:
+        return f"returned an observation of shape {array.shape} where its space has {shape}"
+    return array
+
+
+def reward(value: Any) -> float | str:
+    """A reward as a number, or what is wrong with it in a few words."""
+    if isinstance(value, (float, int, np.floating, np.integer)):
+        try:
+            return float(value)
+        except OverflowError:
+            return "returned a reward beyond all floats"
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        return f"returned a reward that is no number: {brief(error)}"
+    if array.ndim or array.dtype.kind not in "fiub":
+        return f"returned the reward {brief(value)}, which is not one number"
+    return float(array)
+
+
+def flag(name: str, value: Any) -> bool | str:
+    """`terminated` or `truncated` as a bool, or what is wrong with it in a few words."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype == bool:
+        return bool(value)
+    return f"returned {name}={brief(value)}, which is not a bool"
+
+
+class Divergences:
+    """Where environments returned numbers that are not finite, since their last reset."""
+
+    def __init__(self, name: str):
+        """Takes the environments' name."""
+        self._name = name
+        self._first: dict[int, str] = {}
+        self._is_told = False
+
+    def clear(self) -> None:
+        """Begins new episodes."""
+        self._first = {}
+
+    def note(self, rows: np.ndarray, step: int, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Keeps the first time of each environment; not where the action was not finite itself.
+
+        Args:
+            rows: [B] bool: which environments did.
+            step: from 1.
+            actions: [B, A].
+            rewards: [B].
+        """
+        for row in np.flatnonzero(rows & np.isfinite(actions).all(axis=1)):
+            what = "an observation" if np.isfinite(rewards[row]) else f"the reward {rewards[row]}"
+            self._first.setdefault(int(row), f"{what} that is not finite in step {step}")
+
+    def refuse(self, rows: np.ndarray, tasks: Sequence[Any]) -> None:
+        """Refuses episodes of no use.
+
+        Args:
+            rows: their environments.
+            tasks: of all environments.
+
+        Raises:
+            ValueError: names the first one's task and step.
+        """
+        for row in rows:
+            if row in self._first:
+                raise EnvironmentFault(
+                    f"{self._name} returned {self._first[row]} of every episode with task "
+                    f"{brief(tasks[row])}; mend its step, or do not draw this task."
+                )
+
+    def warn(self, tasks: Sequence[Any]) -> None:
+        """Says once that all episodes ended so."""
+        for row, what in list(self._first.items())[:1]:
+            if not self._is_told:
+                _LOG.warning(
+                    "All episodes of %s ended early: it returned %s of an episode with task %s.",
+                    *(self._name, what, brief(tasks[row])),
+                )
+            self._is_told = True

@@ -1,0 +1,251 @@
+"""The tasks of an environment of a user's: drawn as its `sample_tasks` takes it, kept as they are.
+
+A task may be a number, an array, a name, an index, a dictionary or any other object.
+
+Shape letters: n tasks, G numbers of a task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import numbers
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from maml_tf.rl.envs.faults import EnvironmentFault, brief, raised
+
+_COUNTS = (
+    "n num number count size num_tasks n_tasks ntasks tasks task_count number_of_tasks amount k "
+    "batch_size meta_batch_size"
+).split()
+_MAKERS: dict[str, Callable[[np.random.Generator, int], Any]] = {
+    **dict.fromkeys(("rng", "generator", "gen", "np_random", "random"), lambda rng, seed: rng),
+    "seed": lambda rng, seed: seed,
+    "random_state": lambda rng, seed: np.random.RandomState(seed),
+}
+"""Parameters of `sample_tasks` that chance comes by, and what they are given."""
+
+
+class TaskDraws:
+    """An environment's `sample_tasks`, called by its own signature, as a function of a generator.
+
+    One that takes no generator draws from `np_random`, NumPy or `random`; all are seeded around the
+    call, and if that does not do, `reset(seed=...)` comes before it.
+    """
+
+    def __init__(self, name: str, sample: Callable, env: Any):
+        """Takes the function, and the environment that it belongs to.
+
+        Raises:
+            ValueError: the function takes other things than a generator and a number of tasks.
+        """
+        self._name, self._sample, self._env = name, sample, env
+        self._arguments = _arguments_of(name, sample)
+        self._resets = False
+
+    def __call__(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray | list:
+        """Draws tasks, n of them, as the environment gives them.
+
+        Raises:
+            ValueError: the environment raises an error, or gives something else than n tasks.
+        """
+        seed = int(copy.deepcopy(rng).integers(2**31))
+        args, kwargs = self._arguments(rng, seed, num_tasks)
+        try:
+            with _seeded(self._env, seed):
+                if self._resets:
+                    self._env.reset(seed=seed)
+                drawn = self._sample(*args, **kwargs)
+                drawn = list(drawn) if isinstance(drawn, Iterator) else drawn
+        except (Exception, SystemExit) as error:
+            raise raised(self._name, "sample_tasks", error) from error
+        wrong = isinstance(drawn, (str, bytes, Mapping, set, frozenset))
+        if (
+            wrong
+            or not hasattr(drawn, "__len__")
+            or (isinstance(drawn, np.ndarray) and not drawn.ndim)
+        ):
+            raise EnvironmentFault(
+                f"{self._name} gave {brief(drawn)} where {num_tasks} tasks were asked for; "
+                "sample_tasks returns an array or a list, one entry a task."
+            )
+        if len(drawn) != num_tasks:
+            raise EnvironmentFault(
+                f"{self._name} gave {len(drawn)} tasks where {num_tasks} were asked for; "
+                "sample_tasks(rng, n) returns n of them."
+            )
+        return drawn
+
+    def refuse_other_chance(self, num_tasks: int, begin: Callable[[Any], None]) -> Any:
+        """Checks that the same seed draws the same tasks, and returns these.
+
+        Args:
+            num_tasks: how many are drawn.
+            begin: sets a task, which some environments need before a reset.
+
+        Raises:
+            ValueError: two draws of one seed differ.
+        """
+        self._draw(num_tasks)  # the first draw may make a stock of tasks
+        if same(self._draw(num_tasks), drawn := self._draw(num_tasks)):
+            return drawn
+        begin(drawn[0])
+        self._resets = True
+        if same(self._draw(num_tasks), drawn := self._draw(num_tasks)):
+            return drawn
+        raise EnvironmentFault(
+            f"{self._name} drew different tasks from the same seed, so that no run could be "
+            "repeated; draw in sample_tasks(rng, n) from rng alone, and keep no state."
+        )
+
+    def _draw(self, num_tasks: int) -> Any:
+        return self(np.random.default_rng(0), num_tasks)
+
+
+@contextlib.contextmanager
+def _seeded(env: Any, seed: int) -> Iterator[None]:
+    """Seeds an environment's own generator and, for a while, those of the whole program."""
+    own = getattr(env, "unwrapped", env)
+    with contextlib.suppress(AttributeError):  # a property of the environment's own
+        own.np_random = gymnasium.utils.seeding.np_random(seed)[0]
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+
+
+def _arguments_of(name: str, sample: Callable) -> Callable[[Any, int, int], tuple[list, dict]]:
+    """How to call `sample_tasks`: `(rng, seed, n) -> args, kwargs`."""
+    try:
+        given = list(inspect.signature(sample).parameters.values())
+    except (TypeError, ValueError):  # a builtin, which does not tell
+        return lambda rng, seed, n: ([rng, n], {})
+    own = [p for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not own and any(p.kind is p.VAR_POSITIONAL for p in given):
+        return lambda rng, seed, n: ([rng, n], {})
+    chance = next((p for p in own if _is_chance(p)), None)
+    count = next((p for p in own if p is not chance and _is_count(p)), None)
+    rest = [p for p in own if p is not chance and p is not count]
+    rest.sort(key=lambda p: p.default is not p.empty)  # what must be given first
+    if chance is None and sum(p.default is p.empty for p in rest) > (count is None):
+        chance = rest.pop(0)
+    if count is None and rest:
+        count = rest.pop(0)
+    left = [p.name for p in rest if p.default is p.empty]
+    if count is None or left:
+        takes = f"takes {', '.join(p.name for p in own) or 'nothing'}"
+        raise EnvironmentFault(
+            f"{name} has a sample_tasks that {takes}; let it take (rng, n), or n alone, the number "
+            "of tasks."
+        )
+
+    def arguments(rng: Any, seed: int, n: int) -> tuple[list, dict]:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for place, parameter in enumerate(own):
+            if parameter is count:
+                value: Any = n
+            elif parameter is chance:
+                value = _MAKERS.get(parameter.name.lower(), _MAKERS["rng"])(rng, seed)
+            else:
+                continue
+            if parameter.kind is parameter.KEYWORD_ONLY or len(args) < place:
+                kwargs[parameter.name] = value
+            else:
+                args.append(value)
+        return args, kwargs
+
+    return arguments
+
+
+def _is_chance(parameter: inspect.Parameter) -> bool:
+    return parameter.name.lower() in _MAKERS or "Generator" in str(parameter.annotation)
+
+
+def _is_count(parameter: inspect.Parameter) -> bool:
+    return parameter.name.lower() in _COUNTS or parameter.annotation in (int, "int")
+
+
+# --- rows of tasks ---
+
+
+def rows(drawn: Any) -> np.ndarray:
+    """Tasks as one array: [n, G] float64 of an array of floats, else [n] objects as given."""
+    if isinstance(drawn, np.ndarray) and drawn.dtype.kind == "f":
+        return np.asarray(drawn, np.float64).reshape(len(drawn), -1)
+    made = np.empty(len(drawn), object)
+    for index in range(len(drawn)):
+        made[index] = drawn[index]
+    return made
+
+
+def numbers_of(name: str, task: Any) -> np.ndarray:
+    """A task's numbers [G]: an array row after row, a dictionary in the order of its keys.
+
+    Raises:
+        ValueError: it holds something else than numbers.
+    """
+    flat: list[float] = []
+    try:
+        _collect(task, flat)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise EnvironmentFault(
+            f"{name} has the task {brief(task)}, which is not made of numbers, so that an oracle "
+            "cannot observe it; give numbers as tasks, or leave the oracle."
+        ) from error
+    return np.asarray(flat, np.float64)
+
+
+def _collect(task: Any, flat: list[float]) -> None:
+    if isinstance(task, Mapping):
+        for key in sorted(task, key=str):
+            _collect(task[key], flat)
+    elif isinstance(task, (numbers.Real, np.bool_)):
+        flat.append(float(task))
+    elif isinstance(task, (list, tuple)):
+        for part in task:
+            _collect(part, flat)
+    else:
+        array = np.asarray(task)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{array.dtype}")
+        flat.extend(array.astype(np.float64).ravel().tolist())
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two draws are the same, as far as can be told."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, np.ndarray) and one.dtype != object:
+        return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (Sequence, np.ndarray)) and not isinstance(one, (str, bytes)):
+        return len(one) == len(other) and all(map(same, one, other))
+    try:
+        if bool(np.all(one == other)):
+            return True
+    except Exception:  # of a comparison of the user's
+        return True
+    kept = getattr(one, "__dict__", None)
+    if kept:
+        return same(kept, vars(other))
+    # Objects without values to compare are taken for the same, and numbers only if both are NaN.
+    return type(one).__eq__ is object.__eq__ or one != one
+
+
+def is_number(task: Any) -> bool:
+    """Whether a task is one real number."""
+    return isinstance(task, (numbers.Real, np.bool_)) or (
+        isinstance(task, np.ndarray) and task.ndim == 0 and task.dtype.kind in "fiub"
+    )
