@@ -273,7 +273,8 @@ def _refuse_others(
 
 def _saved_iterations(directory: Path) -> list[int]:
     # The index file is written last, and removed first.
-    found = map(_INDEX.fullmatch, os.listdir(directory) if directory.is_dir() else [])
+    names = os.listdir(directory) if directory.is_dir() else []
+    found = (_INDEX.fullmatch(name) for name in names if (directory / name).is_file())
     return sorted(int(match[1]) for match in found if match)
 
 

@@ -112,7 +112,7 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
     checkpoints.sweep()
     file, described = directory / LEARNER_FILE, describe(learner, tasks)
     # A run that has not come to its first checkpoint holds nothing to contradict.
-    saved = _read(file) if file.exists() and checkpoints.available() else None
+    saved = _read(file) if file.is_file() and checkpoints.available() else None
     if saved is not None:
         _refuse_another(directory, saved, described)
     rate = _learning_rate(learner)

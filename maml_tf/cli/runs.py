@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from maml_tf import checksums, result_files
+from maml_tf import checksums, result_files, texts
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, on_cpu
@@ -76,11 +76,11 @@ def opened(config: Config) -> Iterator[Path]:
       OSError: it cannot be written.
     """
     directory = run_directory(config)
-    if (directory / FLAGS_FILE).exists() and not config.resume:
+    if (directory / FLAGS_FILE).is_file() and not config.resume:
         with run_lock(directory):
             set_aside(directory)
     with run_lock(directory):
-        if (directory / FLAGS_FILE).exists():
+        if (directory / FLAGS_FILE).is_file():
             others = contradictions(read_flags(directory), config)
             if others:
                 raise ValueError(
@@ -104,7 +104,7 @@ def read_flags(directory: Path) -> Config:
       ValueError: they are not as they were written.
     """
     file = directory / FLAGS_FILE
-    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    text = texts.decode(file.read_bytes(), str(file)).replace("\r\n", "\n")
     flags, found, digest = text.rpartition(_CHECKSUM)
     if found and digest.strip() != _digest(flags):
         raise ValueError(
@@ -141,8 +141,8 @@ def find(paths: list[str]) -> list[Path]:
     """
     found = []
     for path in map(Path, paths):
-        runs = [path] if (path / FLAGS_FILE).exists() else []
-        runs = runs or sorted(flags_file.parent for flags_file in path.glob(f"*/{FLAGS_FILE}"))
+        runs = [path] if (path / FLAGS_FILE).is_file() else []
+        runs = runs or sorted(f.parent for f in path.glob(f"*/{FLAGS_FILE}") if f.is_file())
         if not runs:
             raise FileNotFoundError(f"No run in {path}: no {FLAGS_FILE} there or one level below.")
         found += runs
@@ -167,7 +167,7 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
         directory = run_directory(config.trained())
         config = dataclasses.replace(config, init="")
         untrained = config.method == "random"  # so that there is no run before its evaluation
-        if not (untrained or (directory / FLAGS_FILE).exists()):
+        if not (untrained or (directory / FLAGS_FILE).is_file()):
             raise FileNotFoundError(
                 f"No trained run in {directory}; train it with the same flags first, or name a "
                 "run's directory."
@@ -189,7 +189,7 @@ def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
     except ValueError:  # They are fit for the release's own flags alone.
         return False
     flags_file = run_directory(config) / FLAGS_FILE
-    if not flags_file.exists() or contradictions(read_flags(flags_file.parent), config):
+    if not flags_file.is_file() or contradictions(read_flags(flags_file.parent), config):
         return False
     _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
     return True
@@ -225,7 +225,7 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
         directory.mkdir(parents=True, exist_ok=True)
         return learner, iteration
     if config.method == "random":
-        if not (directory / FLAGS_FILE).exists():
+        if not (directory / FLAGS_FILE).is_file():
             with opened(config.trained()):
                 pass
         return learner, 0
