@@ -19,6 +19,7 @@ from maml_tf.export import export
 from maml_tf.functional import functional
 from maml_tf.meta_learner import MetaLearner, MetaMetrics
 from maml_tf.run import stacked
+from maml_tf.saved_models import load_export
 from maml_tf.training import TrainingResult, train
 from maml_tf.types import ApplyFn, Batch, Estimate, LossFn, Task, TaskSource, Weights
 
@@ -42,6 +43,7 @@ __all__ = [
     "functional",
     "gradient_step",
     "layer_rules",
+    "load_export",
     "losses",
     "networks",
     "stack",

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import save_context
 
-from maml_tf import arguments
+from maml_tf import arguments, checksums
 from maml_tf.files import refuse_pattern, replacing_directory, unwritable, user_path
 
 SAVED_MODEL = "saved_model.pb"
@@ -38,6 +38,35 @@ def write(
     _forget_custom_gradients(place / SAVED_MODEL)
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     (place / SIDECAR).write_text(text, encoding="utf-8")
+
+
+def load_export(directory: str | os.PathLike[str]) -> Any:
+    """Loads an export whose files are as they were written.
+
+    It is `tf.saved_model.load` after a comparison of checksums, for where this package is at hand.
+    Elsewhere `sha256sum --check SHA256SUMS` compares them.
+
+    Args:
+      directory: that `export` wrote.
+
+    Returns:
+      The loaded model, with `adapt`, `predict` and the others that `export` describes.
+
+    Raises:
+      FileNotFoundError: there is no export.
+      ValueError: one of its files is not as it was written, or TensorFlow could not read there.
+    """
+    arguments.path("directory", directory)
+    place = user_path(directory)
+    refuse_pattern(place)
+    if not (place / SAVED_MODEL).is_file():
+        raise FileNotFoundError(f"No export in {place}: no {SAVED_MODEL} there.")
+    try:
+        checksums.verify(place / checksums.SUMS, [SAVED_MODEL, SIDECAR])
+        return tf.saved_model.load(str(place))
+    except (checksums.Damaged, tf.errors.OpError, OSError, UnicodeDecodeError) as error:
+        told = str(error).splitlines()[0]
+        raise ValueError(f"{place} cannot be loaded: {told} Export it again.") from error
 
 
 def tracing_to_save() -> contextlib.AbstractContextManager[None]:

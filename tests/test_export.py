@@ -71,6 +71,27 @@ def test_an_earlier_export_is_replaced_whole(tmp_path):
     assert list(place.parent.iterdir()) == [place]
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "SHA256SUMS"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_a_damaged_export_is_refused_where_it_is_loaded(tmp_path, name, damage):
+    learner, place = _learner(), tmp_path / "export"
+    export(learner, place)
+    assert maml_tf.load_export(place).initial_weights()
+    content = bytearray((place / name).read_bytes())
+    if damage == "missing":
+        (place / name).unlink()
+    else:
+        content[len(content) // 2] ^= 2
+        cut = len(content) // 3 if damage == "cut" else len(content)
+        (place / name).write_bytes(content[:cut])
+    if (name, damage) == ("SHA256SUMS", "missing"):  # as of an earlier version
+        assert maml_tf.load_export(place).initial_weights()
+        return
+    with pytest.raises((ValueError, FileNotFoundError), match="export|cannot be loaded") as raised:
+        maml_tf.load_export(place)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
     learner, place = _learner(), tmp_path / "export"
     place.mkdir()  # an empty directory will do
