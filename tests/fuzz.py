@@ -178,13 +178,13 @@ def _flag(chance: random.Random, field, wrong: float) -> str:
 def _numbers(place: Path) -> object:
     """The numbers that were measured, and of the newest checkpoint the weights' bytes."""
     told: dict[str, object] = {}
-    for file in sorted(place.rglob("results/*.json")):
+    for file in sorted(p for p in place.rglob("results/*.json") if p.is_file()):
         try:
             read = json.loads(file.read_text())
         except ValueError:
             continue
         told[file.relative_to(place).as_posix()] = [read.get(k) for k in ("mean", "iteration")]
-    newest = sorted(place.glob("logs/run/checkpoints/ckpt-8.data*"))
+    newest = sorted(p for p in place.glob("logs/run/checkpoints/ckpt-8.data*") if p.is_file())
     return told, [file.read_bytes() for file in newest]
 
 
