@@ -321,10 +321,6 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         super().close(**kwargs)
 
 
-def _is_number(task: Any) -> bool:
-    return task_forms.is_number(task)
-
-
 def _are_objects(tasks: Any) -> bool:
     return isinstance(tasks, np.ndarray) and tasks.dtype == object
 
