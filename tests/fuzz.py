@@ -181,9 +181,9 @@ def _numbers(place: Path) -> object:
     for file in sorted(p for p in place.rglob("results/*.json") if p.is_file()):
         try:
             read = json.loads(file.read_text())
-        except ValueError:
+            told[file.relative_to(place).as_posix()] = read["mean"], read["iteration"]
+        except (ValueError, RecursionError, KeyError, TypeError):
             continue
-        told[file.relative_to(place).as_posix()] = [read.get(k) for k in ("mean", "iteration")]
     newest = sorted(p for p in place.glob("logs/run/checkpoints/ckpt-8.data*") if p.is_file())
     return told, [file.read_bytes() for file in newest]
 
