@@ -8,6 +8,7 @@ predictions before and after adaptation; and "paths", where a point went on a pl
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
                 f"No result files under {path}; run `maml-tf evaluate --test_set` first."
             )
         for file in own:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(Path(os.path.realpath(file)), file)
         ignored |= dict.fromkeys(leftovers)
     if ignored:
         more = f" and {len(ignored) - 1} more such files" if len(ignored) > 1 else ""

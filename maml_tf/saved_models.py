@@ -135,7 +135,7 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
     arguments.path("directory", directory)
     given = user_path(directory)
     refuse_pattern(given)
-    place = given.resolve()
+    place = Path(os.path.realpath(given))
     _check_replaceable(place)
     with replacing_directory(place, SAVED_MODEL) as staging:
         try:

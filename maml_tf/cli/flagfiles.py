@@ -36,7 +36,7 @@ def read(path: Path, known: flags.FlagValues, inside: tuple[Path, ...] = ()) -> 
       FileNotFoundError: there is no such file.
       ValueError: it is no flagfile; names the line and what to write.
     """
-    own = path.resolve()
+    own = Path(os.path.realpath(path))  # Not `resolve`, which fails at a loop of links.
     if own in inside:
         raise ValueError(f"{path} includes itself; remove its line --flagfile={path.name}.")
     found = []

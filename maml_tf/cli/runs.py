@@ -248,7 +248,7 @@ def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Conf
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
     _check_release(release)
     config = _in_force(release, given)
-    return Path(config.logdir) / release.resolve().name, config
+    return Path(config.logdir) / os.path.basename(os.path.realpath(release)), config
 
 
 def start_from_release(config: Config, learner: Any) -> None:

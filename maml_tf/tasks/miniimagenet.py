@@ -194,7 +194,7 @@ def _folder(paths: Mapping[str, Path], split: str) -> _Source:
     """`train/<class>/*.jpg`."""
     folders = {s: image_files.list_folders(path) for s, path in paths.items()}
     _check_disjoint({s: [f.name for f in own] for s, own in folders.items()})
-    _check_disjoint({s: [str(f.resolve()) for f in own] for s, own in folders.items()})
+    _check_disjoint({s: [os.path.realpath(f) for f in own] for s, own in folders.items()})
     listed = image_files.list_files(paths[split])
     for name in listed.stamps:
         if name.count("/") != 1 or not name.lower().endswith(ENDINGS):

@@ -107,3 +107,10 @@ def test_what_is_no_file(tmp_path, capsys):
     assert "--flagfile= names no file" in error_of("", capsys)
     assert "is not a regular file" in error_of("/dev/zero", capsys)
     assert "too long" in error_of("n" * 5000, capsys)
+
+
+def test_a_link_to_itself_is_no_flagfile(tmp_path, capsys):
+    (tmp_path / "loop.flags").symlink_to("loop.flags")
+    assert run(["evaluate", f"--flagfile={tmp_path / 'loop.flags'}"]) == 1
+    err = capsys.readouterr().err
+    assert "There is no flagfile" in err and "Traceback" not in err
