@@ -129,8 +129,9 @@ class Checkpoints:
             sweep(directory)
             for pattern in _OF_EARLIER_VERSIONS:
                 for left in directory.glob(pattern):
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            _remove_all_but(directory, _saved_iterations(directory))
+                    is_link = left.is_symlink() or not left.is_dir()
+                    left.unlink() if is_link else shutil.rmtree(left)
+            _remove_all_but(directory, saved_iterations(directory))
 
     def _write(self, directory: Path, iteration: int, keep: int) -> None:
         name = f"ckpt-{iteration}"
@@ -144,7 +145,7 @@ class Checkpoints:
                     os.replace(place / file, directory / file)
             except (tf.errors.OpError, OSError) as error:
                 raise unwritable(directory / name, error) from error
-        others = [i for i in _saved_iterations(directory) if i != iteration]
+        others = [i for i in saved_iterations(directory) if i != iteration]
         _remove_all_but(directory, [*others[len(others) - keep + 1 :], iteration])
 
     def restore_latest(self) -> bool:
@@ -161,7 +162,7 @@ class Checkpoints:
     def restore_best(self) -> bool:
         """Restores the best checkpoint; errors and result as for `restore_latest`."""
         best = self.directory / "best"
-        return self._restore_first_readable(reversed(_saved_iterations(best)), best)
+        return self._restore_first_readable(reversed(saved_iterations(best)), best)
 
     def restore_iteration(self, iteration: int) -> None:
         """Restores one checkpoint.
@@ -179,7 +180,7 @@ class Checkpoints:
 
     def available(self) -> list[int]:
         """Iterations that have a checkpoint, ascending."""
-        return _saved_iterations(self.directory)
+        return saved_iterations(self.directory)
 
     def _restore_first_readable(self, iterations: Iterable[int], directory: Path) -> bool:
         iterations = list(iterations)
@@ -271,7 +272,8 @@ def _refuse_others(
             )
 
 
-def _saved_iterations(directory: Path) -> list[int]:
+def saved_iterations(directory: Path) -> list[int]:
+    """Iterations that have a checkpoint in a directory, ascending; the directory need not be."""
     # The index file is written last, and removed first.
     names = os.listdir(directory) if directory.is_dir() else []
     found = (_INDEX.fullmatch(name) for name in names if (directory / name).is_file())

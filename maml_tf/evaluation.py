@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from maml_tf import arguments
 from maml_tf.labels import check_task
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.progress import Bar
 from maml_tf.sources import InGraph, held_out
 from maml_tf.strategies import refuse_several_workers
 from maml_tf.types import Batch, Estimate, Task
@@ -115,7 +115,7 @@ class Evaluator:
             self._compile()
         curves = [
             self._draw(piece).numpy()[:count]
-            for piece, count in tqdm(pieces, desc="evaluate", unit="draw", disable=not progress)
+            for piece, count in Bar(pieces, desc="evaluate", unit="draw", disable=not progress)
         ]
         return estimate(np.concatenate(curves)[: self.num_tasks])
 
@@ -228,7 +228,7 @@ def choose_step_size(
     step_sizes = candidates(step_sizes)
     scores = [
         float(measure(step_size).mean[-1])
-        for step_size in tqdm(step_sizes, desc="tune", unit="step size", disable=not progress)
+        for step_size in Bar(step_sizes, desc="tune", unit="step size", disable=not progress)
     ]
     sign = 1.0 if lower_is_better else -1.0
     ranked = sorted((sign * m, a) for m, a in zip(scores, step_sizes, strict=True) if m == m)

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ try:
 except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Controls, halves of characters, and ends of lines: flags and results are a line each."""
 _LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 _SHOWN = 40  # characters of the name that stand in it at most
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -41,12 +44,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
       ValueError: it is not a path on this machine, there is no such home directory, or it holds
         characters that no file name should.
     """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise ValueError(f"A path is text or a pathlib.Path, not {path!r}.")
     text = os.fspath(path)
-    if not isinstance(text, str):
-        raise ValueError(f"A path is text, not {text!r}.")
     if "://" in text:
         raise ValueError(f"'{text}' is not a local directory or file; copy to or from one.")
-    if not text.isprintable():
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
         raise ValueError(f"The path {text!r} holds characters that cannot be printed; rename it.")
     if not text.startswith("~"):
         return Path(text)
@@ -131,9 +134,11 @@ def staging(place: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def _locked_directory(place: Path) -> tuple[Path, int | None]:
@@ -201,48 +206,67 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_directory(place: Path, last: str) -> Iterator[Path]:
+def replacing_directory(place: Path, first: str, last: str) -> Iterator[Path]:
     """Gives a new directory to write in, and moves its files to `place` at the end.
 
     A place that is not there appears whole. In one that is there, file after file is replaced:
-    `last` goes first and comes last, so that a reader who asks for it never meets half of each.
-    The user's own files stay. When the body fails, `place` is as it was. `SHA256SUMS` is added.
+    `last` is removed before any other and comes after all, so that a reader who asks for it never
+    meets half of each. Files of other names stay. When the body fails, or a file cannot be
+    replaced, `place` is as it was. `SHA256SUMS` is added.
 
     Args:
       place: the directory.
+      first: the name of the file that comes before the others, by which to know what it will be.
       last: the name of the file without which the directory is none of its kind.
 
     Raises:
-      OSError: nothing can be written there.
+      OSError: nothing can be written there, or another process is at it.
     """
-    existed = place.is_dir()
-    sweep(place.parent, place.name)
     # In a place that is there, so that it may be a volume of its own.
-    with staging(place / last if existed else place) as directory:
+    with staging(place / last if place.is_dir() else place) as directory:
         try:
             yield directory
             sums = checksums.text(directory)
             (directory / checksums.SUMS).write_text(sums, encoding="utf-8")
-            if existed:
-                _replace_files(directory, place, last)
-            else:
+            if not place.is_dir():
                 directory.rename(place)
+            else:
+                _replace_files(directory, place, first, last)
         except OSError as error:
             raise unwritable(place, error) from error
 
 
-def _replace_files(source: Path, place: Path, last: str) -> None:
+def _replace_files(source: Path, place: Path, first: str, last: str) -> None:
     try:
-        before = set(checksums.listed(place / checksums.SUMS))
-    except checksums.Damaged:
-        before = set()
+        lock = lock_directory(place)
+    except BlockingIOError as error:
+        told = f"Cannot write to {place}: another process is writing there; give another directory."
+        raise Unwritable(told) from error
     names = {p.relative_to(source).as_posix() for p in source.rglob("*") if not p.is_dir()}
-    (place / last).unlink(missing_ok=True)
-    for name in sorted(names, key=lambda name: name == last):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / name, place / name)
-    for name in before - names:
-        (place / name).unlink(missing_ok=True)
+    aside, new = source / f".{last}.before", []
+    try:
+        _move(place, aside, last)
+        for name in sorted(names, key=lambda name: (name == last, name != first, name)):
+            _move(place, aside, name)
+            new.append(name)
+            _move(source, place, name)
+    except OSError:
+        for name in new:
+            (place / name).unlink(missing_ok=True)
+        before = (p.relative_to(aside).as_posix() for p in aside.rglob("*") if not p.is_dir())
+        for name in sorted(before, key=lambda name: name == last):
+            _move(aside, place, name)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _move(source: Path, target: Path, name: str) -> None:
+    """Moves a file from one directory to another, if it is there."""
+    if os.path.lexists(source / name):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
 
 
 def sweep(directory: Path, name: str = "") -> None:

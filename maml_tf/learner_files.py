@@ -99,8 +99,8 @@ def load(learner: Any, path: str | Path) -> None:
         if path.name == WEIGHTS_FILE:
             checksums.verify(path.with_name(checksums.SUMS), [WEIGHTS_FILE])
         described, values = _read(path)
-    except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({_first_line(error)}); save it again.") from error
+    except Exception as error:  # h5py names no types for what may be wrong with a file
+        raise ValueError(f"{path} cannot be read ({_in_a_line(error)}); save it again.") from error
     beside = _beside_the_model(learner)
     _check(path, learner, described, beside, values)
     before = [np.asarray(variable) for variable in learner.state]
@@ -112,7 +112,7 @@ def load(learner: Any, path: str | Path) -> None:
         for variable, kept in zip(learner.state, before, strict=True):
             variable.assign(kept)
         raise ValueError(
-            f"{path} does not fit this network ({_first_line(error)}); make the learner by the "
+            f"{path} does not fit this network ({_in_a_line(error)}); make the learner by the "
             "code that saved it."
         ) from error
 
@@ -176,5 +176,5 @@ def _storable(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) if value.dtype.kind == "V" else value
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

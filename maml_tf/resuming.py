@@ -6,16 +6,15 @@ import json
 import logging
 import math
 import re
-import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
+from maml_tf import progress
 from maml_tf.checkpoints import Checkpoints
 from maml_tf.descriptions import contradictions, describe, of_the_network
-from maml_tf.files import sweep, write_atomically
+from maml_tf.files import staging, sweep, write_atomically
 from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
@@ -110,6 +109,8 @@ def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints
     checkpoints = Checkpoints(directory / "checkpoints", learner)
     _sweep(directory)
     checkpoints.sweep()
+    with staging(checkpoints.directory / "ckpt"):
+        pass  # It can be written; better known now than at the first checkpoint.
     file, described = directory / LEARNER_FILE, describe(learner, tasks)
     # A run that has not come to its first checkpoint holds nothing to contradict.
     saved = _read(file) if file.is_file() and checkpoints.available() else None
@@ -152,7 +153,7 @@ def tell(sentence: str) -> None:
     if _LOG.isEnabledFor(logging.INFO) and _LOG.hasHandlers():
         _LOG.info("%s", sentence)
     else:
-        tqdm.write(sentence, file=sys.stderr)
+        progress.tell(sentence)
 
 
 def _refuse_another(directory: Path, saved: dict[str, Any], described: dict[str, Any]) -> None:
@@ -173,8 +174,11 @@ def _refuse_another(directory: Path, saved: dict[str, Any], described: dict[str,
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        read = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(read, dict) or not read:
+            raise ValueError("it describes nothing")
+        return read
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{file} cannot be read ({error}); delete it if this is the learner of that run."
         ) from error

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -64,9 +65,13 @@ def _acquire(folder: int, directory: Path) -> int | None:
         return None
     while True:
         try:
-            lock = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644, dir_fd=folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            lock = os.open(LOCK_FILE, flags, 0o644, dir_fd=folder)
         except OSError as error:
-            raise unwritable(directory, error, _REMEDY) from error
+            raise unwritable(directory / LOCK_FILE, error, _REMEDY) from error
+        if not stat.S_ISREG(os.fstat(lock).st_mode):
+            os.close(lock)
+            raise ValueError(f"{directory / LOCK_FILE} is not a regular file; remove it.")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

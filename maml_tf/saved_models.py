@@ -136,8 +136,9 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
     given = user_path(directory)
     refuse_pattern(given)
     place = Path(os.path.realpath(given))
+    refuse_pattern(place)
     _check_replaceable(place)
-    with replacing_directory(place, SAVED_MODEL) as staging:
+    with replacing_directory(place, SIDECAR, SAVED_MODEL) as staging:
         try:
             yield staging
         except tf.errors.OpError as error:

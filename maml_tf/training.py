@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf import arguments
 from maml_tf.evaluation import Evaluator, direction
-from maml_tf.files import Unwritable, user_path
+from maml_tf.files import refuse_pattern, user_path
 from maml_tf.history import History
 from maml_tf.meta_learner import MetaLearner
+from maml_tf.progress import Bar
 from maml_tf.resuming import Memory, Store, open_run, tell_start
 from maml_tf.run_lock import run_lock
 from maml_tf.stop_signal import stop_signal
@@ -149,6 +149,8 @@ def train(
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
     directory = user_path(logdir) if record and logdir is not None else None
+    if directory is not None:
+        refuse_pattern(directory)
     lower_is_better = validation is not None and direction(learner)
     validation = _validation(learner, validation, validation_tasks, validation_steps)
     lock = contextlib.nullcontext() if directory is None else run_lock(directory)
@@ -195,7 +197,7 @@ class _Loop:
         self._window: list[Any] = []
         self._seconds_a_step = math.inf
         self._cost_is_known = False
-        self._bar = tqdm(
+        self._bar = Bar(
             total=iterations, initial=start, desc="meta-train", unit="it", disable=not progress
         )
         self._validated = ""
@@ -321,7 +323,7 @@ class _Loop:
         """Where nothing more can be written, tries once to keep the present weights."""
         try:
             yield
-        except Unwritable as error:
+        except OSError as error:
             with contextlib.suppress(OSError):
                 self.store.save(self.iteration)
             kept = self.store.available()

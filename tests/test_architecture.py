@@ -9,7 +9,7 @@ import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
 FLOORS = (
-    {"patching", "checksums", "home", "arguments"},
+    {"patching", "checksums", "home", "arguments", "progress"},
     {"files"},
     {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
     | {"stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
@@ -72,7 +72,7 @@ def test_a_module_imports_from_lower_floors_only(path):
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "tasks").glob("*.py")), ids=lambda p: p.stem)
 def test_tasks_know_only_the_vocabulary(path):
-    assert own_modules(path) <= {"types", "tasks", "files", "texts", "arguments"}
+    assert own_modules(path) <= {"types", "tasks", "files", "texts", "arguments", "progress"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "rl").rglob("*.py")), ids=lambda p: p.stem)

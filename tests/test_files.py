@@ -70,6 +70,8 @@ def test_home_directories_are_expanded(monkeypatch, tmp_path):
         ("logs\0", "cannot be printed"),
         ("logs\udcff", "cannot be printed"),
         (b"logs", "is text"),
+        (5, "is text"),
+        (["logs"], "is text"),
     ],
 )
 def test_paths_that_are_none(path, told):
@@ -120,7 +122,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path, name):
 
 def test_a_directory_appears_whole_with_checksums(tmp_path):
     place = tmp_path / "it"
-    with replacing_directory(place, "key") as directory:
+    with replacing_directory(place, "a", "key") as directory:
         (directory / "sub").mkdir()
         (directory / "sub" / "a").write_text("1")
         (directory / "key").write_text("2")
@@ -132,16 +134,82 @@ def test_a_directory_appears_whole_with_checksums(tmp_path):
 def test_a_directory_that_is_there_keeps_what_is_not_ours(tmp_path):
     place = tmp_path / "it"
     for content in ("old", "new"):
-        with replacing_directory(place, "key") as directory:
+        with replacing_directory(place, "a", "key") as directory:
             (directory / "key").write_text(content)
             (directory / content).write_text(content)
         (place / "mine").write_text("mine")
-    assert sorted(os.listdir(place)) == ["SHA256SUMS", "key", "mine", "new"]
+    assert sorted(os.listdir(place)) == ["SHA256SUMS", "key", "mine", "new", "old"]
     assert (place / "key").read_text() == "new"
-    with pytest.raises(ZeroDivisionError), replacing_directory(place, "key") as directory:
+    with pytest.raises(ZeroDivisionError), replacing_directory(place, "a", "key") as directory:
         (directory / "key").write_text("half")
         1 / 0  # noqa: B018
-    assert (place / "key").read_text() == "new" and len(os.listdir(place)) == 4
+    assert (place / "key").read_text() == "new" and len(os.listdir(place)) == 5
+
+
+def test_what_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    place, real = tmp_path / "it", os.replace
+
+    def write(content):
+        with replacing_directory(place, "a", "key") as directory:
+            (directory / "sub").mkdir()
+            for name in ("a", "sub/b", "key"):
+                (directory / name).write_text(content)
+
+    write("old")
+    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    for fatal in range(9):
+        count = iter(range(100))
+
+        def refusing(*arguments, count=count, fatal=fatal):
+            if next(count) == fatal:
+                raise PermissionError(13, "Permission denied")
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", refusing)
+            try:
+                write("new")
+                break
+            except OSError as error:
+                assert "Permission denied" in str(error)
+        assert {p: p.read_bytes() for p in place.rglob("*") if p.is_file()} == before
+    assert fatal == 8  # eight moves: four files, each with the one before it
+
+
+def test_a_list_of_checksums_is_no_list_of_what_may_be_removed(tmp_path):
+    place = tmp_path / "it"
+    place.mkdir()
+    for name in ("thesis.tex", "../precious"):
+        (place / name).write_text("years")
+    (place / "SHA256SUMS").write_text(f"{'0' * 64}  thesis.tex\n{'0' * 64}  ../precious\n")
+    with replacing_directory(place, "a", "key") as directory:
+        (directory / "key").write_text("1")
+    assert (place / "thesis.tex").exists() and (tmp_path / "precious").exists()
+
+
+def test_two_processes_do_not_mix_what_they_write(tmp_path, held_by_another):
+    place = tmp_path / "it"
+    place.mkdir()
+    held_by_another(place)
+    told = "another process is writing there"
+    with pytest.raises(OSError, match=told), replacing_directory(place, "a", "key") as directory:
+        (directory / "key").write_text("1")
+    assert not os.listdir(place)
+
+
+def test_the_first_file_of_a_new_directory_tells_what_it_will_be(tmp_path, monkeypatch):
+    place, real, seen = tmp_path / "it", os.replace, []
+    place.mkdir()
+
+    def watching(source, target):
+        seen.append(os.path.basename(target))
+        return real(source, target)
+
+    monkeypatch.setattr(os, "replace", watching)
+    with replacing_directory(place, "m", "key") as directory:
+        for name in ("a", "key", "m", "z"):
+            (directory / name).write_text("1")
+    assert seen[0] == "m" and seen[-1] == "key"
 
 
 @pytest.mark.parametrize("operation", ["replace", "mkdir", "rename", "unlink"])
@@ -155,7 +223,7 @@ def test_a_death_at_any_moment_is_never_half_of_each(tmp_path, existed, operatio
     real = getattr(os, operation)
 
     def write(place, content):
-        with replacing_directory(place, "key") as directory:
+        with replacing_directory(place, "a", "key") as directory:
             for name in ("a", "b", "key"):
                 (directory / name).write_text(content)
 

@@ -231,3 +231,26 @@ def test_a_subclassed_model_with_weights_of_its_own(tmp_path):
     save(one, tmp_path / "s.weights.h5")
     load(other, tmp_path / "s.weights.h5")
     assert_equal(values(other), values(one))
+
+
+def test_no_flipped_bit_loads_other_weights_or_traces_back(trained, tmp_path):
+    learner, path = trained
+    whole, right = path.read_bytes(), values(learner)
+    chance = np.random.default_rng(0)
+    again = make_learner(seed=5)
+    before, refused = values(again), 0
+    for place in chance.integers(len(whole), size=40):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(chance.integers(8))
+        damaged = tmp_path / "damaged.weights.h5"
+        damaged.write_bytes(content)
+        try:
+            again.load(damaged)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            assert_equal(values(again), before)
+            refused += 1
+        else:
+            assert_equal(values(again), right)
+            again = make_learner(seed=5)
+    assert refused > 5

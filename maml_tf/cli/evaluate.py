@@ -35,6 +35,25 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     alpha = results.step_size(config, tuning)
     estimate = _measure(config, learner, tasks, alpha)
     seconds = time.perf_counter() - began
+    unwritten = None
+    try:
+        _keep(directory, config, learner, tasks, iteration, tuning, estimate, seconds)
+    except OSError as error:  # What was measured is at least shown.
+        unwritten = error
+    try:
+        _say(config, learner, iteration, tuning, estimate)
+    except OSError as error:
+        raise unwritten or OSError(
+            f"The table cannot be printed ({error.strerror}); its numbers are in "
+            f"{directory / 'results'}."
+        ) from error
+    if unwritten:
+        raise unwritten
+    return 0
+
+
+def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate, seconds) -> None:
+    """Writes result files, before anything is printed: standard output may be closed or full."""
     curve = results.curve(
         config,
         estimate,
@@ -48,22 +67,13 @@ def run(given: dict[str, Any], words: list[str]) -> int:
         samples = results.samples(config, learner, tasks, iteration=iteration, tuning=tuning)
         _write(directory, results.samples_name(config), samples)
     if config.datasource == "navigation_2d":
-        split = results.split(config)
+        split, alpha = results.split(config), results.step_size(config, tuning)
         walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
         paths = results.paths(config, walked, iteration=iteration, tuning=tuning)
         _write(directory, results.paths_name(config), paths)
     original = not config.reinforcement and config.test_set
     if original and config.batch_statistics == "transductive" and config.inputs == "all":
         runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
-    # Last: what is written is kept, whatever becomes of standard output.
-    try:
-        _say(config, learner, iteration, tuning, estimate)
-    except OSError as error:
-        raise OSError(
-            f"The table cannot be printed ({error.strerror}); its numbers are in "
-            f"{directory / 'results'}."
-        ) from error
-    return 0
 
 
 def _protocol(config: Config) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _write(directory: Path, named: dict[str, Any]) -> None:
                 show = summaries.table if isinstance(content, str) else summaries.figure
                 show(name, content)
             summaries.close()
-        for old in directory.glob(f"*{FIGURES_SUFFIX}"):
+        for old in directory.glob(f"events.out.tfevents.*{FIGURES_SUFFIX}"):
             old.unlink()
         for new in place.iterdir():
             os.replace(new, directory / new.name)

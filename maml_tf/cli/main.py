@@ -56,7 +56,10 @@ def run(arguments: list[str]) -> int:
       The exit status.
     """
     if {"--help", "-h", "--helpfull", "help"} & set(arguments[:1] + arguments[-1:]):
-        print(__doc__ + settings.explain())
+        try:
+            print(__doc__ + settings.explain(), flush=True)
+        except OSError as error:
+            return _fail(f"help cannot be printed ({error.strerror})")
         return 0
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -70,7 +73,10 @@ def run(arguments: list[str]) -> int:
         return _dispatch(command, given, [str(user_path(word)) for word in words])
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        plain = error.errno is not None and error.filename
+        return _fail(f"'{error.filename}': {error.strerror}" if plain else error)
+    except ValueError as error:
         return _fail(error)
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)

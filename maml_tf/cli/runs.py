@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from maml_tf import checksums, result_files, texts
-from maml_tf.checkpoints import Checkpoints
+from maml_tf.checkpoints import Checkpoints, saved_iterations
 from maml_tf.config import Config
 from maml_tf.experiment import make_learner, on_cpu
 from maml_tf.files import refuse_pattern, write_atomically
@@ -76,7 +76,8 @@ def opened(config: Config) -> Iterator[Path]:
       OSError: it cannot be written.
     """
     directory = run_directory(config)
-    if (directory / FLAGS_FILE).is_file() and not config.resume:
+    there = (directory / FLAGS_FILE).is_file() or (directory / "checkpoints").is_dir()
+    if there and not config.resume:
         with run_lock(directory):
             set_aside(directory)
     with run_lock(directory):
@@ -186,9 +187,9 @@ def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
         return False
     try:
         config = Config(**given).trained()
+        flags_file = run_directory(config) / FLAGS_FILE
     except ValueError:  # They are fit for the release's own flags alone.
         return False
-    flags_file = run_directory(config) / FLAGS_FILE
     if not flags_file.is_file() or contradictions(read_flags(flags_file.parent), config):
         return False
     _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
@@ -229,6 +230,8 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
             with opened(config.trained()):
                 pass
         return learner, 0
+    if (directory / WEIGHTS_FILE).is_file() and not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} is a release, not a run; name it by --init={directory}.")
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
     # A task's classes are not those of the training: it starts from the head that was made here.
@@ -248,7 +251,10 @@ def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Conf
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
     _check_release(release)
     config = _in_force(release, given)
-    return Path(config.logdir) / os.path.basename(os.path.realpath(release)), config
+    place = Path(config.logdir) / os.path.basename(os.path.realpath(release))
+    if (place / FLAGS_FILE).exists() or (place / "checkpoints").exists():  # a run of that name
+        place = place.with_name(f"{place.name}.release")
+    return place, config
 
 
 def start_from_release(config: Config, learner: Any) -> None:
@@ -258,7 +264,7 @@ def start_from_release(config: Config, learner: Any) -> None:
       FileNotFoundError: there is no such release.
       ValueError: its weights are another network's.
     """
-    if list((run_directory(config) / "checkpoints").glob("ckpt-*.index")) and config.resume:
+    if saved_iterations(run_directory(config) / "checkpoints") and config.resume:
         return
     release = Path(config.init)
     _check_release(release)
@@ -270,7 +276,7 @@ def _check_release(release: Path) -> None:
     for name in (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE):
         if not (release / name).is_file():
             raise FileNotFoundError(
-                f"No release in {release}: no {name} there; `maml-tf release RUN --to={release}` "
+                f"No release in {release}: no {name} there; `maml-tf release RUN --to=models/NAME` "
                 "makes one."
             )
     try:
@@ -283,8 +289,8 @@ def _load_release(release: Path, learner: Any) -> int:
     """Puts a release's weights into `learner`; returns the iteration that they are of."""
     try:
         learner.model.load_weights(release / WEIGHTS_FILE)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # Keras and h5py name no types for what may be wrong with a file.
+        reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
             f"change it from what {release / FLAGS_FILE} says."

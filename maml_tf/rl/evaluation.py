@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from maml_tf import arguments
 from maml_tf.evaluation import Tuning, choose_step_size, estimate
+from maml_tf.progress import Bar
 from maml_tf.rl.envs.point import STEP
 from maml_tf.rl.meta_trpo import MetaTRPO, Sampler, check_sampler
 from maml_tf.rl.objectives import PolicyBatch
@@ -66,7 +66,7 @@ class ReturnEvaluator:
     def __call__(self, *, progress: bool = False) -> Estimate:
         """Returns mean, deviation and 95 % interval after each step, `[S + 1]`."""
         curves: list[np.ndarray] = []
-        bar = tqdm(total=self.num_tasks, desc="evaluate", unit="task", disable=not progress)
+        bar = Bar(total=self.num_tasks, desc="evaluate", unit="task", disable=not progress)
         with bar:
             while sum(map(len, curves)) < self.num_tasks:
                 rollouts = self.learner.roll_out_and_adapt(

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from maml_tf.progress import Bar
 from maml_tf.tasks import array_files, image_cache, image_files, seeds, split_files
 from maml_tf.tasks.episodes import Episodes, check_counts, check_sizes
 
@@ -305,7 +305,7 @@ def _decode(files: list[Path]) -> np.ndarray:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = pool.map(decode, range(len(files)))
-        progress = tqdm(
+        progress = Bar(
             jobs, total=len(files), desc="Decoding MiniImagenet", unit=" images", disable=None
         )
         try:
@@ -424,7 +424,7 @@ def _tensorflow_datasets(root: Path, split: str) -> _Source:
         images = np.empty((len(files), *IMAGE_SHAPE), np.uint8)
         place = {file: index for index, file in enumerate(files)}
         examples = tfds.as_numpy(builder.as_dataset(split=named))
-        for example in tqdm(examples, total=len(files), desc="Decoding MiniImagenet", disable=None):
+        for example in Bar(examples, total=len(files), desc="Decoding MiniImagenet", disable=None):
             file = label_names[example["label"]], example["file_name"].decode()
             images[place[file]] = example["image"]
         return images

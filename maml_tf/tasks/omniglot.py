@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from maml_tf.progress import Bar
 from maml_tf.tasks import image_cache, image_files, seeds
 from maml_tf.tasks.episodes import Episodes, check_sizes
 
@@ -173,7 +173,7 @@ def _decode(sources: list[image_files.ImageFiles]) -> np.ndarray:
     _check_counts(Counter(_character(s, name) for s in sources for name in s.stamps))
     drawings = defaultdict(list)
     total = sum(len(source.stamps) for source in sources)
-    with tqdm(total=total, desc="Decoding Omniglot", unit=" drawings", disable=None) as progress:
+    with Bar(total=total, desc="Decoding Omniglot", unit=" drawings", disable=None) as progress:
         for source in sources:
             for name, contents in source.read():
                 drawing = _decode_drawing(contents, f"{source.path}: {name}")
@@ -239,7 +239,7 @@ def _tensorflow_datasets(folder: Path) -> tuple[str, Callable[[], np.ndarray]]:
     def build() -> np.ndarray:
         names = info.features["label"].names  # "<alphabet>_<character, from 0>"
         drawings = defaultdict(list)
-        for example in tqdm(tfds.as_numpy(examples), desc="Decoding Omniglot", disable=None):
+        for example in Bar(tfds.as_numpy(examples), desc="Decoding Omniglot", disable=None):
             alphabet, character = names[example["label"]].rsplit("_", 1)
             drawing = _shrink(Image.fromarray(example["image"][..., 0]))
             drawings[alphabet, f"character{int(character) + 1:02d}"].append(drawing)

@@ -9,9 +9,12 @@ import sys
 
 import pytest
 
+from maml_tf import MetaLearner, losses, train
 from maml_tf.cli import runs
 from maml_tf.cli.main import main, run
 from maml_tf.identity import LONGEST_NAME
+from maml_tf.networks import dense_network
+from maml_tf.tasks import Sinusoid
 
 SETTINGS = ["--norm=None", "--metatrain_iterations=4", "--validation_tasks=24"]
 SETTINGS += ["--progress=False", "--jit_compile=False"]
@@ -224,3 +227,106 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "SHA-256 differs" in err and "trying the one before" in err
     assert "Resuming after iteration 2" in err
+
+
+# --- what already lies there ---
+
+
+def test_a_release_goes_into_no_directory_of_another_kind(trained, tmp_path, capsys):
+    directory = shutil.copytree(trained, tmp_path / "logs" / "run")
+    export = tmp_path / "export"
+    assert run(["export", str(directory), f"--to={export}"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years")
+    before = sorted(tmp_path.rglob("*"))
+    for place in (
+        directory,
+        directory / "checkpoints",
+        directory.parent,
+        export,
+        tmp_path / "mine",
+    ):
+        message = error_of(["release", str(directory), f"--to={place}"], capsys)
+        assert "something else than a release" in message
+    assert sorted(tmp_path.rglob("*")) == before
+    for _ in range(2):
+        assert run(["release", str(directory), f"--to={tmp_path / 'models' / 'it'}"]) == 0
+        (tmp_path / "models" / "it" / "README.md").write_text("mine")
+    assert (tmp_path / "models" / "it" / "README.md").exists()
+
+
+def test_a_release_of_a_runs_name_leaves_its_results(trained, tmp_path, capsys):
+    directory = shutil.copytree(trained, tmp_path / "run")
+    release = tmp_path / "models" / "run"
+    assert run(["release", str(directory), f"--to={release}"]) == 0
+    before = {p: p.read_bytes() for p in (directory / "results").iterdir()}
+    command = ["evaluate", f"--init={release}", f"--logdir={tmp_path}", *EVALUATION]
+    assert run([*command, "--num_test_tasks=8"]) == 0
+    assert {p: p.read_bytes() for p in (directory / "results").iterdir()} == before
+    assert len(list((tmp_path / "run.release" / "results").glob("*.json"))) == 2
+    message = error_of(["evaluate", str(release), *EVALUATION], capsys)
+    assert "is a release" in message and "--init=" in message
+
+
+def test_a_run_without_its_flags_is_set_aside_all_the_same(trained, tmp_path):
+    directory = shutil.copytree(trained, tmp_path / "run")
+    (directory / "flags.txt").unlink()
+    assert run([*SETTINGS, f"--logdir={tmp_path}", "--run_name=run", "--resume=False"]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["run", "run.old1"]
+
+
+def test_copies_of_checkpoints_do_not_hide_a_release_to_start_from(trained, tmp_path, capsys):
+    assert run(["release", str(trained), f"--to={tmp_path / 'release'}"]) == 0
+    (tmp_path / "new" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "new" / "checkpoints" / "ckpt-4 (conflicted copy).index").write_text("")
+    command = [*SETTINGS, f"--logdir={tmp_path}", "--run_name=new"]
+    assert run([*command, f"--init={tmp_path / 'release'}"]) == 0
+    assert "Starting from the weights" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_are_shown(trained, tmp_path, capsys):
+    directory = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(directory / "results")
+    (directory / "results").write_text("")
+    assert run(["evaluate", str(directory), *EVALUATION]) == 1
+    said = capsys.readouterr()
+    assert "(24 tasks)" in said.out and "Cannot write to" in said.err
+
+
+def test_figures_remove_none_of_the_users_files(trained, tmp_path):
+    (tmp_path / "chapter1.figures").write_text("mine")
+    for _ in range(2):
+        assert run(["figures", str(trained), f"--to={tmp_path}"]) == 0
+    names = os.listdir(tmp_path)
+    assert "chapter1.figures" in names
+    assert len([name for name in names if name.endswith(".figures")]) <= 2
+
+
+class Broken(io.StringIO):
+    """Standard error that was closed at its other end."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("stream", [Broken(), None], ids=["a closed pipe", "none"])
+def test_a_training_that_nobody_hears_goes_on(tmp_path, monkeypatch, stream):
+    learner = MetaLearner(dense_network(1, 1, (3,)), losses.mean_squared_error)
+    monkeypatch.setattr(sys, "stderr", stream)
+    options = {"iterations": 4, "logdir": tmp_path, "validation": Sinusoid(shots=5, split="val")}
+    assert train(learner, Sinusoid(shots=5), validation_tasks=4, **options).iteration == 4
+    assert train(learner, Sinusoid(shots=5), **(options | {"iterations": 6})).iteration == 6
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_a_lock_that_is_no_file(tmp_path, capsys, kind):
+    (tmp_path / "run").mkdir()
+    lock = tmp_path / "run" / "run.lock"
+    os.mkfifo(lock) if kind == "a pipe" else lock.symlink_to("/dev/null")
+    assert "run.lock" in error_of([*SETTINGS, f"--logdir={tmp_path}", "--run_name=run"], capsys)
+
+
+def test_help_on_a_full_device(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Full(OSError(28, "No space left")))
+    assert run(["--help"]) == 1
+    assert "help cannot be printed" in capsys.readouterr().err
