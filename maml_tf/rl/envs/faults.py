@@ -98,7 +98,7 @@ def is_finite(numbers: np.ndarray) -> np.ndarray:
     """Which rows are finite in float32, [B] of [B, ...]."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(numbers.astype(np.float32, copy=False))
-    return finite.all(axis=tuple(range(1, finite.ndim)))
+    return np.all(finite.reshape(len(finite), -1), axis=1)
 
 
 def can_be_learned(observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class TaskDraws:
         self._arguments = _arguments_of(name, sample)
         self._resets = False
 
-    def __call__(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray | list:
+    def __call__(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray | list | tuple:
         """Draws tasks, n of them, as the environment gives them.
 
         Raises:
