@@ -79,7 +79,7 @@ class GaussianPolicy:
           observation_size: O.
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
-          seed: of the initial weights.
+          seed: of the initial weights, 0 or more.
           context: put a `Context` of five numbers beside the observation.
 
         Raises:
@@ -87,7 +87,7 @@ class GaussianPolicy:
         """
         arguments.whole("observation_size", observation_size)
         arguments.whole("action_size", action_size)
-        arguments.whole("seed", seed)
+        arguments.count("seed", seed, 0)
         hidden = arguments.sizes("hidden", hidden, -(10**9))
         sizes = (observation_size, action_size, *hidden)
         if min(sizes) < 1:

@@ -84,7 +84,7 @@ class Sampler:
             tasks: T.
             episodes: E.
             horizon: H; the environment's own if not given.
-            seed: the run's seed.
+            seed: the run's seed, 0 or more.
             threads: native threads of MuJoCo; as many as processors if not given.
             dynamics: "paper" or "gymnasium", of this package's robots.
             squared_reward: minus the squared distance; of 2D navigation.
@@ -92,9 +92,10 @@ class Sampler:
             resample: a task of each episode's own: all tasks at once, as pre-training sees them.
 
         Raises:
-            ValueError: a number is no whole one or below 1, or the environment is unknown, its
-                module cannot be imported, it has no tasks, no horizon, or other actions than
-                vectors of real numbers, or does not keep to Gymnasium's interface.
+            ValueError: a number is no whole one or below 1, the dynamics are unknown, an option is
+                not the environment's, or the environment is unknown, its module cannot be imported,
+                it has no tasks, no horizon, or other actions than vectors of real numbers, or does
+                not keep to Gymnasium's interface.
         """
         numbers = {"tasks": tasks, "episodes": episodes, "horizon": horizon, "threads": threads}
         for name, number in numbers.items():
@@ -102,22 +103,29 @@ class Sampler:
                 raise ValueError(f"{name} is {number}; it must be at least 1.")
         self.tasks = arguments.whole("tasks", tasks)
         self.episodes = arguments.whole("episodes", episodes)
-        self.seed = arguments.whole("seed", seed)
+        self.seed = arguments.count("seed", seed, 0)
         flags = {"squared_reward": squared_reward, "oracle": oracle, "resample": resample}
         for name, flag in flags.items():
             arguments.boolean(name, flag)
         self.diverged = 0
         self.resample = resample
+        _check_options(environment, dynamics, squared_reward, oracle)
         options = {"threads": threads, "dynamics": dynamics, "squared": squared_reward}
         self.env = _make(environment, tasks * episodes, horizon, oracle, options)
-        horizon = horizon or getattr(self.env, "max_episode_steps", None)
-        if horizon is None:
-            raise ValueError("the environment's episodes have no end; give a horizon.")
-        self.horizon = horizon
+        self.horizon = horizon or self._own_horizon(environment)
         self.observation_size = flatdim(self.env.single_observation_space)
         self.action_size = flatdim(self.env.single_action_space)
         self._lanes = self._cut()
         self._threads = ThreadPoolExecutor(len(self._lanes) or 1)
+
+    def _own_horizon(self, environment: Any) -> int:
+        """The environment's own H."""
+        name = getattr(self.env, "name", None) or type(self.env).__name__
+        name = environment if isinstance(environment, str) else name
+        own = getattr(self.env, "max_episode_steps", None)
+        if own is None or own == -1:  # Gymnasium's two words for no end
+            raise ValueError(f"{name}'s episodes have no end; give a horizon (--horizon).")
+        return arguments.count(f"max_episode_steps of {name}", own, 1)
 
     def _cut(self) -> list[tuple[slice, envs.TaskVectorEnv]]:
         """The tasks of each thread and a view of their environments; none to step all as one.
@@ -255,6 +263,31 @@ class Sampler:
         self.env.close()
 
 
+def _check_options(environment: Any, dynamics: str, squared_reward: bool, oracle: bool) -> None:
+    """Refuses options that the environment would not heed."""
+    envs.registry.check_dynamics(dynamics)
+    used = {"dynamics": dynamics != "paper", "squared": squared_reward}
+    entry = envs.ENVIRONMENTS.get(_own_name(environment))
+    for option, argument in (("dynamics", "dynamics"), ("squared", "squared_reward")):
+        if used[option] and (entry is None or option not in entry.options):
+            having = [name for name, e in envs.ENVIRONMENTS.items() if option in e.options]
+            raise ValueError(f"{argument} is for {', '.join(having)}; drop it.")
+    made = isinstance(environment, gymnasium.vector.VectorEnv)
+    if made and oracle and not getattr(environment, "oracle", False):
+        raise ValueError(
+            f"oracle is True, and {type(environment).__name__} is made already without its tasks "
+            "in the observation; make it with oracle=True, or drop it."
+        )
+
+
+def _own_name(environment: Any) -> str:
+    """The name in `envs.ENVIRONMENTS` of what is given by its id; else as given, or none."""
+    if not isinstance(environment, str):
+        return ""
+    ids = {entry.id: name for name, entry in envs.ENVIRONMENTS.items()}
+    return ids.get(environment, environment)
+
+
 def _make(
     environment: str | Callable[[], gymnasium.Env] | gymnasium.vector.VectorEnv,
     num_envs: int,
@@ -270,8 +303,7 @@ def _make(
         return envs.ForeignVector(environment)
     if not isinstance(environment, str):
         return envs.ForeignTasks(environment, num_envs, oracle=oracle)
-    ids = {entry.id: name for name, entry in envs.ENVIRONMENTS.items()}
-    name = ids.get(environment, environment)
+    name = _own_name(environment)
     if name in envs.ENVIRONMENTS:
         known = envs.ENVIRONMENTS[name]
         return envs.make_vector(
@@ -329,7 +361,7 @@ def _as_array(tasks: Any) -> np.ndarray:
         return tasks
     try:
         array = np.asarray(tasks, np.float64)
-    except (TypeError, ValueError):
+    except Exception:  # of numbers beyond all floats, or of tasks of the user's
         array = np.zeros(0)
     if array.ndim > 1:
         return array

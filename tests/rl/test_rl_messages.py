@@ -8,6 +8,7 @@ pytest.importorskip("gymnasium", reason="needs the extra rl")
 
 from maml_tf import train
 from maml_tf.networks import dense_network
+from maml_tf.rl import envs
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import export
 from maml_tf.rl.meta_trpo import MetaTRPO
@@ -62,6 +63,30 @@ CALLS = {
     "episodes": (lambda: navigation(episodes="3"), f"episodes {WHOLE}"),
     "horizon": (lambda: navigation(horizon=True), f"horizon {WHOLE}"),
     "sampler's seed": (lambda: navigation(seed=None), f"seed {WHOLE}"),
+    "a seed below 0": (lambda: navigation(seed=-1), "seed must be 0 or more, not -1"),
+    "a policy's below 0": (lambda: GaussianPolicy(2, 1, seed=-1), "seed must be 0 or more, not -1"),
+    "dynamics": (lambda: navigation(dynamics="x"), "dynamics is 'x'; use 'paper' or 'gymnasium'"),
+    "no dynamics": (lambda: navigation(dynamics=None), "dynamics is None; use 'paper'"),
+    "a point's dynamics": (
+        lambda: navigation(dynamics="gymnasium"),
+        "dynamics is for cheetah_velocity, .*; drop it",
+    ),
+    "a robot's square": (
+        lambda: Sampler("cheetah_velocity", tasks=1, episodes=1, squared_reward=True),
+        "squared_reward is for navigation_2d; drop it",
+    ),
+    "a made one's oracle": (
+        lambda: Sampler(envs.make_vector("navigation_2d", 6), tasks=2, episodes=3, oracle=True),
+        "Navigation2D is made already without its tasks",
+    ),
+    "a task of NaN": (
+        lambda: navigation(oracle=True).sample(None, [[float("nan"), 0.0]] * 2, 0),
+        "tasks hold numbers that are not finite",
+    ),
+    "tasks beyond floats": (
+        lambda: navigation().sample(None, [[10**400, 0]] * 2, 0),
+        "tasks are no numbers",
+    ),
     "oracle": (lambda: navigation(oracle="yes"), "oracle must be True or False"),
     "index": (lambda: navigation().sample_tasks(0.5), f"index {WHOLE}"),
     "names as tasks": (

@@ -275,8 +275,14 @@ def test_environments_that_will_not_do_are_refused(environment, message):
 
 
 def test_episodes_without_end_are_refused():
-    with pytest.raises(ValueError, match="give a horizon"):
+    with pytest.raises(ValueError, match=r"^Line's episodes have no end; .*--horizon"):
         roll(Line, horizon=None)
+    vector = envs.make_vector("navigation_2d", 6)
+    with pytest.raises(ValueError, match="^Navigation2D's episodes have no end; give a horizon"):
+        roll(vector, horizon=None)
+    vector.max_episode_steps = 0
+    with pytest.raises(ValueError, match="max_episode_steps of Navigation2D must be 1 or more"):
+        roll(vector, horizon=None)
 
 
 def test_tasks_of_another_number_are_refused():

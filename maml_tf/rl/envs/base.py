@@ -132,13 +132,13 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         """Fixes each environment's task, [B, G]; None draws a new one at each reset again.
 
         Raises:
-            ValueError: if the shape is not [B, G].
+            ValueError: if the shape is not [B, G], or a number is not finite.
         """
         self._tasks_fixed = tasks is not None
         if tasks is not None:
             try:
                 tasks = np.asarray(tasks, float)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"tasks are no numbers ({error}); give {list(self.tasks.shape)} numbers, one "
                     "row an environment."
@@ -147,6 +147,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
                 raise ValueError(
                     f"tasks have shape {list(tasks.shape)}; give {list(self.tasks.shape)}, one row "
                     "an environment."
+                )
+            if not np.isfinite(tasks).all():
+                raise ValueError(
+                    "tasks hold numbers that are not finite (NaN or infinite); give finite ones."
                 )
             self.tasks[:] = tasks
 

@@ -15,6 +15,9 @@ _LOG = logging.getLogger(__name__)
 _LENGTH = 90
 """Characters of a task, or of an error's own words, that a sentence shows."""
 
+LARGEST_REWARD = 1e15
+"""Sums of ten thousand rewards up to here, and the squares of such sums, are finite in float32."""
+
 MENDS = {
     "__init__": "gymnasium.make, or the function given, makes one without arguments",
     "sample_tasks": "sample_tasks(rng, n) draws n tasks with rng",
@@ -37,13 +40,15 @@ def name_of(env: gymnasium.Env) -> str:
 
 def brief(value: Any) -> str:
     """A value in one line of bounded length; an error by its type and first line."""
-    if isinstance(value, BaseException):
-        lines = str(value).strip().splitlines()
-        return f"{type(value).__name__}{f' ({_cut(lines[0])})' if lines else ''}"
+    is_error = isinstance(value, BaseException)
+    kind = type(value).__name__
     try:
-        return _cut(" ".join(repr(value).split()))
-    except Exception:  # of a task's own __repr__
-        return f"a {type(value).__name__}"
+        if not is_error:
+            return _cut(" ".join(repr(value).split()))
+        lines = str(value).strip().splitlines()
+        return f"{kind} ({_cut(lines[0])})" if lines else kind
+    except (Exception, SystemExit):  # of a __repr__ or __str__ of the user's
+        return kind if is_error else f"a {kind}"
 
 
 def _cut(text: str) -> str:
@@ -85,8 +90,20 @@ def warn_once(sentence: str) -> None:
 
 def _old_interface(method: str, error: BaseException) -> str:
     """A few words where the error is that of unpacking what the old Gym's `step` returns."""
-    old = method == "step" and isinstance(error, ValueError) and "unpack" in str(error)
+    old = method == "step" and isinstance(error, ValueError) and "unpack" in brief(error)
     return ", five values, not the old Gym's four" if old else ""
+
+
+def is_finite(numbers: np.ndarray) -> np.ndarray:
+    """Which rows are finite in float32, [B] of [B, ...]."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(numbers.astype(np.float32, copy=False))
+    return np.all(finite.reshape(len(finite), -1), axis=1)
+
+
+def can_be_learned(observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:
+    """Which environments returned numbers to learn from, [B] of [B, O] and [B]."""
+    return is_finite(observations) & (np.abs(rewards) <= LARGEST_REWARD)
 
 
 def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
@@ -128,7 +145,7 @@ def flag(name: str, value: Any) -> bool | str:
 
 
 class Divergences:
-    """Where environments returned numbers that are not finite, since their last reset."""
+    """Where environments returned numbers to learn nothing from, since their last reset."""
 
     def __init__(self, name: str):
         """Takes the environments' name."""
@@ -150,8 +167,13 @@ class Divergences:
             rewards: [B].
         """
         for row in np.flatnonzero(rows & np.isfinite(actions).all(axis=1)):
-            what = "an observation" if np.isfinite(rewards[row]) else f"the reward {rewards[row]}"
-            self._first.setdefault(int(row), f"{what} that is not finite in step {step}")
+            reward = rewards[row]
+            what = "an observation that is not finite"
+            if not np.isfinite(reward):
+                what = f"the reward {reward} that is not finite"
+            elif abs(reward) > LARGEST_REWARD:
+                what = f"the reward {reward} that is beyond {LARGEST_REWARD}"
+            self._first.setdefault(int(row), f"{what} in step {step}")
 
     def refuse(self, rows: np.ndarray, tasks: Sequence[Any]) -> None:
         """Refuses episodes of no use.

@@ -23,12 +23,13 @@ class _Guarded(gymnasium.Wrapper):
         self._task: Any = None
         self._steps = 0
         self._shape = env.observation_space.shape or ()
+        self._dtype = env.observation_space.dtype
 
     def take_task(self, tasks: list) -> None:
-        """Sets the task of this environment's own row."""
+        """Sets the task of this environment's own row, a copy of its own."""
         self._task = tasks[self._number]
         try:
-            self.env.get_wrapper_attr("set_task")(self._task)
+            self.env.get_wrapper_attr("set_task")(task_forms.own_copy(self._task))
         except (Exception, SystemExit) as error:
             raise self._raised("set_task", error) from error
 
@@ -41,7 +42,7 @@ class _Guarded(gymnasium.Wrapper):
             alone = "" if isinstance(result, tuple) else " alone, as the old Gym did"
             raise self._wrong("reset", f"returned {faults.brief(result)}{alone}")
         self._steps = 0
-        return self._checked("reset", faults.observation(result[0], self._shape)), {}
+        return self._seen("reset", result[0]), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         self._steps += 1
@@ -55,9 +56,9 @@ class _Guarded(gymnasium.Wrapper):
         seen, reward, terminated, truncated, _ = result
         # What is right at a glance costs no call.
         if not (
-            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype.kind == "f"
+            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype == self._dtype
         ):
-            seen = self._checked("step", faults.observation(seen, self._shape))
+            seen = self._seen("step", seen)
         if not isinstance(reward, float):
             reward = self._checked("step", faults.reward(reward))
         if not isinstance(terminated, bool):
@@ -71,6 +72,12 @@ class _Guarded(gymnasium.Wrapper):
             self.env.close()
         except (Exception, SystemExit) as error:
             faults.warn_once(f"{self._name} raised {faults.brief(error)} in close.")
+
+    def _seen(self, method: str, value: Any) -> np.ndarray:
+        """An observation in its space's type; infinite where that cannot hold it."""
+        found = self._checked(method, faults.observation(value, self._shape))
+        with np.errstate(over="ignore"):
+            return found.astype(self._dtype, copy=False)
 
     def _checked(self, method: str, value: Any) -> Any:
         if isinstance(value, str):
@@ -92,12 +99,14 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
     a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
-    `sample_tasks` gave. Either may be a wrapper's: the outermost that has it is asked.
+    `sample_tasks` gave, a copy for each environment. Either may be a wrapper's: the outermost that
+    has it is asked.
 
-    Actions in [-1, 1] are scaled to the action space and clipped, where it has bounds. An
-    environment that returns numbers that are not finite ends there: it keeps its last observation,
-    its reward is 0, and `infos["diverged"]` marks it. The next step resets ended environments.
-    Environments' own infos are not handed on.
+    Actions in [-1, 1] are scaled to the action space and clipped, where it has bounds and their
+    difference is finite. An environment that returns numbers that are not finite in float32, or a
+    reward beyond 1e15, ends there: it keeps its last observation, its reward is 0, and
+    `infos["diverged"]` marks it. The next step resets ended environments. Environments' own infos
+    are not handed on.
 
     Whatever an environment raises, or returns against Gymnasium's interface, is a `ValueError` of
     one sentence that names the environment, the task and the step.
@@ -148,8 +157,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         self.max_episode_steps = self._one.spec.max_episode_steps if self._one.spec else None
         size = flatdim(self._one.observation_space) + self._shown.shape[1]
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        box = cast(gymnasium.spaces.Box, self._one.action_space)
-        self._low, self._high = box.low, box.high
+        self._low, self._span, self._bounded = _scale(self._one.action_space)
         self._last = np.zeros((num_envs, size), np.float32)
         self._tasks: list = list(drawn)
         self._steps = 0
@@ -192,18 +200,18 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
     def _try_as(self, task: Any) -> None:
         self._trial.take_task([task])
         seen, _ = self._trial.reset(seed=0)
-        if not np.isfinite(seen).all():
+        if not faults.is_finite(seen[np.newaxis]):
             raise self._not_finite(task)
         box = cast(gymnasium.spaces.Box, self._one.action_space)
         with np.errstate(all="ignore"):
-            middle = np.where(np.isfinite(box.low + box.high), 0.5 * (box.low + box.high), 0.0)
-        self._trial.step(middle.astype(box.dtype))
+            middle = 0.5 * box.low + 0.5 * box.high
+        self._trial.step(np.where(np.isfinite(middle), middle, 0.0).astype(box.dtype))
 
     def _not_finite(self, task: Any) -> EnvironmentFault:
         return faults.wrong(
             self.name,
             "reset",
-            "returned an observation that is not finite (NaN or infinite)",
+            "returned an observation that is not finite (NaN, infinite or beyond float32)",
             f"reset with task {faults.brief(task)}",
         )
 
@@ -273,7 +281,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             ValueError: an observation is not finite.
         """
         observations, infos = self.env.reset(**kwargs)
-        finite = np.isfinite(observations).all(axis=1)
+        finite = faults.is_finite(observations)
         if not finite.all():
             raise self._not_finite(self._tasks[int(np.argmin(finite))])
         self._steps = 0
@@ -285,15 +293,12 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
-        bounded = np.isfinite(self._low) & np.isfinite(self._high)
-        span = np.where(bounded, self._high - self._low, 2.0)
-        low = np.where(bounded, self._low, -1.0)
-        clipped = np.where(bounded, np.clip(actions, -1.0, 1.0), actions)
-        scaled = (low + 0.5 * (clipped + 1.0) * span).astype(self._low.dtype)
+        clipped = np.where(self._bounded, np.clip(actions, -1.0, 1.0), actions)
+        scaled = (self._low + 0.5 * (clipped + 1.0) * self._span).astype(self._low.dtype)
         observations, rewards, terminated, truncated, infos = self.env.step(scaled)
         self._steps += 1
         observations = self._with_tasks(observations)
-        diverged = ~(np.isfinite(observations).all(axis=1) & np.isfinite(rewards))
+        diverged = ~faults.can_be_learned(observations, rewards)
         if diverged.any():
             self._divergences.note(diverged, self._steps, actions, rewards)
             observations[diverged] = self._last[diverged]
@@ -312,13 +317,23 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     def _with_tasks(self, observations: np.ndarray) -> np.ndarray:
         blocks = [observations, self._shown] if self.oracle else [observations]
-        return np.concatenate(blocks, axis=1, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.concatenate(blocks, axis=1, dtype=np.float32)
 
     def close(self, **kwargs) -> None:
         """Closes all environments, the one that draws tasks among them."""
         with contextlib.suppress(Exception):
             self._trial.close()
         super().close(**kwargs)
+
+
+def _scale(space: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What -1 becomes, how far 1 is from it, and where actions are scaled and clipped, each [A]."""
+    with np.errstate(all="ignore"):
+        span = space.high - space.low
+    bounded = np.isfinite(span)
+    one = np.ones_like(space.low)
+    return np.where(bounded, space.low, -one), np.where(bounded, span, 2.0 * one), bounded
 
 
 def _are_objects(tasks: Any) -> bool:
@@ -389,8 +404,8 @@ def check_spaces(name: str, observations: Any, actions: Any) -> None:
     """
     for kind, space in (("observations", observations), ("actions", actions)):
         real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not real or len(space.shape or ()) != 1:
+        if not real or len(space.shape or ()) != 1 or not space.shape[0]:
             raise ValueError(
-                f"{name} has {kind} {' '.join(str(space).split())}; a Gaussian policy needs a Box "
-                "of real numbers with one axis."
+                f"{name} has {kind} {faults.brief(space)}; a Gaussian policy needs a Box of real "
+                "numbers with one axis and at least one number."
             )

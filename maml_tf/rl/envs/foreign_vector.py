@@ -9,13 +9,13 @@ import numpy as np
 
 from maml_tf.rl.envs import faults
 from maml_tf.rl.envs.faults import EnvironmentFault
-from maml_tf.rl.envs.task_forms import TaskDraws, rows
+from maml_tf.rl.envs.task_forms import TaskDraws, own_copies, rows
 
 
 class ForeignVector(gymnasium.vector.VectorWrapper):
     """B environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks)` of their own.
 
-    Environments that return numbers that are not finite end there, as in `ForeignTasks`.
+    Environments that return numbers to learn nothing from end there, as in `ForeignTasks`.
     """
 
     def __init__(self, env: gymnasium.vector.VectorEnv):
@@ -40,12 +40,12 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws tasks: an array [num_tasks, ...] as it is, or [num_tasks] objects."""
         drawn = self._draws(rng, num_tasks)
-        return drawn if isinstance(drawn, np.ndarray) and drawn.ndim > 1 else rows(drawn)
+        return np.array(drawn) if isinstance(drawn, np.ndarray) and drawn.ndim > 1 else rows(drawn)
 
     def set_tasks(self, tasks: np.ndarray) -> None:
-        """Sets each environment's task."""
+        """Sets each environment's task, a copy of its own."""
         self._tasks = tasks
-        self._run("set_tasks", tasks)
+        self._run("set_tasks", own_copies(tasks))
 
     def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
         """Starts new episodes; returns observations [B, O]."""
@@ -53,7 +53,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._wrong("reset", f"returned {faults.brief(result)}")
         observations = self._checked("reset", result[0])
-        finite = np.isfinite(observations).all(axis=1)
+        finite = faults.is_finite(observations)
         if not finite.all():
             raise self._wrong(
                 "reset", "returned an observation that is not finite", int(np.argmin(finite))
@@ -77,7 +77,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
             self._column(name, values, "b")
             for name, values in zip(("terminated", "truncated"), result[2:4], strict=True)
         )
-        diverged = ~(np.isfinite(observations).all(axis=1) & np.isfinite(rewards))
+        diverged = ~faults.can_be_learned(observations, rewards)
         told = result[4].get("diverged") if isinstance(result[4], dict) else None
         if diverged.any():
             self._divergences.note(diverged, self._steps, actions, rewards)

@@ -17,8 +17,8 @@ import mujoco.rollout
 import numpy as np
 
 from maml_tf.rl.envs.base import Advance, Rows, TaskVectorEnv
+from maml_tf.rl.envs.registry import check_dynamics
 
-DYNAMICS = ("paper", "gymnasium")
 LIMIT = 1e4
 """A simulation diverges when a position or velocity is beyond this, or is not a number."""
 
@@ -70,8 +70,7 @@ class MujocoTasks(TaskVectorEnv):
         Raises:
             ValueError: if the dynamics are unknown or `threads` is below 1.
         """
-        if dynamics not in DYNAMICS:
-            raise ValueError(f"dynamics is {dynamics!r}; use 'paper' or 'gymnasium'.")
+        check_dynamics(dynamics)
         threads = cores() if threads is None else threads
         if threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1.")

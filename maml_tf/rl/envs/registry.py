@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import gymnasium
 
+from maml_tf import arguments
 from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
 
 
@@ -34,6 +35,21 @@ ENVIRONMENTS = {
     "ant_goal": Environment("maml_tf/AntGoal-v0", "ant:AntGoal", 200),
 }
 """By the name of the experiment."""
+
+
+DYNAMICS = ("paper", "gymnasium")
+"""Of the robots."""
+
+
+def check_dynamics(dynamics: str) -> None:
+    """Refuses unknown dynamics.
+
+    Raises:
+        ValueError: they are none of `DYNAMICS`.
+    """
+    if not isinstance(dynamics, str) or dynamics not in DYNAMICS:
+        known = " or ".join(map(repr, DYNAMICS))
+        raise ValueError(f"dynamics is {arguments.shown(dynamics)}; use {known}.")
 
 
 def make_vector(name: str, num_envs: int = 1, **kwargs) -> TaskVectorEnv:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 import numbers
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from maml_tf.rl.envs.faults import EnvironmentFault, brief, raised
+from maml_tf.rl.envs.faults import EnvironmentFault, brief, is_finite, raised
 
 _COUNTS = (
     "n num number count size num_tasks n_tasks ntasks tasks task_count number_of_tasks amount k "
@@ -49,7 +50,7 @@ class TaskDraws:
         self._arguments = _arguments_of(name, sample)
         self._resets = False
 
-    def __call__(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray | list:
+    def __call__(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray | list | tuple:
         """Draws tasks, n of them, as the environment gives them.
 
         Raises:
@@ -61,23 +62,20 @@ class TaskDraws:
             with _seeded(self._env, seed):
                 if self._resets:
                     self._env.reset(seed=seed)
-                drawn = self._sample(*args, **kwargs)
-                drawn = list(drawn) if isinstance(drawn, Iterator) else drawn
+                gave = self._sample(*args, **kwargs)
+                drawn = _entries(gave, num_tasks + 1)
         except (Exception, SystemExit) as error:
             raise raised(self._name, "sample_tasks", error) from error
-        wrong = isinstance(drawn, (str, bytes, Mapping, set, frozenset))
-        if (
-            wrong
-            or not hasattr(drawn, "__len__")
-            or (isinstance(drawn, np.ndarray) and not drawn.ndim)
-        ):
+        if drawn is None:
             raise EnvironmentFault(
-                f"{self._name} gave {brief(drawn)} where {num_tasks} tasks were asked for; "
+                f"{self._name} gave {brief(gave)} where {num_tasks} tasks were asked for; "
                 "sample_tasks returns an array or a list, one entry a task."
             )
         if len(drawn) != num_tasks:
+            more = drawn is not gave and len(drawn) > num_tasks
+            many = f"more than {num_tasks}" if more else f"{len(drawn)}"
             raise EnvironmentFault(
-                f"{self._name} gave {len(drawn)} tasks where {num_tasks} were asked for; "
+                f"{self._name} gave {many} tasks where {num_tasks} were asked for; "
                 "sample_tasks(rng, n) returns n of them."
             )
         return drawn
@@ -106,6 +104,23 @@ class TaskDraws:
 
     def _draw(self, num_tasks: int) -> Any:
         return self(np.random.default_rng(0), num_tasks)
+
+
+def _entries(gave: Any, most: int) -> np.ndarray | list | tuple | None:
+    """What `sample_tasks` gave as an array or a list, not more than `most` of another iterable.
+
+    None of what is no row of tasks: one task, what has no order, or a table of named columns.
+    """
+    if isinstance(gave, np.ndarray):
+        return gave if gave.ndim else None
+    if isinstance(gave, (list, tuple)):
+        return gave
+    unordered = isinstance(gave, (str, bytes, Mapping, set, frozenset))
+    if unordered or hasattr(gave, "columns"):
+        return None
+    if not hasattr(gave, "__iter__") and not hasattr(gave, "__getitem__"):
+        return None
+    return list(itertools.islice(gave, most))
 
 
 @contextlib.contextmanager
@@ -182,10 +197,27 @@ def _is_count(parameter: inspect.Parameter) -> bool:
 def rows(drawn: Any) -> np.ndarray:
     """Tasks as one array: [n, G] float64 of an array of floats, else [n] objects as given."""
     if isinstance(drawn, np.ndarray) and drawn.dtype.kind == "f":
-        return np.asarray(drawn, np.float64).reshape(len(drawn), -1)
+        return np.array(drawn, np.float64).reshape(len(drawn), -1)
     made = np.empty(len(drawn), object)
     for index in range(len(drawn)):
         made[index] = drawn[index]
+    return made
+
+
+def own_copy(task: Any) -> Any:
+    """A task that `set_task` may change without another's noticing; itself if it has no copy."""
+    try:
+        return copy.deepcopy(task)
+    except Exception:  # of a lock, a module or a __deepcopy__ of the user's
+        return task
+
+
+def own_copies(tasks: np.ndarray) -> np.ndarray:
+    """The same of all rows, [n, ...]: no two of them share an object."""
+    made = np.array(tasks)
+    if made.dtype == object:
+        for index in np.ndindex(made.shape):
+            made[index] = own_copy(made[index])
     return made
 
 
@@ -193,17 +225,23 @@ def numbers_of(name: str, task: Any) -> np.ndarray:
     """A task's numbers [G]: an array row after row, a dictionary in the order of its keys.
 
     Raises:
-        ValueError: it holds something else than numbers.
+        ValueError: it holds something else than numbers that are finite in float32.
     """
     flat: list[float] = []
     try:
         _collect(task, flat)
-    except (TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # of a mapping or number of the user's as well
         raise EnvironmentFault(
             f"{name} has the task {brief(task)}, which is not made of numbers, so that an oracle "
             "cannot observe it; give numbers as tasks, or leave the oracle."
         ) from error
-    return np.asarray(flat, np.float64)
+    array = np.asarray(flat, np.float64)
+    if not is_finite(array[np.newaxis]):
+        raise EnvironmentFault(
+            f"{name} has the task {brief(task)}, which is not finite in float32, so that an oracle "
+            "cannot observe it; give finite numbers as tasks, or leave the oracle."
+        )
+    return array
 
 
 def _collect(task: Any, flat: list[float]) -> None:
@@ -224,14 +262,21 @@ def _collect(task: Any, flat: list[float]) -> None:
 
 def same(one: Any, other: Any) -> bool:
     """Whether two draws are the same, as far as can be told."""
+    try:
+        return _same(one, other)
+    except Exception:  # of objects of the user's, or of one that holds itself
+        return True
+
+
+def _same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, np.ndarray) and one.dtype != object:
         return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
     if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, (Sequence, np.ndarray)) and not isinstance(one, (str, bytes)):
-        return len(one) == len(other) and all(map(same, one, other))
+        return len(one) == len(other) and all(map(_same, one, other))
     try:
         if bool(np.all(one == other)):
             return True
@@ -239,9 +284,9 @@ def same(one: Any, other: Any) -> bool:
         return True
     kept = getattr(one, "__dict__", None)
     if kept:
-        return same(kept, vars(other))
+        return _same(kept, vars(other))
     # Objects without values to compare are taken for the same, and numbers only if both are NaN.
-    return type(one).__eq__ is object.__eq__ or one != one
+    return type(one).__eq__ is object.__eq__ or bool(np.all(one != one))
 
 
 def is_number(task: Any) -> bool:

@@ -1,7 +1,10 @@
 """Environments of users': tasks of every form as they are, and every fault in one sentence."""
 
+import collections
 import itertools
 import random
+import threading
+import warnings
 
 import pytest
 
@@ -79,6 +82,9 @@ FORMS = {
     "objects": lambda rng, n: [Goal(p) for p in rng.uniform(size=n)],
     "of several lengths": lambda rng, n: [np.arange(i + 1) for i in range(n)],
     "generator": lambda rng, n: (i for i in rng.integers(9, size=n).tolist()),
+    "values": lambda rng, n: dict(enumerate(rng.uniform(size=n).tolist())).values(),
+    "deque": lambda rng, n: collections.deque(rng.uniform(size=n).tolist()),
+    "range": lambda rng, n: range(n),
 }
 
 
@@ -113,7 +119,13 @@ def _again(form, drawn):
     arrays = ("vectors", "numbers", "float32", "matrices", "indices")
     if form in arrays:
         return np.stack(drawn)
-    return iter(drawn) if form == "generator" else drawn
+    others = {
+        "generator": iter,
+        "values": lambda tasks: dict(enumerate(tasks)).values(),
+        "deque": collections.deque,
+        "range": lambda tasks: range(len(tasks)),
+    }
+    return others.get(form, list)(drawn)
 
 
 def test_a_number_that_is_indexed_comes_as_a_vector():
@@ -151,6 +163,114 @@ def test_an_oracle_cannot_observe_other_tasks(form):
     with pytest.raises(ValueError, match=f"{message}.*leave the oracle") as raised:
         roll(made, oracle=True)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "task", [np.nan, [1.0, np.inf], {"g": 1e300}, np.array([np.nan])], ids=repr
+)
+def test_an_oracle_observes_finite_numbers_only(task):
+    made = kind(sample_tasks=lambda self, rng, n: [task] * n)
+    with pytest.raises(ValueError, match="Bent has the task .* not finite.*leave the oracle"):
+        roll(made, oracle=True)
+    roll(made)
+
+
+CHANGES = {
+    "a dictionary": (lambda i: {"g": float(i)}, lambda task: task.pop("g")),
+    "nested": (lambda i: {"g": [i]}, lambda task: task["g"].append(3)),
+    "a list": (lambda i: [float(i)], lambda task: task.clear()),
+    "an object": (Goal, lambda task: vars(task).pop("place")),
+    "an array": (lambda i: np.array([float(i)]), lambda task: task.fill(7)),
+    "an array among objects": (lambda i: {"g": np.full(2, i)}, lambda task: task["g"].fill(7)),
+}
+
+
+@pytest.mark.parametrize("resample", [False, True])
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize("form", CHANGES)
+def test_what_set_task_does_to_its_task_is_its_own_affair(form, stock, resample):
+    make, change = CHANGES[form]
+    kept = [make(i) for i in range(6)]
+
+    def sample_tasks(self, rng, n):
+        made = kept[:n] if stock else [make(i) for i in range(n)]
+        return np.stack(made) if form == "an array" else made
+
+    def set_task(self, task):
+        self.seen.append(repr(plain(task)))
+        change(task)
+
+    made = kind(sample_tasks=sample_tasks, set_task=set_task)
+    sampler = Sampler(made, tasks=2, episodes=3, horizon=2, resample=resample)
+    tasks = sampler.sample_tasks(0)
+    for _ in range(2):
+        sampler.sample(Noise(2, 1), tasks, 0)
+    each = [make(i) for i in (range(6) if resample else (0, 0, 0, 1, 1, 1))]
+    assert made.seen[-12:] == 2 * [repr(plain(task)) for task in each]
+
+
+def test_a_task_without_a_copy_is_given_itself():
+    locks = [threading.Lock() for _ in range(6)]
+    made = kind(sample_tasks=lambda self, rng, n: locks[:n])
+    roll(made)
+    assert made.seen[-6:] == [locks[0]] * 3 + [locks[1]] * 3
+
+
+def test_tasks_drawn_stay_when_the_environment_fills_its_array_anew():
+    def sample_tasks(self, rng, n):
+        buffer = vars(self).setdefault("buffer", np.zeros((n, 1)))
+        buffer[:] = rng.uniform(size=(n, 1))
+        return buffer[:n]
+
+    sampler = Sampler(kind(sample_tasks=sample_tasks), tasks=2, episodes=1, horizon=2)
+    first = sampler.sample_tasks(0)
+    kept = first.copy()
+    assert not np.array_equal(sampler.sample_tasks(1), kept)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_tasks_that_hold_themselves_are_compared_without_end_nor_error():
+    def sample_tasks(self, rng, n):
+        made = [Goal(p) for p in rng.uniform(size=n)]
+        for goal in made:
+            goal.me = goal.again = goal
+        return made
+
+    made = kind(sample_tasks=sample_tasks)
+    roll(made)
+    assert all(task.me is task for task in made.seen)
+    with pytest.raises(ValueError, match="not made of numbers"):
+        roll(made, oracle=True)
+
+
+# --- actions ---
+
+
+WIDE = {"float32": np.float32, "float64": np.float64}
+
+
+@pytest.mark.parametrize("dtype", WIDE)
+def test_bounds_too_far_apart_to_scale_to_are_none(dtype):
+    most = np.finfo(dtype).max
+    given = []
+
+    def step(self, action):
+        given.append(action)
+        return np.zeros(1), 0.0, False, False, {}
+
+    low, high = np.array([-most, -2, most / 1.5]), np.array([most, 6, most])
+    made = kind(action_space=Box(low.astype(dtype), high.astype(dtype), dtype=dtype), step=step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vector = envs.ForeignTasks(made, 3)
+        tried = given[-1]
+        assert tried in made.action_space
+        vector.reset(seed=0)
+        vector.step(np.repeat(np.array([[0.1], [-1.0], [0.5]], np.float32), 3, axis=1))
+    taken = np.array(given[-3:], float)
+    np.testing.assert_allclose(taken[:, 0], [0.1, -1.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(taken[:, 1], [2.4, -2.0, 4.0], rtol=1e-6)
+    assert all(action in made.action_space for action in given[-3:])
 
 
 # --- chance ---
@@ -267,6 +387,46 @@ def resetting(observation):
     return lambda self, *, seed=None, options=None: (observation, {})
 
 
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class SpeechlessUnpacking(ValueError):
+    __str__ = __repr__ = Speechless.__str__
+
+
+def speechless(self, *args, **kwargs):
+    raise Speechless
+
+
+def speechless_unpacking(self, *args, **kwargs):
+    raise SpeechlessUnpacking
+
+
+class Frame:
+    """A table: an entry is a column."""
+
+    columns = ["goal"]
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, key):
+        return {"goal": range(6)}[key]
+
+
+class Headless(Frame):
+    """An index from 1."""
+
+    columns = property(lambda self: self[0])
+
+    def __getitem__(self, key):
+        return dict(enumerate("abcdef", 1))[key]
+
+
 def later(self, action):
     self.steps = getattr(self, "steps", 0) + 1
     return boom(self) if self.steps == 3 else Line.step(self, action)
@@ -312,6 +472,63 @@ FAULTS = {
         rf"reward -inf that is not finite in step 1.*{TASK}",
     ),
     "nan of reset": ({"reset": resetting(np.array([np.nan]))}, rf"reset {TASK}.*is not finite"),
+    "a reward of float64": (
+        {"step": stepping(r=1e300)},
+        rf"Bent returned the reward 1e\+300 that is beyond .* in step 1 of every .*{TASK}",
+    ),
+    "a reward whose square is none": ({"step": stepping(r=-1e38)}, "the reward -1e\\+38 that is"),
+    "a whole reward": ({"step": stepping(r=10**300)}, r"the reward 1e\+300 that is beyond"),
+    "an observation of float64": (
+        {"step": stepping(o=np.array([1e300]))},
+        rf"an observation that is not finite in step 1 of every .*{TASK}",
+    ),
+    "a narrower space's observation": (
+        {
+            "observation_space": Box(-np.inf, np.inf, (1,), np.float32),
+            "step": stepping(o=np.array([-1e300])),
+        },
+        "an observation that is not finite in step 1 of every",
+    ),
+    "reset of float64": ({"reset": resetting(np.array([1e300]))}, rf"reset {TASK}.*beyond float32"),
+    "a narrower space's reset": (
+        {
+            "observation_space": Box(-np.inf, np.inf, (1,), np.float32),
+            "reset": resetting(np.array([1e300])),
+        },
+        rf"reset {TASK}.*beyond float32",
+    ),
+    "without words": ({"step": speechless}, rf"Bent raised Speechless in step 1 .*{TASK}"),
+    "a ValueError without words": ({"step": speechless_unpacking}, "raised SpeechlessUnpacking in"),
+    "set_task without words": ({"set_task": speechless}, "raised Speechless in set_task"),
+    "tasks without words": (
+        {"sample_tasks": lambda self, rng, n: [Speechless() for _ in range(n)], "step": boom},
+        "RuntimeError .* with task a? ?Speechless",
+    ),
+    "endless": (
+        {"sample_tasks": lambda self, rng, n: itertools.count()},
+        "gave more than 6 tasks where 6 were asked for",
+    ),
+    "values too few": (
+        {"sample_tasks": lambda self, rng, n: {1: 2}.values()},
+        "gave 1 tasks where 6 were asked for",
+    ),
+    "a table": ({"sample_tasks": lambda self, rng, n: Frame()}, "where 6 tasks were asked"),
+    "an index from 1": (
+        {"sample_tasks": lambda self, rng, n: Headless()},
+        r"raised KeyError \(0\) in sample_tasks",
+    ),
+    "a generator that raises": (
+        {"sample_tasks": lambda self, rng, n: (1 / 0 for _ in range(n))},
+        "raised ZeroDivisionError .* in sample_tasks",
+    ),
+    "no actions": (
+        {"action_space": Box(-1.0, 1.0, (0,))},
+        r"Bent has actions Box.*\(0,\).*; .*at least one number",
+    ),
+    "no observations": (
+        {"observation_space": Box(-1.0, 1.0, (0,))},
+        r"Bent has observations Box.*; .*at least one number",
+    ),
     "other tasks": ({"sample_tasks": own_generator}, "different tasks from the same seed"),
     "no count": ({"sample_tasks": lambda self, rng: []}, "takes rng; let it take"),
     "no parameter": ({"sample_tasks": lambda self: []}, "takes nothing; let it take"),
@@ -329,7 +546,8 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_one_sentence(fault):
     methods, message = FAULTS[fault]
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises(ValueError, match=message) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
         roll(kind(**methods))
     assert "\n" not in str(raised.value) and ";" in str(raised.value)
     assert "Bent" in str(raised.value)
@@ -448,6 +666,18 @@ class Many(gymnasium.vector.VectorEnv):
         ),
         ({"reset": lambda **k: np.zeros((6, 1))}, "Many, in reset, returned"),
         ({"reset": lambda **k: (np.full((6, 1), np.nan), {})}, "not finite"),
+        (
+            {"step": lambda a: (np.zeros((6, 1)), np.full(6, 1e300), *Many().step(a)[2:])},
+            r"Many returned the reward 1e\+300 that is beyond .* of every episode with task array",
+        ),
+        (
+            {"step": lambda a: (np.full((6, 1), 1e300), *Many().step(a)[1:])},
+            "Many returned an observation that is not finite in step 1 of every episode with task",
+        ),
+        ({"reset": lambda **k: (np.full((6, 1), 1e300), {})}, "not finite"),
+        ({"single_action_space": Box(-1.0, 1.0, (0,))}, "Many has actions .*at least one number"),
+        ({"sample_tasks": lambda rng, n: itertools.count()}, "gave more than 6 tasks where 6"),
+        ({"set_tasks": lambda tasks: speechless(None)}, "raised Speechless in set_tasks"),
         ({"set_tasks": lambda tasks: boom(None)}, "raised RuntimeError .* in set_tasks"),
         ({"sample_tasks": lambda rng, n: n}, "gave 6 where 6 tasks were asked for"),
     ],
@@ -460,3 +690,32 @@ def test_a_vector_environment_is_watched_as_well(changes, message):
     with pytest.raises(ValueError, match=message) as raised:
         roll(Many(**changes))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("resample", [False, True])
+@pytest.mark.parametrize("form", ["an array", "a dictionary"])
+def test_what_set_tasks_does_to_its_tasks_is_its_own_affair(form, resample):
+    make, change = CHANGES[form]
+    seen = []
+
+    def sample_tasks(rng, n):
+        made = [make(i) for i in range(n)]
+        return np.stack(made) if form == "an array" else made
+
+    def set_tasks(tasks):
+        for task in tasks:
+            seen.append(repr(task))
+            change(task)
+
+    sampler = Sampler(
+        Many(sample_tasks=sample_tasks, set_tasks=set_tasks),
+        tasks=2,
+        episodes=3,
+        horizon=2,
+        resample=resample,
+    )
+    tasks = sampler.sample_tasks(0)
+    for _ in range(2):
+        sampler.sample(Noise(2, 1), tasks, 0)
+    each = [make(i) for i in (range(6) if resample else (0, 0, 0, 1, 1, 1))]
+    assert seen == 2 * [repr(task) for task in each]
