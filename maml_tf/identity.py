@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from maml_tf.config import Config
+from maml_tf.tasks.image_files import is_junk
 
 _SHORT_NAMES = {
     "mbs": "meta_batch_size",
@@ -20,6 +22,8 @@ _SHORT_NAMES = {
 
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
+
+_SET_ASIDE = re.compile(r"\.old\d+$")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -42,9 +46,14 @@ def directory_name(config: Config) -> str:
     """The run's directory: no two runs that learn otherwise share one.
 
     Raises:
-      ValueError: `run_name` is not the name of a directory.
+      ValueError: `run_name` is not the name of a directory, or one that is overlooked.
     """
-    return _shortened(config.run_name and _checked(config.run_name) or _made_of_settings(config))
+    return _shortened(_checked(config.run_name or _made_of_settings(config)))
+
+
+def is_overlooked(name: str) -> bool:
+    """Whether a folder of this name counts as a run set aside, hidden, or the system's."""
+    return bool(_SET_ASIDE.search(name)) or is_junk(name)
 
 
 def _checked(name: str) -> str:
@@ -52,6 +61,11 @@ def _checked(name: str) -> str:
         raise ValueError(
             f"--run_name={name} is not a name for a directory in --logdir; drop the dots and "
             "slashes, or put them into --logdir."
+        )
+    if is_overlooked(name):
+        raise ValueError(
+            f"A run called {name} would be overlooked like hidden folders and runs that were set "
+            "aside; choose another --run_name."
         )
     return name
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maml_tf import ranges
-from maml_tf.config import DATASOURCES, METHODS
+from maml_tf.config import DATASOURCES, METHODS, is_one_line
 
 LARGEST = 64 * 2**20
 """Bytes of a result file."""
@@ -120,6 +120,8 @@ def value(name: str, given: Any, hint: Any) -> Any:
     allowed = (int, float) if hint is float else hint
     if not isinstance(given, allowed) or isinstance(given, bool) != (hint is bool):
         raise ValueError(f"{name} is {shown(given)}, not {_KINDS[hint]}")
+    if isinstance(given, str) and not is_one_line(given):
+        raise ValueError(f"{name} is {shown(given)}, not one line of plain text")
     if name in _CHOICES and given not in _CHOICES[name]:
         raise ValueError(f"{name} is {shown(given)}, not one of {', '.join(_CHOICES[name])}")
     if name in _RANGES and given not in _RANGES[name]:
