@@ -103,6 +103,8 @@ def values(kind: type, content: dict[str, Any], *, without: tuple[str, ...]) -> 
         match = _NUMERIC_FLAG.fullmatch(flag)
         if match and not _is_number(match[1]):
             raise ValueError(f"flags hold {shown(flag)}, which is no number")
+    if "$" in found.get("experiment", ""):  # It is a figure's title, where $ begins a formula.
+        raise ValueError(f"experiment is {shown(found['experiment'])}, which holds a $")
     if not re.fullmatch(r"\w+", found.get("metric", "loss")):  # It names files.
         raise ValueError(f"metric is {shown(found['metric'])}, not one word")
     return found

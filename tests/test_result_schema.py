@@ -89,6 +89,7 @@ def test_a_field_of_another_type_is_named(kind, tmp_path):
         ({"split": "dev"}, 'split is "dev", not one of train, val, test'),
         ({"metric": "../x"}, 'metric is "../x", not one word'),
         ({"experiment": "a\ud800"}, 'experiment is "a\\ud800", not one line of plain text'),
+        ({"experiment": "$\\frac$"}, 'experiment is "$\\\\frac$", which holds a $'),
         ({"experiment": "a\nb"}, 'experiment is "a\\nb", not one line of plain text'),
         ({"experiment": "\x1b[2J"}, 'experiment is "\\u001b[2J", not one line'),
         ({"experiment": "a\x85"}, 'experiment is "a\\u0085", not one line'),
