@@ -23,6 +23,10 @@ _SHORT_NAMES = {
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
 
+QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
+"""A text in quotes, as a flagfile's value may be."""
+
+_TO_QUOTE = re.compile(r"^[\s\"']|\s$|\s[#/-]|\s\w+\s*=")
 _SET_ASIDE = re.compile(r"\.old\d+$")
 
 
@@ -48,7 +52,10 @@ def directory_name(config: Config) -> str:
     Raises:
       ValueError: `run_name` is not the name of a directory, or one that is overlooked.
     """
-    return _shortened(_checked(config.run_name or _made_of_settings(config)))
+    if config.run_name:
+        return _shortened(_checked(config.run_name))
+    name = _made_of_settings(config)  # It may end in the name of a release.
+    return _shortened(f"{name}_" if is_overlooked(name) else name)
 
 
 def is_overlooked(name: str) -> bool:
@@ -109,8 +116,17 @@ def contradictions(saved: Config, config: Config) -> list[str]:
 def to_flags(config: Config) -> str:
     """Every setting as the text of a flagfile."""
     return "".join(
-        f"--{field.name}={getattr(config, field.name)}\n" for field in dataclasses.fields(config)
+        f"--{field.name}={_quoted(str(getattr(config, field.name)))}\n"
+        for field in dataclasses.fields(config)
     )
+
+
+def _quoted(text: str) -> str:
+    """Puts a value into quotes which a flagfile's reader would cut or refuse."""
+    if not _TO_QUOTE.search(text):
+        return text
+    quote = "'" if '"' in text else '"'
+    return text if quote in text else f"{quote}{text}{quote}"
 
 
 def from_flags(text: str) -> Config:
@@ -134,6 +150,9 @@ def _value(kind: type, name: str, text: str) -> Any:
         if text not in ("True", "False"):
             raise ValueError(f"--{name}={text} is neither True nor False; mend the flags.")
         return text == "True"
+    if kind is str:
+        match = QUOTED.fullmatch(text)
+        return match[2] if match else text
     try:
         return kind(text)
     except ValueError as error:

@@ -252,17 +252,21 @@ def _setting(path: Path) -> tuple[Any, ...]:
 
     The name is empty if the flags are those of another version.
     """
+    alone = (path.parent, path.name, path)
+    if path.name == "result.json":
+        return alone
     try:
-        (result,) = read(path) if path.name != "result.json" else ()
+        (result,) = read(path)
     except (OSError, ValueError):  # Who reads it says what is wrong with it.
-        return path.parent, path.name, path
+        return alone
     asked = [getattr(result, name, None) for name in ("method", "train_shots", "ways", "conv")]
     try:
-        name, others = _implied_name(result), ()
+        name = _implied_name(result)
     except ValueError:
-        name, others = "", tuple(filter(_travels, result.flags))
+        name = ""
         asked += [getattr(result, n, None) for n in _ASKED.values()]
-    return path.parent, name, type(result), *asked, *others
+        asked += [flag for flag in result.flags if _travels(flag)]
+    return path.parent, name, type(result), *asked
 
 
 def _implied_name(result: Result) -> str:

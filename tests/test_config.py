@@ -154,10 +154,12 @@ def test_a_run_whose_results_would_not_be_found_is_refused(name, tmp_path):
     assert result_files.find([tmp_path / name]) == [path]
 
 
-def test_a_run_named_after_a_release_that_was_set_aside_is_refused():
-    with pytest.raises(ValueError, match="choose another --run_name"):
-        directory_name(Config(init="models/a.old1"))
-    assert directory_name(Config(init="models/a.old1", run_name="b")) == "b"
+@pytest.mark.parametrize("release", ["a.old1", "a~", "a"])
+def test_a_run_named_after_any_release_is_found(release, tmp_path):
+    name = directory_name(Config(init=f"models/{release}"))
+    assert f".init_{release}" in name
+    write_result(tmp_path / name / "results" / "test_1shot_stepsize0.4.json")
+    assert len(result_files.find([tmp_path])) == 1
 
 
 def test_other_texts_are_read_back():

@@ -10,12 +10,12 @@ from pathlib import Path
 from absl import flags
 
 from maml_tf import texts
+from maml_tf.identity import QUOTED
 
 LARGEST = 1_000_000
 """Bytes of a flagfile."""
 
 _FLAG = re.compile(r"(?:--?)?([A-Za-z_]\w*)(?:\s*=(.*)|(\s.*))?")
-_QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
 _ANOTHER = re.compile(r"(?<=\s)(?:--?([A-Za-z_]\w*)(?!\S)|(?:--?)?([A-Za-z_]\w*)\s*=)")
 _COMMENT = re.compile(r"(?<=\s)(?:#|//)")
 _INCLUDE = "flagfile"
@@ -98,7 +98,7 @@ def _name_and_value(line: str, place: str, known: flags.FlagValues) -> tuple[str
 def _unquoted(name: str, value: str, place: str, known: flags.FlagValues) -> str:
     """The value without a pair of quotes around it; it must be all that its line holds."""
     plain = value.strip()
-    if match := _QUOTED.fullmatch(plain):
+    if match := QUOTED.fullmatch(plain):
         return match[2]
     outside = _without_quoted(value)
     if _COMMENT.search(outside):
@@ -124,7 +124,7 @@ def _unquoted(name: str, value: str, place: str, known: flags.FlagValues) -> str
 
 def _without_quoted(value: str) -> str:
     """What stands outside of the quotes of a value; an apostrophe in a word is none."""
-    return re.sub(rf"(?<!\S){_QUOTED.pattern}(?!\S)", "''", value)
+    return re.sub(rf"(?<!\S){QUOTED.pattern}(?!\S)", "''", value)
 
 
 def _flag(name: str, value: str | None, place: str, known: flags.FlagValues) -> str:

@@ -391,7 +391,7 @@ def _without_copies(stamps: Mapping[str, str], copies: list[str]) -> list[str]:
     for folder, names in beside.items():
         start = f"{folder}/" if folder else ""
         found |= {start + own for own in _copies(names, functools.partial(same, start))}
-    kept = []
+    kept: list[str] = []
     for name in stamps:
         parts = name.split("/")
         around = ("/".join(parts[: depth + 1]) for depth in range(len(parts)))

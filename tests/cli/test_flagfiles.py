@@ -6,6 +6,8 @@ import pytest
 
 from maml_tf.cli import flags
 from maml_tf.cli.main import run
+from maml_tf.config import Config
+from maml_tf.identity import from_flags, to_flags
 
 PLAIN = "# The sinusoid.\n\n--seed=3\n--logdir=my runs/a=b\n// more\n--stop_grad\n--noprogress\n"
 GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": False}
@@ -116,6 +118,20 @@ def test_what_stands_behind_a_value_is_refused(line, told, tmp_path, capsys):
     (tmp_path / "b.flags").write_text("")
     (tmp_path / "a.flags").write_text(line)
     assert told in error_of(tmp_path / "a.flags", capsys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("my logs", "lg --seed=3", "lg -seed=3", "lg seed=3", "lg # x", "lg // x", " lg ", "# x"),
+        *('"lg"', "'lg'", '"lg', "Anna's # x", 'a "b" # c', 'a "b # c"', "--seed=3", "a=b#c"),
+        *("a\u00a0# b", "lg\u3000--seed=3", "\u00a0lg"),
+    ],
+)
+def test_a_run_s_own_flags_repeat_it_whatever_its_directories_are_called(text, tmp_path):
+    config = Config(logdir=text, to=text, data_dir=text)
+    given = parsed(tmp_path / "a.flags", to_flags(config).encode())
+    assert Config(**given) == config == from_flags(to_flags(config))
 
 
 @pytest.mark.parametrize("value", ["no", "yes", "2", "-1", ""])
