@@ -551,6 +551,11 @@ class Config:
         )
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a text is one line of whole characters that control nothing."""
+    return not any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text)
+
+
 def _check_value(field: dataclasses.Field, value: Any) -> None:
     """Refuses a value of another type, outside the setting's range, or none of its choices."""
     kind: Any = type(field.default)
@@ -561,7 +566,7 @@ def _check_value(field: dataclasses.Field, value: Any) -> None:
     if kind in (int, float) and value not in field.metadata["within"]:
         text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a longer number"
         raise ValueError(f"{name} must be {field.metadata['within']}; got {text}.")
-    if kind is str and any(unicodedata.category(c) in _NOT_IN_A_LINE for c in value):
+    if kind is str and not is_one_line(value):
         raise ValueError(f"{name} must be one line of plain text; got {value!r}.")
     choices = field.metadata["choices"]
     if choices and value not in choices:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from maml_tf.config import Config
+from maml_tf.tasks.image_files import is_junk
 
 _SHORT_NAMES = {
     "mbs": "meta_batch_size",
@@ -20,6 +22,12 @@ _SHORT_NAMES = {
 
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
+
+QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
+"""A text in quotes, as a flagfile's value may be."""
+
+_TO_QUOTE = re.compile(r"^[\s\"']|\s$|\s[#/-]|\s\w+\s*=")
+_SET_ASIDE = re.compile(r"\.old\d+$")
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -42,9 +50,17 @@ def directory_name(config: Config) -> str:
     """The run's directory: no two runs that learn otherwise share one.
 
     Raises:
-      ValueError: `run_name` is not the name of a directory.
+      ValueError: `run_name` is not the name of a directory, or one that is overlooked.
     """
-    return _shortened(config.run_name and _checked(config.run_name) or _made_of_settings(config))
+    if config.run_name:
+        return _shortened(_checked(config.run_name))
+    name = _made_of_settings(config)  # It may end in the name of a release.
+    return _shortened(f"{name}_" if is_overlooked(name) else name)
+
+
+def is_overlooked(name: str) -> bool:
+    """Whether a folder of this name counts as a run set aside, hidden, or the system's."""
+    return bool(_SET_ASIDE.search(name)) or is_junk(name)
 
 
 def _checked(name: str) -> str:
@@ -52,6 +68,11 @@ def _checked(name: str) -> str:
         raise ValueError(
             f"--run_name={name} is not a name for a directory in --logdir; drop the dots and "
             "slashes, or put them into --logdir."
+        )
+    if is_overlooked(name):
+        raise ValueError(
+            f"A run called {name} would be overlooked like hidden folders and runs that were set "
+            "aside; choose another --run_name."
         )
     return name
 
@@ -95,8 +116,17 @@ def contradictions(saved: Config, config: Config) -> list[str]:
 def to_flags(config: Config) -> str:
     """Every setting as the text of a flagfile."""
     return "".join(
-        f"--{field.name}={getattr(config, field.name)}\n" for field in dataclasses.fields(config)
+        f"--{field.name}={_quoted(str(getattr(config, field.name)))}\n"
+        for field in dataclasses.fields(config)
     )
+
+
+def _quoted(text: str) -> str:
+    """Puts a value into quotes which a flagfile's reader would cut or refuse."""
+    if not _TO_QUOTE.search(text):
+        return text
+    quote = "'" if '"' in text else '"'
+    return text if quote in text else f"{quote}{text}{quote}"
 
 
 def from_flags(text: str) -> Config:
@@ -120,6 +150,9 @@ def _value(kind: type, name: str, text: str) -> Any:
         if text not in ("True", "False"):
             raise ValueError(f"--{name}={text} is neither True nor False; mend the flags.")
         return text == "True"
+    if kind is str:
+        match = QUOTED.fullmatch(text)
+        return match[2] if match else text
     try:
         return kind(text)
     except ValueError as error:

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from maml_tf import result_schema
+from maml_tf import result_names, result_schema
+from maml_tf.identity import from_flags, is_overlooked
 from maml_tf.types import Estimate
 
 VERSION = 1
@@ -25,8 +26,11 @@ RELEASE = "release"
 """Kind of the file that holds all results of a release."""
 
 _OF_THIS_MACHINE = ("--logdir=", "--data_dir=", "--init=", "--to=")
-_SET_ASIDE = re.compile(r"\.old\d+$")
 _OWN = re.compile(r"(?:[\w+-]|\.\d)+\.json")
+_ASKED = {n: n for n in ("datasource", "method", "seed", "inputs", "batch_statistics")}
+_ASKED |= {"update_batch_size": "shots"}
+"""Flags that name a result, and its fields that say the same."""
+
 _NO_PATHS = "a task's paths are not points of a plane, episodes for every step"
 _LOG = logging.getLogger(__name__)
 
@@ -148,6 +152,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
 
     Raises:
       FileNotFoundError: there is none under one of them.
+      ValueError: two files of a run have the same settings, and neither its own name.
     """
     found: dict[Path, Path] = {}
     ignored: dict[Path, None] = {}
@@ -163,7 +168,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     if ignored:
         more = f" and {len(ignored) - 1} more such files" if len(ignored) > 1 else ""
         _LOG.warning("Ignored %s%s: no result file has such a name.", next(iter(ignored)), more)
-    return list(found.values())
+    return _without_rivals(found.values())
 
 
 def is_own(path: Path) -> bool:
@@ -178,7 +183,7 @@ def _below(path: Path) -> tuple[list[Path], list[Path]]:
     releases = {p.parent for p in named if p.name == "result.json"}
     own = [p for p in named if p.name == "result.json" or _is_of_a_run(p) and is_own(p)]
     left = [p for p in named if _is_of_a_run(p) or p.parent in releases and "result" in p.name]
-    return own, [p for p in left if not is_own(p)]
+    return own, [p for p in left if p not in own]
 
 
 def _is_of_a_run(path: Path) -> bool:
@@ -187,9 +192,7 @@ def _is_of_a_run(path: Path) -> bool:
 
 def _is_aside(path: Path) -> bool:
     """Whether it belongs to a run that was set aside, or to a hidden folder."""
-    return any(_SET_ASIDE.search(part) for part in path.parts) or any(
-        part.startswith((".", "@")) for part in path.parts[:-1]
-    )
+    return any(map(is_overlooked, path.parts[:-1]))
 
 
 def read(path: Path) -> list[Result]:
@@ -220,14 +223,73 @@ def _read(path: Path) -> list[tuple[dict[str, Any], Result]]:
         ) from error
 
 
+def _without_rivals(paths: Iterable[Path]) -> list[Path]:
+    """Leaves out what synchronisation made of another machine's result of the same settings.
+
+    An evaluation's settings name its file; a second file of a run with the same is not the run's.
+    """
+    rivals: dict[tuple[Any, ...], list[Path]] = {}
+    for path in paths:
+        rivals.setdefault(_setting(path), []).append(path)
+    kept = []
+    for (_, name, *_), group in rivals.items():
+        own = next((path for path in group if path.name == name), group[0])
+        kept.append(own)
+        for other in group:
+            if other == own:
+                continue
+            if own.name != name and result_schema.load(own) != result_schema.load(other):
+                raise ValueError(
+                    f"{own} and {other} have the same settings, and neither has their name"
+                    f"{', ' if name else ''}{name}; remove the one that is not the run's."
+                )
+            _LOG.warning("Ignored %s: %s has the same settings.", other, own.name)
+    return kept
+
+
+def _setting(path: Path) -> tuple[Any, ...]:
+    """What no two files of a run share: folder, name by what was asked for, and the rest of that.
+
+    The name is empty if the flags are those of another version.
+    """
+    alone = (path.parent, path.name, path)
+    if path.name == "result.json":
+        return alone
+    try:
+        (result,) = read(path)
+    except (OSError, ValueError):  # Who reads it says what is wrong with it.
+        return alone
+    asked = [getattr(result, name, None) for name in ("method", "train_shots", "ways", "conv")]
+    try:
+        name = _implied_name(result)
+    except ValueError:
+        name = ""
+        asked += [getattr(result, n, None) for n in _ASKED.values()]
+        asked += [flag for flag in result.flags if _travels(flag)]
+    return path.parent, name, type(result), *asked
+
+
+def _implied_name(result: Result) -> str:
+    """The name that an evaluation would give a file of what this says."""
+    said = [f"--{flag}={getattr(result, n)}" for flag, n in _ASKED.items() if hasattr(result, n)]
+    said += [f"--test_set={result.split == 'test'}"]
+    config = from_flags("\n".join([*result.flags, *said]))
+    if isinstance(result, Curve):
+        return result_names.curve_name(config)
+    samples = isinstance(result, Samples)
+    return (result_names.samples_name if samples else result_names.paths_name)(config)
+
+
 def release(paths: Iterable[Path], iteration: int) -> dict[str, Any]:
     """Puts the curves of one iteration's weights together, without this machine's directories.
 
     Raises:
       FileNotFoundError: none of the files holds one.
-      ValueError: a file is not a result file of this version.
+      ValueError: a file is not a result file of this version, or two have the same settings and
+        neither its own name.
     """
-    said = [pair for path in sorted(filter(is_own, paths)) for pair in _read(path)]
+    own = _without_rivals(sorted(filter(is_own, paths)))
+    said = [pair for path in own for pair in _read(path)]
     chosen = {r.path for _, r in said if isinstance(r, Curve) and r.iteration == iteration}
     if not chosen:
         raise FileNotFoundError(

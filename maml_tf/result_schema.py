@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maml_tf import ranges
-from maml_tf.config import DATASOURCES, METHODS
+from maml_tf.config import DATASOURCES, METHODS, is_one_line
 
 LARGEST = 64 * 2**20
 """Bytes of a result file."""
@@ -103,6 +103,8 @@ def values(kind: type, content: dict[str, Any], *, without: tuple[str, ...]) -> 
         match = _NUMERIC_FLAG.fullmatch(flag)
         if match and not _is_number(match[1]):
             raise ValueError(f"flags hold {shown(flag)}, which is no number")
+    if "$" in found.get("experiment", ""):  # It is a figure's title, where $ begins a formula.
+        raise ValueError(f"experiment is {shown(found['experiment'])}, which holds a $")
     if not re.fullmatch(r"\w+", found.get("metric", "loss")):  # It names files.
         raise ValueError(f"metric is {shown(found['metric'])}, not one word")
     return found
@@ -120,6 +122,8 @@ def value(name: str, given: Any, hint: Any) -> Any:
     allowed = (int, float) if hint is float else hint
     if not isinstance(given, allowed) or isinstance(given, bool) != (hint is bool):
         raise ValueError(f"{name} is {shown(given)}, not {_KINDS[hint]}")
+    if isinstance(given, str) and not is_one_line(given):
+        raise ValueError(f"{name} is {shown(given)}, not one line of plain text")
     if name in _CHOICES and given not in _CHOICES[name]:
         raise ValueError(f"{name} is {shown(given)}, not one of {', '.join(_CHOICES[name])}")
     if name in _RANGES and given not in _RANGES[name]:

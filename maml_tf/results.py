@@ -1,4 +1,4 @@
-"""What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON, and their names.
+"""What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON.
 
 Three kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with
 what the model predicted for them, and "paths" a few tasks of 2D navigation with where the policy
@@ -17,6 +17,11 @@ from maml_tf.evaluation import Tuning, predictions_while_adapting
 from maml_tf.identity import to_flags
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.result_files import VERSION
+from maml_tf.result_names import curve_name as curve_name
+from maml_tf.result_names import original_name as original_name
+from maml_tf.result_names import paths_name as paths_name
+from maml_tf.result_names import samples_name as samples_name
+from maml_tf.result_names import split as split
 from maml_tf.result_schema import writable
 from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
 from maml_tf.types import Estimate
@@ -26,37 +31,6 @@ SAMPLES = 4
 
 SAMPLE_STEPS = (0, 1, 10)
 GRID_POINTS = 100
-
-
-def curve_name(config: Config) -> str:
-    """A curve's file name; it does not depend on what was measured, so a repetition replaces it."""
-    unit = "trajectories" if config.reinforcement else "shot"
-    name = f"{split(config)}_{config.update_batch_size}{unit}_{_adaptation_name(config)}"
-    name += _inputs_name(config)
-    name += "_inductive" if config.batch_statistics == "inductive" else ""
-    return name + _weights_and_tasks_name(config) + ".json"
-
-
-def samples_name(config: Config) -> str:
-    """A samples file's name."""
-    own = _inputs_name(config) + _weights_and_tasks_name(config)
-    return f"samples_{config.update_batch_size}shot{own}.json"
-
-
-def paths_name(config: Config) -> str:
-    """The name of a file of paths on the plane."""
-    own = _weights_and_tasks_name(config)
-    return f"paths_{config.update_batch_size}trajectories{own}.json"
-
-
-def original_name(config: Config) -> str:
-    """The name that the original program gave its CSV file."""
-    return f"test_ubs{config.update_batch_size}_{_adaptation_name(config)}.csv"
-
-
-def split(config: Config) -> str:
-    """The split that is evaluated."""
-    return "test" if config.test_set else "val"
 
 
 def step_size(config: Config, tuning: Tuning | None) -> float | None:
@@ -199,20 +173,3 @@ def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) ->
         "step_size": step_size(config, tuning),
         "iteration": iteration,
     }
-
-
-def _adaptation_name(config: Config) -> str:
-    if config.method == "nearest_neighbour":
-        return config.method
-    return "stepsizetuned" if config.tunes_step_size else f"stepsize{config.update_lr:g}"
-
-
-def _inputs_name(config: Config) -> str:
-    return "_half" if config.inputs == "half" else ""
-
-
-def _weights_and_tasks_name(config: Config) -> str:
-    """Tells what was asked for beside the last weights, and other tasks than seed 0's."""
-    name = "_best" if config.use_best else ""
-    name = f"_iteration{config.test_iter}" if config.test_iter != -1 else name
-    return name + (f"_seed{config.seed}" if config.seed else "")

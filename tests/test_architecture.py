@@ -25,12 +25,12 @@ FLOORS = (
     },
     {"single_task", "config", "keras_objectives", "checks", "adaptation"}
     | {"task_checks", "supplies"},
-    {"run", "result_schema"},
+    {"run", "result_schema", "result_names", "identity"},
     {"read_ahead", "functional", "keras_metrics", "optimizers", "settings", "result_files"},
     {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
     | {"curvature_check", "learner_summary", "result_choice"},
     {"convolution_rules", "sequence_rules"},
-    {"meta_learner", "paper", "identity"},
+    {"meta_learner", "paper"},
     {"serving_interface"},
     {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
     {"summaries", "task_figures", "resuming"},

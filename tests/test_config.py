@@ -1,7 +1,9 @@
 import dataclasses
 
 import pytest
+from helpers import write_result
 
+from maml_tf import result_files
 from maml_tf.config import METHODS, NO_INNER_STEPS, Config
 from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
 
@@ -125,6 +127,39 @@ def test_a_text_that_would_break_the_flagfile_is_refused(name, bad):
     with pytest.raises(ValueError, match=f"--{name} must be one line of plain text") as error:
         Config(**{name: f"logs{bad}--seed=3"})
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("good", ["\u00a0", "\U0001f469\u200d\U0001f52c", "\u3000", "\ue000"])
+def test_a_text_of_other_characters_is_taken(good):
+    assert Config(run_name=f"a{good}b").run_name == f"a{good}b"
+
+
+OVERLOOKED = [".hid", "a.old1", "a.old23", "@eaDir", "@tmp", "#recycle", "~$x", "x~", "Lost+Found"]
+
+
+@pytest.mark.parametrize(
+    "name", [*OVERLOOKED, "x", "@x", "#x", "a.old", "a.old1b", "a.oldx", "é a"]
+)
+def test_a_run_whose_results_would_not_be_found_is_refused(name, tmp_path):
+    path = tmp_path / name / "results" / "test_1shot_stepsize0.4.json"
+    write_result(path)
+    if name in OVERLOOKED:
+        with pytest.raises(ValueError, match="would be overlooked .* choose another --run_name"):
+            directory_name(Config(run_name=name))
+        with pytest.raises(FileNotFoundError):
+            result_files.find([tmp_path])
+    else:
+        assert directory_name(Config(run_name=name)) == name
+        assert result_files.find([tmp_path]) == [path]
+    assert result_files.find([tmp_path / name]) == [path]
+
+
+@pytest.mark.parametrize("release", ["a.old1", "a~", "a"])
+def test_a_run_named_after_any_release_is_found(release, tmp_path):
+    name = directory_name(Config(init=f"models/{release}"))
+    assert f".init_{release}" in name
+    write_result(tmp_path / name / "results" / "test_1shot_stepsize0.4.json")
+    assert len(result_files.find([tmp_path])) == 1
 
 
 def test_other_texts_are_read_back():

@@ -47,7 +47,7 @@ def test_every_release_is_read():
 
 WRONG = [True, 1.5, -1, 10**400, "x", ["x"], [1.5], [True], {}, [{}], [[]], None, "../x", "a\nb"]
 RIGHT = {
-    "experiment": ["x", "../x", "a\nb"],
+    "experiment": ["x", "../x"],
     "metric": ["x"],
     "flags": [["x"]],
     "conv": [True],
@@ -88,6 +88,14 @@ def test_a_field_of_another_type_is_named(kind, tmp_path):
         ({"conv": 1}, "conv is 1, not true or false"),
         ({"split": "dev"}, 'split is "dev", not one of train, val, test'),
         ({"metric": "../x"}, 'metric is "../x", not one word'),
+        ({"experiment": "a\ud800"}, 'experiment is "a\\ud800", not one line of plain text'),
+        ({"experiment": "$\\frac$"}, 'experiment is "$\\\\frac$", which holds a $'),
+        ({"experiment": "a\nb"}, 'experiment is "a\\nb", not one line of plain text'),
+        ({"experiment": "\x1b[2J"}, 'experiment is "\\u001b[2J", not one line'),
+        ({"experiment": "a\x85"}, 'experiment is "a\\u0085", not one line'),
+        ({"experiment": "a\u2028b"}, 'experiment is "a\\u2028b", not one line'),
+        ({"flags": ["--logdir=\udcff"]}, 'flags is "--logdir=\\udcff", not one line'),
+        ({"kind": "curve\n"}, 'kind is "curve\\n", not one line'),
         ({"steps": [0, 0]}, "steps do not ascend"),
         ({"steps": []}, "steps do not ascend"),
         ({"mean": [[1]]}, "mean holds a list, not numbers"),
@@ -233,23 +241,113 @@ def test_leftovers_do_not_get_into_a_release(tmp_path):
     assert len(result_files.release(tmp_path.glob("*"), iteration)["results"]) == 1
 
 
-@pytest.mark.parametrize("folder", [".stversions", "@eaDir", ".dropbox.cache"])
+SETTINGS = [
+    {},
+    {"datasource": "navigation_2d", "test_set": True, "update_batch_size": 40},
+    {"method": "pretrained", "inputs": "half", "seed": 2**32 - 1},
+    {"batch_statistics": "inductive", "use_best": True, "update_lr": 1e-7},
+    {"datasource": "omniglot", "method": "nearest_neighbour", "test_iter": 10**12},
+]
+
+# --- results of the same settings ---
+
+RIVALS = ["{}-DESKTOP-4F2A.json", "{}-2.json", "{}_1.json", "{}_Laptop.json", "old.json", "A.json"]
+KINDS = {Curve: "test_1shot_stepsize0.4", Samples: "samples_5shot", Paths: NAMES[Paths][1]}
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("rival", RIVALS)
+def test_of_two_results_of_the_same_settings_the_one_with_their_name_counts(
+    rival, kind, tmp_path, caplog
+):
+    place, stem = tmp_path / "run" / "results", KINDS[kind]
+    changes = {"iteration": 7, "flags": ["--update_lr=0.4", "--logdir=elsewhere", "--data_dir=x"]}
+    for other in ("", "half"):
+        change = {"inputs": "half"} if other and kind is Samples else {"seed": 3} if other else {}
+        name = {"": stem, "half": f"{stem}_half" if kind is Samples else f"{stem}_seed3"}[other]
+        write_result(place / f"{name}.json", *NAMES[kind], **change)
+    write_result(place / rival.format(stem), *NAMES[kind], **changes)
+    with caplog.at_level(logging.WARNING):
+        found = result_files.find([tmp_path])
+    assert len(found) == 2 and rival.format(stem) not in [path.name for path in found]
+    (record,) = caplog.records
+    told = f"Ignored {place / rival.format(stem)}: {stem}.json has the same settings."
+    assert record.message == told
+
+
+@pytest.mark.parametrize("rival", RIVALS)
+def test_a_release_holds_one_result_of_the_same_settings(rival, tmp_path, caplog):
+    write_result(tmp_path / "test_1shot_stepsize0.4.json")
+    write_result(tmp_path / rival.format("test_1shot_stepsize0.4"), mean=[0.5] * 11)
+    own = result_content(*NAMES[Curve])
+    (result,) = result_files.release(tmp_path.glob("*"), own["iteration"])["results"]
+    assert result["mean"] == own["mean"] and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("flags", [["--update_lr=0.4"], ["--update_lr=0.4", "--norm=of_tomorrow"]])
+def test_without_that_name_two_results_of_the_same_settings_are_refused(flags, tmp_path, caplog):
+    place = tmp_path / "results"
+    write_result(place / "x-PC1.json", flags=[*flags, "--logdir=one"])
+    write_result(place / "x-PC2.json", flags=[*flags, "--logdir=two"], mean=[0.5] * 11)
+    with pytest.raises(ValueError, match="x-PC1.json and .*x-PC2.json have the same set") as error:
+        result_files.find([tmp_path])
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="x-PC1.json and .*x-PC2.json have the same settings"):
+        result_files.release(place.glob("*"), 60000)
+    write_result(place / "x-PC2.json", flags=[*flags, "--logdir=one"])
+    assert [path.name for path in result_files.find([tmp_path])] == ["x-PC1.json"]
+    assert "x-PC2.json: x-PC1.json has the same settings" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": "val"},
+        {"shots": 5},
+        {"seed": 3},
+        {"inputs": "half", "datasource": "sinusoid"},
+        {"batch_statistics": "inductive"},
+        {"method": "nearest_neighbour"},
+        {"flags": ["--update_lr=0.1"]},
+        {"flags": ["--update_lr=0.4", "--use_best=True"]},
+        {"flags": ["--update_lr=0.4", "--test_iter=5"]},
+        {"flags": ["--update_lr=0.4", "--tune_step_size=True"]},
+    ],
+)
+def test_results_of_other_settings_stay_whatever_their_names(changes, tmp_path, caplog):
+    place = tmp_path / "results"
+    write_result(place / "a.json", flags=["--update_lr=0.4"])
+    write_result(place / "b.json", **{"flags": ["--update_lr=0.4"], **changes})
+    write_result(tmp_path / "run2" / "results" / "a.json")
+    (place / "torn.json").write_text("{")
+    assert len(result_files.find([tmp_path])) == 4 and not caplog.records
+
+
+def test_another_machine_s_release_is_named(tmp_path, caplog):
+    write_result(tmp_path / "result.json")
+    write_result(tmp_path / "result-DESKTOP-4F2A.json")
+    assert [path.name for path in result_files.find([tmp_path])] == ["result.json"]
+    assert f"Ignored {tmp_path / 'result-DESKTOP-4F2A.json'}: no result file" in caplog.text
+
+
+def test_an_evaluation_s_own_names_are_implied_by_what_it_writes(tmp_path):
+    estimate = Estimate(*np.ones((3, 11)), 600)
+    for settings in SETTINGS:
+        config = Config(**settings)
+        path = tmp_path / results.curve_name(config)
+        content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0)
+        path.write_text(json.dumps(content))
+        assert result_files._implied_name(result_files.read(path)[0]) == path.name
+
+
+@pytest.mark.parametrize("folder", [".stversions", "@eaDir", ".dropbox.cache", "#recycle"])
 def test_what_synchronisation_keeps_aside_does_not_count(folder, tmp_path):
     write_result(tmp_path / "run" / "results" / "a.json")
     write_result(tmp_path / folder / "run" / "results" / "a.json")
     assert len(result_files.find([tmp_path])) == 1
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"datasource": "navigation_2d", "test_set": True, "update_batch_size": 40},
-        {"method": "pretrained", "inputs": "half", "seed": 2**32 - 1},
-        {"batch_statistics": "inductive", "use_best": True, "update_lr": 1e-7},
-        {"datasource": "omniglot", "method": "nearest_neighbour", "test_iter": 10**12},
-    ],
-)
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_our_own_names_are_no_leftovers(settings):
     config = Config(**settings)
     for name in (results.curve_name, results.samples_name, results.paths_name):

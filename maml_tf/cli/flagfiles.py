@@ -10,11 +10,14 @@ from pathlib import Path
 from absl import flags
 
 from maml_tf import texts
+from maml_tf.identity import QUOTED
 
 LARGEST = 1_000_000
 """Bytes of a flagfile."""
 
-_FLAG = re.compile(r"(?:--?)?([A-Za-z_]\w*)(?:\s*=\s*(.*)|\s+(.*))?")
+_FLAG = re.compile(r"(?:--?)?([A-Za-z_]\w*)(?:\s*=(.*)|(\s.*))?")
+_ANOTHER = re.compile(r"(?<=\s)(?:--?([A-Za-z_]\w*)(?!\S)|(?:--?)?([A-Za-z_]\w*)\s*=)")
+_COMMENT = re.compile(r"(?<=\s)(?:#|//)")
 _INCLUDE = "flagfile"
 
 
@@ -22,7 +25,8 @@ def read(path: Path, known: flags.FlagValues, inside: tuple[Path, ...] = ()) -> 
     """Reads a flagfile and those that it names, whose paths are relative to its own folder.
 
     A line is `--name=value`, `--name value`, `name = value` or `name value`, `--name` or `--noname`
-    for a flag that is True or False, a comment behind # or //, or empty. A value may hold spaces.
+    for a flag that is True or False, a comment behind # or //, or empty. A value may hold spaces,
+    and one pair of quotes around the whole of it is no part of it.
 
     Args:
       path: the file; UTF-8, or UTF-16 or UTF-32 with a byte order mark.
@@ -80,7 +84,7 @@ def _name_and_value(line: str, place: str, known: flags.FlagValues) -> tuple[str
     name = match[1]
     value = match[2] if match[2] is not None else match[3]
     if name == _INCLUDE or name in known:
-        return name, value
+        return name, value if value is None else _unquoted(name, value, place, known)
     positive = name.removeprefix("no")
     if name.startswith("no") and positive in known and known[positive].boolean:
         if value is not None:
@@ -89,6 +93,38 @@ def _name_and_value(line: str, place: str, known: flags.FlagValues) -> tuple[str
     near = difflib.get_close_matches(name, list(known), n=1)
     mend = f"write --{near[0]}=value" if near else "maml-tf --help lists the flags"
     raise ValueError(f"{place}: there is no flag --{_short(name)}; {mend}.")
+
+
+def _unquoted(name: str, value: str, place: str, known: flags.FlagValues) -> str:
+    """The value without a pair of quotes around it; it must be all that its line holds."""
+    plain = value.strip()
+    if match := QUOTED.fullmatch(plain):
+        return match[2]
+    outside = _without_quoted(value)
+    if _COMMENT.search(outside):
+        raise ValueError(
+            f"{place}: --{name} has a comment behind its value ({_short(plain)}); give the comment "
+            "a line of its own, or put the whole value in quotes."
+        )
+    for match in _ANOTHER.finditer(outside):
+        other = match[1] or match[2]
+        positive = other.removeprefix("no")
+        if {other, positive} & {_INCLUDE, *known}:
+            raise ValueError(
+                f"{place}: --{name} has another flag behind its value ({_short(plain)}); give "
+                f"--{_short(other)} a line of its own, or put the whole value in quotes."
+            )
+    if plain[:1] in ("'", '"'):
+        raise ValueError(
+            f"{place}: --{name} has quotes around a part of its value ({_short(plain)}); put one "
+            "pair around the whole value, or none."
+        )
+    return plain
+
+
+def _without_quoted(value: str) -> str:
+    """What stands outside of the quotes of a value; an apostrophe in a word is none."""
+    return re.sub(rf"(?<!\S){QUOTED.pattern}(?!\S)", "''", value)
 
 
 def _flag(name: str, value: str | None, place: str, known: flags.FlagValues) -> str:

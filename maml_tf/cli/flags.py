@@ -45,6 +45,16 @@ class _Real(flags.ArgumentParser):
         return "float"
 
 
+class _Boolean(flags.BooleanParser):
+    """Reads what absl reads, and says what it is."""
+
+    def parse(self, argument: int | str) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            raise ValueError("write True or False") from error
+
+
 _PARSERS: dict[type, Callable[[], flags.ArgumentParser]] = {
     int: _Whole,
     float: _Real,
@@ -90,7 +100,9 @@ def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     for field in dataclasses.fields(Config):
         name, default, explanation = field.name, field.default, field.metadata["help"]
         if isinstance(default, bool):
-            flags.DEFINE_bool(name, default, explanation, flag_values=values)
+            flag = flags.BooleanFlag(name, default, explanation)
+            flag.parser = _Boolean()
+            flags.DEFINE_flag(flag, values)
         else:
             parser = _PARSERS[type(default)]()
             flags.DEFINE(parser, name, default, explanation, flag_values=values)

@@ -7,8 +7,11 @@ nothing is decoded that its header says is larger than any photograph.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
+import filecmp
+import functools
 import hashlib
 import io
 import logging
@@ -18,7 +21,7 @@ import stat
 import threading
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -48,17 +51,28 @@ _JUNK = {
     *("system volume information", "icon\r", "__macosx", "lost+found", "@eadir", "@tmp"),
     *("#recycle", "#snapshot", "@recycle", "@__thumb"),
 }
+_COPY = (
+    "(?:cop(?:y|ie|ia)|c(?:ó|o\u0301)pia|kopi[aeo]?|kopya|másolat|копия|копія|副本|拷贝|コピー"
+    "|사본|복사본)"
+)
+_ANOTHER = r"(?:another|weitere|autre|otra|altra|\d+\w{0,2}\.?)"
+_CONFLICT = "[ck]onfli[ck]?t"
 _COPIES = [
     re.compile(pattern + r"(\.\w+)?", re.IGNORECASE)
     for pattern in (
-        r"copy of (.+?)",
-        r"(.+?)(?: - | )(?:cop(?:y|ie|ia)|kopie)(?: \d+| \(\d+\))?",
-        r"(.+?) ?\((?:(?:another |\d+\w\w )?copy|\d+)\)",
-        r"(.+?) ?\([^()]*conflict[^()]*\)",
-        r"(.+?)[ _-](?:\w+_)?conflict[^.()]*",
+        rf"{_COPY}(?: \(\d+\))? (?:of|von|van|de|di|da|av|af) (.+?)",
+        r"(?:kopia|копия|копія|复件) (.+?)",
+        rf"(.+?)(?: [-–—] | ?的| ?の| ){_COPY}(?: ?\d+| ?\(\d+\))?",
+        rf"(.+?) ?\((?:(?:{_ANOTHER} )?{_COPY}|\d+)\)",
+        rf"(.+?) ?\([^()]*{_CONFLICT}[^()]*\)",
+        rf"(.+?) ?\[[^\[\]]*{_CONFLICT}[^\[\]]*\]",
+        rf"(.+?)[ _-](?:\w+_)?{_CONFLICT}[^.()]*",
         r"(.+?)\.sync-conflict-[\w-]+",
     )
 ]
+_SIGNS = re.compile("[ ([]|onfli|[^\x00-\x7f]", re.IGNORECASE)
+_PERHAPS = re.compile(r"-(?=.)| (?=\d+$)")
+"""Where the name of a copy may go on: `Greek-DESKTOP-4F2A`, `Greek 2`. So may a class's own."""
 
 
 class ImageFiles(NamedTuple):
@@ -113,8 +127,8 @@ def list_files(path: Path) -> ImageFiles:
         stamps = {name: stamp(path / name) for name in names}
     else:
         entries = _entries(path)
-        kept = _without_copies(list(entries), copies)
-        stamps = {name: f"{entries[name].file_size} {entries[name].CRC}" for name in kept}
+        stamps = {name: f"{entry.file_size} {entry.CRC}" for name, entry in entries.items()}
+        stamps = {name: stamps[name] for name in _without_copies(stamps, copies)}
     if copies:
         more = f" and {len(copies) - 1} more copies" if len(copies) > 1 else ""
         _LOG.warning("Ignored %s%s: the original is beside it.", path / min(copies), more)
@@ -128,8 +142,8 @@ def list_folders(path: Path) -> list[Path]:
 
 def list_names(path: Path) -> list[str]:
     """What is in a folder, if there is one, without what is the system's and without copies."""
-    names = set(os.listdir(path)) if path.is_dir() else set()
-    return sorted(name for name in names if not (is_junk(name) or is_copy(name, names)))
+    names = {name for name in os.listdir(path) if not is_junk(name)} if path.is_dir() else set()
+    return sorted(names - _copies(names, functools.partial(_same, path)))
 
 
 def fingerprint(sources: Sequence[ImageFiles], version: int) -> str:
@@ -210,10 +224,62 @@ def is_junk(name: str) -> bool:
 
 def is_copy(name: str, beside: Collection[str]) -> bool:
     """Whether a name is that of a copy, and its original is among the names beside it."""
-    if len(name) > 255 or not (" " in name or "(" in name or "onflict" in name):
+    if len(name) > 255 or not _SIGNS.search(name):
         return False  # Quick for nearly all.
     matches = (pattern.fullmatch(name) for pattern in _COPIES)
     return any("".join(part or "" for part in m.groups()) in beside for m in matches if m)
+
+
+def _copies(names: Collection[str], same: Callable[[str, str], bool]) -> set[str]:
+    """Those of the names beside each other that are copies.
+
+    Args:
+        names: of files and folders in one place.
+        same: whether two of them have the same contents; decides where a name leaves it open.
+    """
+    return {
+        name
+        for name in names
+        if is_copy(name, names)
+        or any(own in names and same(own, name) for own in _perhaps_originals(name))
+    }
+
+
+def _perhaps_originals(name: str) -> list[str]:
+    """Names of which this may be a copy's, though as well one's own."""
+    if len(name) > 255:
+        return []
+    stem, ending = os.path.splitext(name)
+    found = [stem[: match.start()] + ending for match in _PERHAPS.finditer(stem)]
+    return found + ([name[: match.start()] for match in _PERHAPS.finditer(name)] if ending else [])
+
+
+def _same(place: Path, name: str, another: str) -> bool:
+    """Whether two files, or two folders, in one place have the same contents."""
+    one, other = place / name, place / another
+    if not (one.is_dir() and other.is_dir()):
+        return _same_file(one, other)
+    sizes = _sizes(one)
+    return sizes == _sizes(other) and all(_same_file(one / n, other / n) for n in sizes)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)  # False for what is no regular file.
+    except OSError:  # Who reads it says so.
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Sizes of the files below a folder; links to folders are not entered."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        for name in files:
+            if not is_junk(name):
+                path = Path(place, name)
+                found[path.relative_to(folder).as_posix()] = path.lstat().st_size
+    return found
 
 
 @contextlib.contextmanager
@@ -245,10 +311,11 @@ def _walk(root: Path, copies: list[str]) -> list[str]:
             )
         with os.scandir(root / folder) as scan:
             entries = [entry for entry in scan if not is_junk(entry.name)]
-        names = {entry.name for entry in entries}
+        same = functools.partial(_same, root / folder)
+        own_copies = _copies({entry.name for entry in entries}, same)
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
-            if is_copy(entry.name, names):
+            if entry.name in own_copies:
                 copies.append(name)
             elif entry.is_dir():
                 waiting.append((name, (*around, own)))
@@ -312,20 +379,34 @@ def check_entry(entry: zipfile.ZipInfo, place: str, largest: int, what: str) -> 
         )
 
 
-def _without_copies(names: Sequence[str], copies: list[str]) -> list[str]:
-    """Names of files in folders that are no copies; adds the others to `copies`."""
+def _without_copies(stamps: Mapping[str, str], copies: list[str]) -> list[str]:
+    """Names of a zip's files that are no copies, nor in one; adds the others to `copies`."""
     beside: dict[str, set[str]] = {}
-    for name in names:
+    for name in stamps:
         while name:
             folder, _, own = name.rpartition("/")
             beside.setdefault(folder, set()).add(own)
             name = folder
-    kept = []
-    for name in names:
+    same, found = functools.partial(_same_in_zip, stamps, sorted(stamps)), set()
+    for folder, names in beside.items():
+        start = f"{folder}/" if folder else ""
+        found |= {start + own for own in _copies(names, functools.partial(same, start))}
+    kept: list[str] = []
+    for name in stamps:
         parts = name.split("/")
-        folders = ("/".join(parts[:depth]) for depth in range(len(parts)))
-        if any(is_copy(own, beside[f]) for own, f in zip(parts, folders, strict=True)):
-            copies.append(name)
-        else:
-            kept.append(name)
+        around = ("/".join(parts[: depth + 1]) for depth in range(len(parts)))
+        (copies if any(place in found for place in around) else kept).append(name)
     return kept
+
+
+def _same_in_zip(
+    stamps: Mapping[str, str], ordered: Sequence[str], start: str, one: str, other: str
+) -> bool:
+    """Whether two files, or two folders, have the same contents, by their sizes and checksums."""
+
+    def below(place: str) -> dict[str, str]:
+        first, last = (bisect.bisect_left(ordered, place + end) for end in ("/", "0"))
+        inside = [*ordered[first:last], *([place] if place in stamps else [])]
+        return {name[len(place) :]: stamps[name] for name in inside}
+
+    return below(start + one) == below(start + other)

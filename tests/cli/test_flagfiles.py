@@ -6,6 +6,8 @@ import pytest
 
 from maml_tf.cli import flags
 from maml_tf.cli.main import run
+from maml_tf.config import Config
+from maml_tf.identity import from_flags, to_flags
 
 PLAIN = "# The sinusoid.\n\n--seed=3\n--logdir=my runs/a=b\n// more\n--stop_grad\n--noprogress\n"
 GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": False}
@@ -51,6 +53,95 @@ def test_spellings_of_true_and_false(line, tmp_path):
 @pytest.mark.parametrize("line", ["logdir = my runs", "logdir my runs", "--logdir=my runs"])
 def test_a_value_with_a_space(line, tmp_path):
     assert parsed(tmp_path / "a.flags", line.encode()) == {"logdir": "my runs"}
+
+
+@pytest.mark.parametrize(
+    "line, value",
+    [
+        ('--logdir="my logs"', "my logs"),
+        ("--logdir='my logs'", "my logs"),
+        ('logdir "my logs" ', "my logs"),
+        ('logdir = "lg --seed=3 # x"', "lg --seed=3 # x"),
+        ("--logdir='a \"b\" c'", 'a "b" c'),
+        ('--logdir=""', ""),
+        ("--logdir=Anna's logs", "Anna's logs"),
+        ("--logdir=the 90's of Anna's", "the 90's of Anna's"),
+        ("--logdir=a#b/c//d", "a#b/c//d"),
+        ("--logdir=lg --unknown and -x - --", "lg --unknown and -x - --"),
+        ("--logdir=the seed --log-files", "the seed --log-files"),
+        ("--logdir=--seed=3", "--seed=3"),
+    ],
+)
+def test_one_pair_of_quotes_is_no_part_of_a_value(line, value, tmp_path):
+    assert parsed(tmp_path / "a.flags", line.encode()) == {"logdir": value}
+
+
+def test_quotes_around_what_is_no_text(tmp_path):
+    (tmp_path / "b c.flags").write_text("seed='3'\n--update_lr=\"0.5\"\n")
+    given = parsed(tmp_path / "a.flags", b"flagfile='b c.flags'\n--resume='False'\n")
+    assert given == {"seed": 3, "update_lr": 0.5, "resume": False}
+
+
+ANOTHER = "has another flag behind its value ("
+COMMENT = "has a comment behind its value ("
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--logdir=lg --seed=3", f"--logdir {ANOTHER}lg --seed=3); give --seed a line of its own"),
+        ("--logdir lg -seed=3", ANOTHER),
+        ("logdir=lg seed=3", ANOTHER),
+        ("logdir = lg seed = 3", ANOTHER),
+        ("--logdir=lg\t--seed 3", ANOTHER),
+        ("--logdir --seed=3", ANOTHER),
+        ("--logdir= --stop_grad", ANOTHER),
+        ("--logdir=lg --nolog", "give --nolog a line of its own"),
+        ('--logdir="lg" --run_name="x"', ANOTHER),
+        ("--logdir=lg --flagfile=b.flags", ANOTHER),
+        ("--flagfile=b.flags --seed=3", f"--flagfile {ANOTHER}"),
+        ("--seed=3 --logdir=lg", f"--seed {ANOTHER}"),
+        ("--stop_grad --seed=3", f"--stop_grad {ANOTHER}"),
+        ("--run_name=abc   # comment", f"--run_name {COMMENT}abc # comment); give the comment a"),
+        ('--run_name="abc"   # "comment"', COMMENT),
+        ("--run_name=Anna's # Bob's", COMMENT),
+        ("--run_name=abc // comment", COMMENT),
+        ("--seed=3 # three", f"--seed {COMMENT}"),
+        ("--to= # nothing", f"--to {COMMENT}"),
+        ("--stop_grad # first order", f"--stop_grad {COMMENT}"),
+        ("--flagfile=b.flags # more", f"--flagfile {COMMENT}"),
+        ('--logdir="my logs', "has quotes around a part of its value"),
+        ('--logdir="my" logs', "put one pair around the whole value, or none."),
+    ],
+)
+def test_what_stands_behind_a_value_is_refused(line, told, tmp_path, capsys):
+    (tmp_path / "b.flags").write_text("")
+    (tmp_path / "a.flags").write_text(line)
+    assert told in error_of(tmp_path / "a.flags", capsys)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("my logs", "lg --seed=3", "lg -seed=3", "lg seed=3", "lg # x", "lg // x", " lg ", "# x"),
+        *('"lg"', "'lg'", '"lg', "Anna's # x", 'a "b" # c', 'a "b # c"', "--seed=3", "a=b#c"),
+        *("a\u00a0# b", "lg\u3000--seed=3", "\u00a0lg"),
+    ],
+)
+def test_a_run_s_own_flags_repeat_it_whatever_its_directories_are_called(text, tmp_path):
+    config = Config(logdir=text, to=text, data_dir=text)
+    given = parsed(tmp_path / "a.flags", to_flags(config).encode())
+    assert Config(**given) == config == from_flags(to_flags(config))
+
+
+@pytest.mark.parametrize("value", ["no", "yes", "2", "-1", ""])
+def test_neither_true_nor_false(value, tmp_path, capsys):
+    (tmp_path / "a.flags").write_text(f"--resume={value}")
+    line = error_of(tmp_path / "a.flags", capsys)
+    assert line.endswith(f"line 1: --resume={value}: write True or False.")
+    assert run([f"--resume={value}"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"--resume={value}: write True or False" in line and "(" not in line.split("True")[0]
 
 
 def test_an_empty_value_and_a_negative_one(tmp_path):

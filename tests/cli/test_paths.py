@@ -68,6 +68,8 @@ def test_a_home_directory_in_every_path(trained, tmp_path, monkeypatch):
         (["--logdir=logs", "--run_name=.."], "--run_name=.. is not a name"),
         (["--logdir=logs", "--run_name=."], "is not a name"),
         (["--logdir=logs", "--run_name=a/b"], "--run_name=a/b is not a name"),
+        (["--logdir=logs", "--run_name=.hid"], "would be overlooked"),
+        (["--logdir=logs", "--run_name=a.old1"], "would be overlooked"),
         (["--logdir=gs://bucket/logs"], "not a local directory"),
         (["--logdir=~nobody_here/logs"], "no home directory"),
     ],

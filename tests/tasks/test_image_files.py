@@ -204,6 +204,27 @@ COPIES += [
     "{} (case conflict){}",
 ]
 COPIES += ["{}_Server_Conflict{}", "{} - copie{}"]
+COPIES += [
+    "{} (Kopie){}",
+    "{} (copie){}",
+    "{} (copia){}",
+    "{} (weitere Kopie){}",
+    "{} (3. Kopie){}",
+]
+COPIES += ["Kopie von {}{}", "Copia de {}{}", "Copie de {}{}", "Cópia de {}{}", "Copia di {}{}"]
+COPIES += ["Kopie van {}{}", "Copy (2) of {}{}", "Копия {}{}", "复件 {}{}"]
+COPIES += ["{} – Kopie{}", "{} — копия{}", "{} - копия (2){}", "{} - Cópia{}", "{} - Co\u0301pia{}"]
+COPIES += [
+    "{} - 副本{}",
+    "{} 副本{}",
+    "{} 的副本{}",
+    "{} - コピー{}",
+    "{}のコピー{}",
+    "{} - 복사본{}",
+]
+COPIES += ["{} Kopie{}", "{} - Kopi{}", "{} - kopio{}", "{} - Másolat{}", "{} - Kopya{}"]
+COPIES += ["{} [Conflict]{}", "{} [conflicted 2026-01-02]{}", "{}[Conflict]{}"]
+COPIES += ["{} (Annas in Konflikt stehende Kopie 2026-01-02){}", "{} (Copie en conflit d'Anna){}"]
 
 
 @pytest.mark.parametrize("pattern", COPIES)
@@ -234,16 +255,98 @@ def test_without_an_original_it_is_none(pattern, tree, caplog):
 
 
 @pytest.mark.parametrize(
-    "name", ["Japanese_(katakana)", "character01", "n01532829_28.JPEG", "x (y)"]
+    "name",
+    [
+        *("Japanese_(katakana)", "character01", "n01532829_28.JPEG", "x (y)", "x [y]", "副本"),
+        *(
+            "x 副",
+            "x (hard copy)",
+            "copy x",
+            "x copying",
+            "x-DESKTOP-4F2A",
+            "x 2",
+            "x_2",
+            "photocopy",
+        ),
+    ],
 )
 def test_names_that_are_no_copies(name):
     assert not image_files.is_copy(name, {"Japanese", "character", "n01532829.JPEG", "x", name})
+
+
+PERHAPS = ["{}-DESKTOP-4F2A{}", "{} 2{}", "{} 13{}", "{}-2{}", "{}-Annas-MacBook{}"]
+
+
+def written(folder, files):
+    for name, contents in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(contents)
+    zipped = folder.with_suffix(".zip")
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for name, contents in files.items():
+            archive.writestr(name, contents)
+    return folder, zipped
+
+
+@pytest.mark.parametrize("pattern", PERHAPS)
+def test_what_may_be_a_copy_is_one_if_its_contents_are_the_original_s(pattern, tmp_path, caplog):
+    own = {"dog/1.png": b"x", "dog/more/2.png": b"yy", "cat.v1/3.png": b"z"}
+    copy = pattern.format("dog", "")
+    copied = {f"{copy}/1.png": b"x", f"{copy}/more/2.png": b"yy"}
+    copied |= {f"{pattern.format('cat.v1', '')}/3.png": b"z"}
+    copied |= {f"dog/{pattern.format('1', '.png')}": b"x"}
+    copied |= {f"{copy}/{pattern.format('1', '.png')}": b"x"}
+    for source in written(tmp_path / "a", own | copied):
+        caplog.clear()
+        assert names(source) == sorted(own)
+        (record,) = caplog.records
+        assert " more copies: the original is beside it." in record.message
+    assert image_files.list_names(tmp_path / "a") == ["cat.v1", "dog"]
+    assert [f.name for f in image_files.list_folders(tmp_path / "a")] == ["cat.v1", "dog"]
+    assert image_files.list_names(tmp_path / "a" / "dog") == ["1.png", "more"]
+
+
+OTHER = [
+    {"1.png": b"y", "2.png": b"yy"},  # names and sizes are the same
+    {"1.png": b"x"},
+    {"1.png": b"x", "2.png": b"yy", "3.png": b"z"},
+    {"1.png": b"x", "3.png": b"yy"},
+    {"1.png": b"xx", "2.png": b"yy"},
+    {"more/1.png": b"x", "2.png": b"yy"},
+]
+
+
+@pytest.mark.parametrize("pattern", PERHAPS)
+@pytest.mark.parametrize("other", OTHER)
+def test_what_may_be_a_copy_is_a_class_of_its_own_else(pattern, other, tmp_path, caplog):
+    copy = pattern.format("dog", "")
+    files = {"dog/1.png": b"x", "dog/2.png": b"yy"}
+    files |= {f"{copy}/{name}": contents for name, contents in other.items()}
+    files |= {f"dog/{pattern.format('1', '.png')}": b"z"}
+    for source in written(tmp_path / "a", files):
+        assert names(source) == sorted(files) and not caplog.records
+    assert image_files.list_names(tmp_path / "a") == sorted(["dog", copy])
+
+
+def test_what_may_be_a_copy_is_not_opened_if_it_is_no_file(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"")
+    os.mkfifo(tmp_path / "1-2.png")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1-2").symlink_to("nowhere")
+    (tmp_path / "1 2").mkdir()
+    (tmp_path / "1 2" / "loop").symlink_to(tmp_path)
+    (tmp_path / "1 2" / ".DS_Store").write_bytes(b"")
+    assert image_files.list_names(tmp_path) == ["1", "1-2", "1-2.png", "1.png"]
+    (tmp_path / "1 2" / "2.png").write_bytes(b"")
+    assert "1 2" in image_files.list_names(tmp_path)
 
 
 def test_a_long_name_takes_no_time():
     began = time.perf_counter()
     assert not image_files.is_copy("a (" * 20_000, {"a"})
     assert not image_files.is_copy("a (" * 80, {"a"})
+    assert not image_files.is_copy("copy of " * 30, {"a"})
+    assert not image_files.is_copy("a [conflict" * 20, {"a"})
     assert time.perf_counter() - began < 0.5
 
 
