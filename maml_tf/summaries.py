@@ -30,11 +30,10 @@ class Summaries:
     def __init__(self, directory: str | Path, *, disabled: bool = False, suffix: str = ""):
         """Opens an event file in `directory`, whose name ends in `suffix`."""
         self._directory = directory
-        self._writer = (
-            tf.summary.create_noop_writer()
-            if disabled
-            else tf.summary.create_file_writer(str(directory), filename_suffix=suffix or None)
-        )
+        self._writer: tf.summary.SummaryWriter | None = None
+        if not disabled:
+            options = {"filename_suffix": suffix} if suffix else {}
+            self._writer = tf.summary.create_file_writer(str(directory), **options)
 
     @contextlib.contextmanager
     def _at(self, step: int) -> Iterator[None]:
@@ -43,10 +42,21 @@ class Summaries:
         Raises:
           OSError: they cannot be.
         """
+        if self._writer is None:
+            with tf.summary.record_if(False):
+                yield
+            return
+        default = self._writer.as_default(step=step)
         try:
-            with self._writer.as_default(step=step):
+            with default:
                 yield
         except tf.errors.OpError as error:
+            # TensorFlow would keep a writer that cannot flush as everybody's default.
+            with contextlib.suppress(tf.errors.OpError):
+                self._writer.close()
+            with contextlib.suppress(tf.errors.OpError, AttributeError):
+                default.__exit__(None, None, None)
+            self._writer = None
             raise unwritable(self._directory, error) from error
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
@@ -81,12 +91,13 @@ class Summaries:
     def flush(self) -> None:
         """Makes what was written visible to a reader."""
         with self._at(0):
-            self._writer.flush()
+            pass  # Its end flushes.
 
     def close(self) -> None:
         """Closes the event file."""
         with self._at(0):
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
 
 
 def training_scalars(metric: str, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:

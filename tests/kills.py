@@ -67,7 +67,9 @@ SCENARIOS = {
         [["train", "--logdir=DIR", *SINUSOID], ["evaluate", "DIR/run", *EVALUATION]],
         [["release", "DIR/run", "--to=DIR/models/it"], ["figures", "DIR/run"]],
     ),
-    "prepare": Scenario([], [["prepare", "--datasource=miniimagenet", "--data_dir=DIR"]]),
+    "prepare": Scenario(
+        [], [["prepare", "--datasource=miniimagenet", "--data_dir=DIR", "--num_classes=2"]]
+    ),
 }
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from absl import flags
 
 from maml_tf.cli import flags as settings
+from maml_tf.config import is_one_line
 from maml_tf.files import user_path
 
 COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
@@ -69,7 +70,9 @@ def run(arguments: list[str]) -> int:
     command = arguments[0] if named else ""
     try:
         given, words = settings.parse(arguments[named:])
-        given |= {name: str(user_path(given[name])) for name in _PATHS if given.get(name)}
+        for name in _PATHS:
+            if given.get(name) and is_one_line(given[name]):  # else refused by its name
+                given[name] = str(user_path(given[name]))
         return _dispatch(command, given, [str(user_path(word)) for word in words])
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")

@@ -361,11 +361,11 @@ def test_help_says_that_a_module_s_code_runs(capsys):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--horizon=0"], "--horizon must be 1 or more, or -1"),
+        (["--horizon=0"], "--horizon must be from 1 to 1000000, or -1"),
         (["--method=multitask"], "averages regressors of sinusoids"),
         (["--environment=Line-v0"], "drop --environment"),
         (["--datasource=gymnasium"], "needs --environment=Id-v0"),
-        (["--max_kl=0"], "--max_kl must be positive"),
+        (["--max_kl=0"], "--max_kl must be above 0"),
     ],
 )
 def test_mistakes(flags, message, tmp_path, capsys):

@@ -8,6 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from maml_tf import MetaLearner, export, losses, train
 from maml_tf.cli import runs
@@ -97,6 +98,8 @@ def test_weights_that_could_not_be_logged_are_kept(tmp_path):
     with no_room_beyond(30_000), pytest.raises(OSError, match=r"no room.* iteration \d+ is kept"):
         train(learner, Sinusoid(shots=2), save_every=3000, **options)
     assert list((tmp_path / "checkpoints").glob("ckpt-*.index"))
+    assert not tf.summary.scalar("of somebody else", 1.0, step=0)  # there is no default writer
+    assert train(learner, Sinusoid(shots=2), iterations=2, progress=False).iteration == 2
 
 
 @pytest.mark.parametrize("limit", [3_000, 20_000])
