@@ -11,15 +11,18 @@ from __future__ import annotations
 import io
 import logging
 import os
-import uuid
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from maml_tf.files import replacing_file, sweep
+
 _LOG = logging.getLogger(__name__)
 _CRC_BYTES = 4
+_LEFT = re.compile(r"\..+\.npy\.[0-9a-f]{32}")
 
 
 def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndarray]) -> np.ndarray:
@@ -37,6 +40,8 @@ def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndar
         The array, mapped into memory (mode "c") where it could be kept.
     """
     paths = [folder / f"{name}.npy" for folder in folders]
+    for folder in folders:
+        _sweep(folder)
     for path in paths:
         if path.is_file():
             try:
@@ -88,17 +93,19 @@ def _store(path: Path, array: np.ndarray) -> None:
     if not existing.stat().st_mode & 0o222:
         # The superuser could write; whoever made the folder read-only meant it.
         raise PermissionError(f"{existing} is read-only")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            header = io.BytesIO()
-            described = np.lib.format.header_data_from_array_1_0(array)
-            np.lib.format.write_array_header_1_0(header, described)
-            file.write(header.getvalue())
-            array.tofile(file)
-            checksum = zlib.crc32(array.data, zlib.crc32(header.getvalue()))
-            file.write(checksum.to_bytes(_CRC_BYTES, "little"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing_file(path) as place, open(place, "xb") as file:
+        header = io.BytesIO()
+        described = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(header, described)
+        file.write(header.getvalue())
+        array.tofile(file)
+        checksum = zlib.crc32(array.data, zlib.crc32(header.getvalue()))
+        file.write(checksum.to_bytes(_CRC_BYTES, "little"))
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left, also as earlier versions called it."""
+    sweep(folder)
+    for left in folder.glob(".*.npy.*"):
+        if _LEFT.fullmatch(left.name) and left.is_file() and os.access(folder, os.W_OK):
+            left.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ for _ in range(150):
 def test_two_processes_at_once(tmp_path):
     command = [sys.executable, "-c", WRITER, image_cache.__file__, str(tmp_path)]
     writers = [subprocess.Popen([*command, value], stderr=subprocess.PIPE) for value in "12"]
-    errors = [writer.communicate(timeout=60)[1].decode() for writer in writers]
-    assert errors == ["", ""]
+    errors = [writer.communicate(timeout=180)[1].decode() for writer in writers]
+    assert not any("Traceback" in error for error in errors)
     assert [writer.returncode for writer in writers] == [0, 0]
     assert [file.name for file in tmp_path.iterdir()] == ["x.npy"]
