@@ -8,9 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,19 +94,6 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} of shape {tuple(shape)}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def path(name: str, value: Any) -> Path:
-    """A path of the file system, not the empty one.
-
-    Raises:
-      ValueError: it is something else.
-    """
-    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
-        raise ValueError(f"{name} must be a path, a string or a pathlib.Path, not {shown(value)}.")
-    if not os.fspath(value):
-        raise ValueError(f"{name} is empty; name a place, such as '.'.")
-    return Path(value)
 
 
 def sizes(name: str, value: Any, least: int = 1) -> tuple[int, ...]:

@@ -12,13 +12,12 @@ import errno
 import os
 import re
 import shutil
-import sys
 import unicodedata
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from maml_tf import checksums
+from maml_tf import arguments, checksums
 
 try:
     import fcntl
@@ -37,16 +36,23 @@ class Unwritable(OSError):
     """Something cannot be written; the message says what to do."""
 
 
-def user_path(path: str | os.PathLike[str]) -> Path:
+def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
     """A path as a user writes it: `~` and `~name` are home directories.
+
+    Args:
+      path: not the empty one.
+      name: of the argument, for messages.
 
     Raises:
       ValueError: it is not a path on this machine, there is no such home directory, or it holds
         characters that no file name should.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        raise ValueError(f"A path is text or a pathlib.Path, not {path!r}.")
+        told = arguments.shown(path)
+        raise ValueError(f"{name} must be a path, a string or a pathlib.Path, not {told}.")
     text = os.fspath(path)
+    if not text:
+        raise ValueError(f"{name} is empty; name a place, such as '.'.")
     if "://" in text:
         raise ValueError(f"'{text}' is not a local directory or file; copy to or from one.")
     if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
@@ -290,9 +296,3 @@ def sweep(directory: Path, name: str = "") -> None:
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
-
-
-def printable(text: str) -> str:
-    """Text that standard output can show, whatever its encoding."""
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return text.encode(encoding, "replace").decode(encoding)

@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from maml_tf import arguments, checksums
+from maml_tf import checksums
 from maml_tf.descriptions import contradictions, describe, network_of
 from maml_tf.files import replacing_file, require_room, unwritable, user_path
 
@@ -41,8 +41,7 @@ def save(learner: Any, path: str | Path) -> None:
       ValueError: another ending.
       OSError: nothing can be written there.
     """
-    arguments.path("path", path)
-    path = user_path(path)
+    path = user_path(path, "path")
     if not path.name.endswith(ENDING):
         raise ValueError(f"A learner is kept as a file <name>{ENDING}; write to {path}{ENDING}.")
     with replacing_file(path) as staging:
@@ -90,8 +89,7 @@ def load(learner: Any, path: str | Path) -> None:
       FileNotFoundError: there is none.
       ValueError: it cannot be read, or is another network's; the learner is as it was.
     """
-    arguments.path("path", path)
-    path = user_path(path)
+    path = user_path(path, "path")
     path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"No weights in {path}; `learner.save` writes them.")

@@ -56,8 +56,7 @@ def load_export(directory: str | os.PathLike[str]) -> Any:
       FileNotFoundError: there is no export.
       ValueError: one of its files is not as it was written, or TensorFlow could not read there.
     """
-    arguments.path("directory", directory)
-    place = user_path(directory)
+    place = user_path(directory, "directory")
     refuse_pattern(place)
     if not (place / SAVED_MODEL).is_file():
         raise FileNotFoundError(f"No export in {place}: no {SAVED_MODEL} there.")
@@ -132,8 +131,7 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
         something else than an export.
       OSError: nothing can be written there.
     """
-    arguments.path("directory", directory)
-    given = user_path(directory)
+    given = user_path(directory, "directory")
     refuse_pattern(given)
     place = Path(os.path.realpath(given))
     refuse_pattern(place)

@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf import arguments
 from maml_tf.evaluation import Evaluator, direction
-from maml_tf.files import refuse_pattern, user_path
+from maml_tf.files import Unwritable, refuse_pattern, user_path
 from maml_tf.history import History
 from maml_tf.meta_learner import MetaLearner
 from maml_tf.progress import Bar
@@ -140,15 +140,15 @@ def train(
         arguments.count("best_after", best_after, 0)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
-    if logdir is not None:
-        arguments.path("logdir", logdir)
+    directory = user_path(logdir, "logdir") if logdir is not None else None
     if not isinstance(description, str):
         raise ValueError(f"description must be text, not {arguments.shown(description)}.")
     _check_source(learner, tasks)
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
-    directory = user_path(logdir) if record and logdir is not None else None
+    if not record:
+        directory = None
     if directory is not None:
         refuse_pattern(directory)
     lower_is_better = validation is not None and direction(learner)
@@ -320,11 +320,16 @@ class _Loop:
 
     @contextlib.contextmanager
     def saying_what_is_kept(self) -> Iterator[None]:
-        """Where nothing more can be written, tries once to keep the present weights."""
+        """Where nothing more can be written, tries once to keep the present weights.
+
+        Only there: whatever else raises, such as a source of tasks, may do so in the middle of a
+        compiled call, whose steps the iteration does not count yet.
+        """
         try:
             yield
-        except OSError as error:
-            with contextlib.suppress(OSError):
+        except Unwritable as error:
+            with contextlib.suppress(OSError, NonFiniteLoss):
+                self._check_weights()
                 self.store.save(self.iteration)
             kept = self.store.available()
             what = f"The checkpoint of iteration {kept[-1]}" if kept else "Nothing of this run"

@@ -8,9 +8,21 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import Batch, Task, adapt, result_files, stack
+from maml_tf.cli.main import run
 from maml_tf.types import Trajectories
 
 RESULTS = Path(__file__).parent / "data" / "results"
+
+
+def error_of(arguments, capsys):
+    """The one line of a command that fails, without a traceback."""
+    capsys.readouterr()
+    assert run(arguments) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("maml-tf: ")
+    return line
 
 
 def normal(seed, *shape):

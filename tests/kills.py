@@ -218,6 +218,6 @@ def _images(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    if "KILLS_LIBRARY" in os.environ:
+    if "KILLS_LIBRARY" in os.environ:  # TensorFlow is imported under the library alone.
         from tests.forks import give
     sys.exit(main())

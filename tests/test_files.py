@@ -69,9 +69,10 @@ def test_home_directories_are_expanded(monkeypatch, tmp_path):
         ("logs\n--seed=1", "cannot be printed"),
         ("logs\0", "cannot be printed"),
         ("logs\udcff", "cannot be printed"),
-        (b"logs", "is text"),
-        (5, "is text"),
-        (["logs"], "is text"),
+        (b"logs", "must be a path"),
+        (5, "must be a path"),
+        ("", "is empty"),
+        (["logs"], "must be a path"),
     ],
 )
 def test_paths_that_are_none(path, told):

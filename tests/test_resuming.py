@@ -1,5 +1,6 @@
 """Whose run a directory holds, and training without one."""
 
+import functools
 import json
 import logging
 import os
@@ -385,3 +386,20 @@ def test_it_learns_in_memory():
     _, result = run(None, 300, learner, **options)
     after = evaluate(learner, HELD_OUT, num_tasks=24, steps=1).mean[1]
     assert after == pytest.approx(result.best_score, rel=1e-5) and after < before
+
+
+def test_a_source_that_fails_within_a_call_keeps_no_weights_of_its_middle(tmp_path, monkeypatch):
+    """Steps of a compiled call count when it ends; weights kept before would be of no iteration."""
+
+    def tasks(index, num_tasks, failing=()):
+        if int(index) in failing:
+            raise OSError(5, "Input/output error")
+        return tf.nest.map_structure(np.asarray, TASKS(int(index), num_tasks))
+
+    monkeypatch.setattr(training, "CALL_SECONDS", 1e6)  # one call of several pieces
+    straight, _ = run(None, 700, tasks=tasks)
+    with pytest.raises(OSError, match="Input/output error"):
+        broken = functools.partial(tasks, failing=(650,))
+        run(tmp_path, 700, tasks=broken, save_every=1000, validate_every=1000)
+    resumed, _ = run(tmp_path, 700, tasks=tasks, save_every=1000, validate_every=1000)
+    assert_equal(values(resumed), values(straight))

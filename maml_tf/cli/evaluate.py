@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from maml_tf.cli import runs
 from maml_tf.config import Config
 from maml_tf.evaluation import Tuning, evaluate, tune_step_size
 from maml_tf.experiment import make_tasks
-from maml_tf.files import printable
 from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 
@@ -118,13 +118,19 @@ def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimat
         told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
         told[-1] += " (the best on validation tasks)" if tuning else ""
     told += ["support points in one half"] if config.inputs == "half" else []
-    print(printable(f"\n{', '.join(told)}:\n{table(estimate, learner.metric_name)}"), flush=True)
+    print(_printable(f"\n{', '.join(told)}:\n{table(estimate, learner.metric_name)}"), flush=True)
+
+
+def _printable(text: str) -> str:
+    """Text that standard output can show, whatever its encoding."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def table(estimate: Estimate, metric: str) -> str:
     """Formats the metric after each gradient step; accuracy in per cent."""
     scale, unit = (100.0, " (%)") if metric == "accuracy" else (1.0, "")
-    interval = printable("± 95 %").replace("?", "+-")
+    interval = _printable("± 95 %").replace("?", "+-")
     lines = [f"{'steps':>5}  {metric + unit:>14}  {interval:>8}  {'std':>8}"]
     for step, row in enumerate(zip(estimate.mean, estimate.ci95, estimate.std, strict=True)):
         mean, ci95, std = (scale * value for value in row)

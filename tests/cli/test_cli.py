@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import error_of
 from PIL import Image
 
 from benchmarks import generated_images
@@ -31,13 +32,6 @@ QUICK += ["--jit_compile=False"]  # XLA takes seconds to compile
 
 def sinusoid(logdir, *more):
     return [f"--logdir={logdir}", "--metatrain_iterations=20", *QUICK, *more]
-
-
-def error_of(arguments, capsys):
-    assert run(arguments) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("maml-tf: ") and not any("Traceback" in line for line in lines)
-    return lines[-1]
 
 
 def test_train_evaluate_figures_export_and_resume(tmp_path, capsys):

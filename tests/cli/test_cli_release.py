@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from helpers import error_of
 
 from maml_tf.cli import runs
 from maml_tf.cli.main import run
@@ -30,13 +31,6 @@ def trained(tmp_path_factory):
 def results(directory):
     (path,) = (directory / "results").glob("test_*.json")
     return json.loads(path.read_text())
-
-
-def error_of(arguments, capsys):
-    assert run(arguments) == 1
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("maml-tf: ")
-    return line
 
 
 def test_a_release_gives_the_same_numbers_as_its_run(trained, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import error_of
 
 from maml_tf import experiment
 from maml_tf.cli import runs
@@ -36,13 +37,6 @@ def assert_same(one, other):
     assert one.keys() == other.keys() and len(one) == 7
     for name, value in one.items():
         np.testing.assert_array_equal(value, other[name], err_msg=name)
-
-
-def error_of(arguments, capsys):
-    assert run(arguments) == 1
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("maml-tf: ") and not any("Traceback" in line for line in lines)
-    return lines[-1]
 
 
 def run_all(*commands):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import error_of
 
 from maml_tf import MetaLearner, losses, train
 from maml_tf.cli import runs
@@ -19,14 +20,6 @@ from maml_tf.tasks import Sinusoid
 SETTINGS = ["--norm=None", "--metatrain_iterations=4", "--validation_tasks=24"]
 SETTINGS += ["--progress=False", "--jit_compile=False"]
 EVALUATION = ["--test_set", "--num_test_tasks=24", "--progress=False", "--test_steps=2"]
-
-
-def error_of(arguments, capsys):
-    capsys.readouterr()
-    assert run(arguments) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" not in err
-    return err.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
