@@ -47,7 +47,7 @@ def train_and_evaluate(
     """
     began = time.perf_counter()
     from maml_tf.cli.main import run
-    from maml_tf.meta_learner import MetaLearner
+    from maml_tf.supervised.learner import MetaLearner
 
     calls = []
     meta_steps = MetaLearner.meta_steps

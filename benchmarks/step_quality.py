@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from benchmarks.meta_rl import parts
 from maml_tf.cli import runs
-from maml_tf.experiment import make_tasks
+from maml_tf.experiments.build import make_tasks
 from maml_tf.rl import pieces, trust_region
 
 FIRST = 1_000_000

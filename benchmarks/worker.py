@@ -23,7 +23,7 @@ from benchmarks import settings
 
 
 def config_fields(setting: settings.Setting) -> dict:
-    """The fields of `maml_tf.config.Config` that describe a setting."""
+    """The fields of `maml_tf.experiments.settings.Config` that describe a setting."""
     return {
         "datasource": setting.name.split("_")[0],
         "norm": "None" if setting.regression else "batch_norm",
@@ -48,7 +48,7 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
       setting: what to run.
       with_data: draw each meta-batch inside the step, images from an array of the real data set's
         size, instead of repeating one.
-      fields: of `maml_tf.config.Config`, other than the setting's.
+      fields: of `maml_tf.experiments.settings.Config`, other than the setting's.
 
     Returns:
       `MetaLearner`, `TaskSource`.
@@ -56,8 +56,8 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     import tensorflow as tf
 
     from maml_tf.cli import runs
-    from maml_tf.config import Config
-    from maml_tf.experiment import make_learner
+    from maml_tf.experiments.build import make_learner
+    from maml_tf.experiments.settings import Config
     from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
     from maml_tf.types import Batch, Task
 

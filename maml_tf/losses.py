@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from maml_tf.objectives import INDICES, VALUES, average, described, weighted_average
+from maml_tf.objectives.base import INDICES, VALUES, average, described, weighted_average
 
 
 @described(lower_is_better=True, labels=VALUES)

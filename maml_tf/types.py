@@ -59,7 +59,7 @@ class TaskSource(Protocol):
     Meta-batch `index` is a pure function of the source's own (seed, split) and `index`: nothing
     random depends on what was drawn before, so training can stop and resume anywhere. It is called
     while a `tf.function` is traced: use TensorFlow operations with static shapes, and draw by
-    `maml_tf.tasks.seeds.uniform`, for `tf.random` draws other floats under XLA. A function that
+    `maml_tf.seeds.uniform`, for `tf.random` draws other floats under XLA. A function that
     draws with NumPy or Python is found out, and called at every meta-step with a Python integer.
     """
 

@@ -19,7 +19,7 @@ import maml_tf.cli.prepare
 import maml_tf.cli.release
 import maml_tf.cli.render
 import maml_tf.cli.train
-import maml_tf.rl_experiment  # noqa: F401
+import maml_tf.experiments.policies  # noqa: F401
 from maml_tf.cli.main import run
 
 HUNG = 1000

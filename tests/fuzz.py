@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import generated_images
-from maml_tf.config import Config
+from maml_tf.experiments.settings import Config
 from tests.forks import HUNG, give
 
 LIMIT = 120

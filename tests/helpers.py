@@ -7,8 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import Batch, Task, adapt, result_files, stack
+from maml_tf import Batch, Task, adapt, stack
 from maml_tf.cli.main import run
+from maml_tf.results import files as result_files
 from maml_tf.types import Trajectories
 
 RESULTS = Path(__file__).parent / "data" / "results"

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import adapt, gradient_step, stack
-from maml_tf.adaptation import adapt_for
+from maml_tf.engine.adaptation import adapt_for
 
 T, SIZE, ALPHA = 3, 4, 0.1
 

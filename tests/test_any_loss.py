@@ -14,9 +14,9 @@ from helpers import (
 from keras import layers
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, export, losses, train, tune_step_size
-from maml_tf.checkpoints import Checkpoints
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
+from maml_tf.training.checkpoints import Checkpoints
 
 K = keras.losses
 T, B, N = 3, 4, 2

@@ -7,8 +7,8 @@ import tensorflow as tf
 from helpers import normal
 
 from maml_tf import losses
-from maml_tf.objectives import Objective
-from maml_tf.resolve import objective
+from maml_tf.objectives.base import Objective
+from maml_tf.objectives.resolve import objective
 
 TASKS, EXAMPLES, WAYS = 3, 4, 5
 

@@ -1,4 +1,4 @@
-"""Imports point one way."""
+"""Imports point one way: each wing knows those below it, and its neighbours do not know it."""
 
 import ast
 from pathlib import Path
@@ -8,39 +8,27 @@ import pytest
 import maml_tf
 
 PACKAGE = Path(maml_tf.__file__).parent
-FLOORS = (
-    {"patching", "checksums", "home", "arguments", "progress"},
-    {"files"},
-    {"types", "_version", "normalization", "patches", "fast_weights", "saved_models", "objectives"}
-    | {"stop_signal", "strategies", "descriptions", "task_axis", "pooling", "vectorized"}
-    | {"argument_types", "run_lock", "ranges", "texts"},
-    {"second_derivatives", "model_inputs", "penalties", "losses", "networks", "compiled_loop"}
-    | {
-        "source_tracing",
-        "learner_files",
-        "history",
-        "several_outputs",
-        "labels",
-        "cloning",
-    },
-    {"single_task", "config", "keras_objectives", "checks", "adaptation"}
-    | {"task_checks", "supplies"},
-    {"run", "result_schema", "result_names", "identity"},
-    {"read_ahead", "functional", "keras_metrics", "optimizers", "settings", "result_files"},
-    {"normalization_rules", "layer_rules", "operation_rules", "resolve", "sources"}
-    | {"curvature_check", "learner_summary", "result_choice"},
-    {"convolution_rules", "sequence_rules"},
-    {"meta_learner", "paper"},
-    {"serving_interface"},
-    {"baselines", "checkpoints", "evaluation", "serving", "figures", "tables"},
-    {"summaries", "task_figures", "resuming"},
-    {"training", "export", "rl", "paper_figures"},
-    {"rl_experiment"},
-    {"experiment", "results"},
-    {"cli"},
-    {"__main__", "__init__"},
-)
-FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
+VOCABULARY = {"_version", "arguments", "ranges", "seeds", "types"}
+WINGS = {
+    "system": {"arguments"},
+    "engine": VOCABULARY | {"networks"},
+    "networks": {"arguments"},
+    "losses": {"objectives"},  # one wing, of which it is the public door
+    "objectives": {"arguments", "losses"},
+    "tasks": VOCABULARY | {"system"},
+    "sources": VOCABULARY | {"engine", "tasks"},
+    "saving": VOCABULARY | {"system"},
+    "supervised": VOCABULARY
+    | {"system", "engine", "networks", "losses", "objectives", "sources", "saving"},
+    "rl": VOCABULARY | {"system", "engine", "networks", "saving", "supervised"},
+    "training": VOCABULARY | {"system", "engine", "saving", "sources", "supervised", "plotting"},
+    "experiments": VOCABULARY
+    | {"networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
+    "results": VOCABULARY | {"system", "tasks", "supervised", "experiments"},
+    "plotting": VOCABULARY | {"system", "results", "paper"},
+    "paper": VOCABULARY | {"results", "plotting"},
+}
+"""What each wing may import, besides itself."""
 
 
 def imports(path):
@@ -54,43 +42,51 @@ def imports(path):
                 yield alias.name
 
 
-def own_modules(path):
+def wings(path):
     """First names below `maml_tf` that a file imports."""
     names = {name.split(".")[1] for name in imports(path) if name.startswith("maml_tf.")}
     return {n for n in names if (PACKAGE / f"{n}.py").exists() or (PACKAGE / n).is_dir()}
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
-def test_a_module_imports_from_lower_floors_only(path):
-    assert path.stem in FLOOR, f"give {path.stem} a floor"
-    if path.stem == "__init__":
+def wing_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def identify(path):
+    return str(path.relative_to(PACKAGE).with_suffix(""))
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_a_wing_imports_from_those_below_it_only(path):
+    wing = wing_of(path)
+    if wing in ("__init__", "__main__", "cli"):  # They may know everything.
         return
-    for module in own_modules(path) - {"tasks"}:
-        # Rules of layers register with `functional`, on whose floor they could not stand.
-        assert FLOOR[module] < FLOOR[path.stem], f"{path.stem} imports {module}"
+    allowed = WINGS.get(wing, {"arguments"} if wing in VOCABULARY else None)
+    assert allowed is not None, f"say in WINGS what {wing} may import"
+    assert wings(path) <= allowed | {wing}, f"{wing} must not import this"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "tasks").glob("*.py")), ids=lambda p: p.stem)
-def test_tasks_know_only_the_vocabulary(path):
-    assert own_modules(path) <= {"types", "tasks", "files", "texts", "arguments", "progress"}
+@pytest.mark.xfail(reason="training draws curves, and plotting reads the paper", strict=True)
+def test_no_two_wings_know_each_other():
+    def below(wing, seen=()):
+        direct = WINGS.get(wing, set()) - set(seen)
+        return direct.union(*(below(w, (*seen, *direct)) for w in direct))
+
+    pair = {"losses", "objectives"}
+    circles = [w for w in WINGS if w in below(w) and w not in pair]
+    assert not circles
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "rl").rglob("*.py")), ids=lambda p: p.stem)
-def test_reinforcement_learning_knows_neither_the_training_loop_nor_the_command_line(path):
-    lower = {module for modules in FLOORS[:7] for module in modules} | {"tasks", "rl"}
-    assert own_modules(path) <= lower | ({"evaluation"} if path.stem == "evaluation" else set())
-    from_tasks = {name for name in imports(path) if name.startswith("maml_tf.tasks.")}
-    assert all(name.startswith("maml_tf.tasks.seeds") for name in from_tasks)
-
-
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=identify)
 def test_only_the_command_line_reads_flags(path):
-    if "cli" not in path.relative_to(PACKAGE).parts:
+    if wing_of(path) != "cli":
         assert not any(name.startswith("absl") for name in imports(path))
-        assert "cli" not in own_modules(path) or path.stem == "__main__"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=identify)
 def test_no_pickle_and_no_named_device(path):
     text = path.read_text()
     assert "import pickle" not in text and "allow_pickle=True" not in text

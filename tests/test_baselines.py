@@ -5,10 +5,10 @@ import tensorflow as tf
 from helpers import normal
 
 from maml_tf import MetaLearner, MultitaskLearner, evaluate, losses, networks, train
-from maml_tf.adaptation import stack
-from maml_tf.baselines import JointClassifier
-from maml_tf.checkpoints import Checkpoints
+from maml_tf.engine.adaptation import stack
+from maml_tf.supervised.baselines import JointClassifier
 from maml_tf.tasks import Episodes, JointBatches, Sinusoid
+from maml_tf.training.checkpoints import Checkpoints
 
 T, STEPS = 3, 4
 TASKS = Sinusoid(shots=5, fixed=True)

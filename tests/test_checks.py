@@ -7,8 +7,9 @@ import tensorflow as tf
 from helpers import randomize
 from keras import layers
 
-from maml_tf import Batch, MetaLearner, Task, evaluate, labels, losses
+from maml_tf import Batch, MetaLearner, Task, evaluate, losses
 from maml_tf.networks import dense_network
+from maml_tf.objectives import labels
 from maml_tf.tasks import ConstantTasks
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import compiled_loop
+from maml_tf.engine import compilation as compiled_loop
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 from helpers import write_result
 
-from maml_tf import result_files
-from maml_tf.config import METHODS, NO_INNER_STEPS, Config
-from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
+from maml_tf.experiments.identity import contradictions, directory_name, from_flags, to_flags
+from maml_tf.experiments.settings import METHODS, NO_INNER_STEPS, Config
+from maml_tf.results import files as result_files
 
 PRETRAINED = {"pretrain_iterations": 5, "metatrain_iterations": 0}
 NAVIGATION = {"datasource": "navigation_2d"}

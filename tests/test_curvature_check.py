@@ -8,7 +8,7 @@ from helpers import normal, randomize
 from keras import layers, ops
 
 from maml_tf import functional
-from maml_tf.curvature_check import warn_of_curvature
+from maml_tf.engine.curvature_check import warn_of_curvature
 
 
 def curvature_warnings(*parts, shape=(4,), example=None):

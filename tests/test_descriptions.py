@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maml_tf import MetaLearner, losses
-from maml_tf.descriptions import contradictions, describe, kind
+from maml_tf.saving.descriptions import contradictions, describe, kind
 from maml_tf.tasks import Episodes
 
 

@@ -14,9 +14,9 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train
-from maml_tf.checkpoints import Checkpoints
+from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.networks import dense_network
-from maml_tf.strategies import refuse_several_workers
+from maml_tf.training.checkpoints import Checkpoints
 
 
 def sines(index, num_tasks):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, networks, tune_step_size
-from maml_tf.evaluation import DRAW, Evaluator, estimate, predictions_while_adapting
+from maml_tf.supervised.evaluation import DRAW, Evaluator, estimate, predictions_while_adapting
 from maml_tf.tasks import Sinusoid
 
 

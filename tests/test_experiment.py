@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from maml_tf import MetaLearner, MultitaskLearner
-from maml_tf.config import METHODS, PENALTIES, Config
-from maml_tf.experiment import make_learner, make_network, make_tasks
+from maml_tf.experiments.build import make_learner, make_network, make_tasks
+from maml_tf.experiments.settings import METHODS, PENALTIES, Config
 
 SMALL = {"meta_batch_size": 2, "num_filters": 2}
 DENSE = {"datasource": "omniglot", "conv": False}

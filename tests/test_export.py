@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 
 import maml_tf
-from maml_tf import checksums, losses, networks
-from maml_tf.export import export
-from maml_tf.meta_learner import MetaLearner
-from maml_tf.saved_models import SIDECAR
+from maml_tf import losses, networks
+from maml_tf.saving.saved_models import SIDECAR
+from maml_tf.supervised.export import export
+from maml_tf.supervised.learner import MetaLearner
+from maml_tf.system import checksums
 
 
 def _learner(**options):

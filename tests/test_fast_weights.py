@@ -7,9 +7,10 @@ import tensorflow as tf
 from helpers import assert_is_the_derivative, meta_objective, normal, random_task, randomize
 from keras import layers
 
-from maml_tf import MetaLearner, adapt, fast_weights, losses, stack
-from maml_tf.adaptation import fast, gradient_step
-from maml_tf.fast_weights import FastWeight, multiply
+from maml_tf import MetaLearner, adapt, losses, stack
+from maml_tf.engine import fast_weights
+from maml_tf.engine.adaptation import fast, gradient_step
+from maml_tf.engine.fast_weights import FastWeight, multiply
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from helpers import paper_results, result_content
 
-from maml_tf import Estimate, figures, paper_figures
+from maml_tf import Estimate
+from maml_tf.paper import figures as paper_figures
+from maml_tf.plotting import curves as figures
 
 CURVE = Estimate(np.array([0.2, 0.9, 0.95]), np.ones(3), np.array([0.01, 0.02, 0.03]), 600)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maml_tf import checksums
-from maml_tf.files import (
+from maml_tf.system import checksums
+from maml_tf.system.files import (
     lock_directory,
     refuse_pattern,
     replacing_directory,
@@ -18,7 +18,7 @@ from maml_tf.files import (
     user_path,
     write_atomically,
 )
-from maml_tf.run_lock import LOCK_FILE, run_lock
+from maml_tf.system.locks import LOCK_FILE, run_lock
 
 HOLDER = """
 import fcntl, os, sys

@@ -16,7 +16,7 @@ from helpers import (
 from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
-from maml_tf.run import Run
+from maml_tf.engine.run import Run
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maml_tf import argument_types
+from maml_tf.supervised import serving_arguments as argument_types
 from maml_tf.tasks import Episodes
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "keras_in_ten_lines.py"

@@ -10,11 +10,11 @@ from helpers import normal, one_task_at_a_time, own_weights, random_task, random
 from keras import layers
 
 from maml_tf import MetaLearner, functional, losses, stacked
-from maml_tf.functional import Result
+from maml_tf.engine.functional import Result
+from maml_tf.engine.operation_rules import ELEMENT_WISE, WITH_TWO
+from maml_tf.engine.run import Run
+from maml_tf.engine.task_axis import get_mask
 from maml_tf.networks import Context
-from maml_tf.operation_rules import ELEMENT_WISE, WITH_TWO
-from maml_tf.run import Run
-from maml_tf.task_axis import get_mask
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maml_tf import MetaLearner, MultitaskLearner, evaluate, losses, networks
-from maml_tf.learner_files import load, save
+from maml_tf.saving.weights import load, save
 from maml_tf.tasks import Sinusoid
 
 TASKS = Sinusoid(shots=5)

@@ -16,7 +16,7 @@ from keras import layers
 
 from maml_tf import Batch, MetaLearner, Task, functional, losses
 from maml_tf.networks import conv_network, dense_network
-from maml_tf.tasks.seeds import uniform
+from maml_tf.seeds import uniform
 
 # --- a linear model, whose meta-gradient has a closed form ---
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from helpers import normal
 
-from maml_tf.normalization import _plain, standardize
+from maml_tf.engine.normalization import _plain, standardize
 
 AXES = {"batch": [1, 2], "last": [3], "between": [2]}
 

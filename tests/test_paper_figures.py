@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from helpers import RESULTS, paper_results, result_content, write_result
 
-from maml_tf import paper, paper_figures
+from maml_tf.paper import figures as paper_figures
+from maml_tf.paper import numbers as paper
 
 ALPHA = {"maml": 0.01, "fomaml": 0.01, "pretrained": 0.02, "random": 0.01, "oracle": 0.01}
 SUFFIX = {"maml": "", "fomaml": "_first_order"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import patches
+from maml_tf.engine import patches
 
 # spatial lengths, kernel, strides, dilation, padding
 GEOMETRIES = [

@@ -10,8 +10,8 @@ from helpers import assert_is_the_derivative, meta_objective, normal, random_tas
 from keras import layers
 
 from maml_tf import Batch, MetaLearner, Task, functional, losses
+from maml_tf.engine.pooling import exact_pooling, under_xla
 from maml_tf.networks import conv_network
-from maml_tf.pooling import exact_pooling, under_xla
 
 # A pooling of one, two and three axes, windows that overlap, leave gaps, or are padded.
 GEOMETRIES = [

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_choice, result_files
-from maml_tf.result_choice import Wanted
-from maml_tf.result_files import Curve, Paths, Samples
+from maml_tf.paper import numbers as paper
+from maml_tf.results import choice as result_choice
+from maml_tf.results import files as result_files
+from maml_tf.results.choice import Wanted
+from maml_tf.results.files import Curve, Paths, Samples
 
 PATHS = ["navigation_2d", "paths_40trajectories"]
 OMNIGLOT = Wanted("maml", "omniglot", 1, 1, step=3, ways=5, conv=True)

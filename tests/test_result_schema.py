@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from helpers import result_content, write_result
 
-from maml_tf import figures, result_choice, result_files, result_schema, results, tables
-from maml_tf.config import Config
-from maml_tf.evaluation import Tuning
-from maml_tf.identity import from_flags
-from maml_tf.result_choice import Wanted
-from maml_tf.result_files import Curve, Paths, Samples
+from maml_tf.experiments.identity import from_flags
+from maml_tf.experiments.settings import Config
+from maml_tf.paper import tables
+from maml_tf.plotting import curves as figures
+from maml_tf.results import build as results
+from maml_tf.results import choice as result_choice
+from maml_tf.results import files as result_files
+from maml_tf.results import schema as result_schema
+from maml_tf.results.choice import Wanted
+from maml_tf.results.files import Curve, Paths, Samples
+from maml_tf.supervised.evaluation import Tuning
 from maml_tf.types import Estimate
 
 ROOT = Path(__file__).parents[1]

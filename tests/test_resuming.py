@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Estimate, MetaLearner, evaluate, losses, networks, train, training
-from maml_tf.checkpoints import Checkpoints
+from maml_tf import Estimate, MetaLearner, evaluate, losses, networks, train
 from maml_tf.tasks import Sinusoid
-from maml_tf.training import NonFiniteLoss
+from maml_tf.training import loop as training
+from maml_tf.training.checkpoints import Checkpoints
+from maml_tf.training.loop import NonFiniteLoss
 
 TASKS, HELD_OUT = Sinusoid(shots=5), Sinusoid(shots=5, split="val")
 QUIET = {"progress": False, "save_every": 10, "validate_every": 10}

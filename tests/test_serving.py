@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import losses, networks, saved_models
-from maml_tf.export import export
-from maml_tf.meta_learner import MetaLearner
+from maml_tf import losses, networks
+from maml_tf.saving import saved_models
+from maml_tf.supervised.export import export
+from maml_tf.supervised.learner import MetaLearner
 from maml_tf.types import Batch
 
 WAYS, SHOTS, STEPS = 3, (1, 5), (0, 1, 3)

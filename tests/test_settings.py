@@ -7,8 +7,8 @@ import tensorflow as tf
 from helpers import random_task
 
 from maml_tf import MetaLearner, losses
-from maml_tf.evaluation import Evaluator
 from maml_tf.networks import dense_network
+from maml_tf.supervised.evaluation import Evaluator
 from maml_tf.tasks import ConstantTasks
 
 

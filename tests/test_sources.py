@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train, tune_step_size
-from maml_tf.evaluation import Evaluator
+from maml_tf import Batch, MetaLearner, Task, evaluate, losses, seeds, train, tune_step_size
 from maml_tf.networks import dense_network
-from maml_tf.sources import InGraph, held_out, prepare
-from maml_tf.supplies import SourceEnded
-from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid, seeds
+from maml_tf.sources.resolve import InGraph, held_out, prepare
+from maml_tf.sources.supplies import SourceEnded
+from maml_tf.supervised.evaluation import Evaluator
+from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
 
 T = 2
 
@@ -218,7 +218,7 @@ def test_the_next_meta_batches_are_drawn_while_these_are_learned_from():
 
 
 def test_no_more_is_stacked_than_fits(monkeypatch):
-    from maml_tf import read_ahead
+    from maml_tf.sources import read_ahead
 
     # A meta-batch has 2 sets of x and y, 6 numbers each, of 4 bytes: 96.
     monkeypatch.setattr(read_ahead, "STACK_BYTES", 200)

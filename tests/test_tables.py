@@ -1,7 +1,9 @@
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf import paper, result_choice, tables
+from maml_tf.paper import numbers as paper
+from maml_tf.paper import tables
+from maml_tf.results import choice as result_choice
 
 REST = ["60000", "0", "600"]
 EMPTY = ["—"] * 4

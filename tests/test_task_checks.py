@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses
-from maml_tf.task_checks import UnknownShape, as_task
+from maml_tf.sources.checks import UnknownShape, as_task
 
 T, B = 2, 3
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import MetaLearner, losses, networks, train, training
-from maml_tf.checkpoints import Checkpoints
-from maml_tf.summaries import Summaries, training_scalars
+from maml_tf import MetaLearner, losses, networks, train
 from maml_tf.tasks import Sinusoid
-from maml_tf.training import NonFiniteLoss
+from maml_tf.training import loop as training
+from maml_tf.training.checkpoints import Checkpoints
+from maml_tf.training.loop import NonFiniteLoss
+from maml_tf.training.summaries import Summaries, training_scalars
 
 
 def make_learner(hidden=(6,), step_size=0.01, **options):

@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from maml_tf.cli import runs
-from maml_tf.config import Config
-from maml_tf.export import export
+from maml_tf.experiments.settings import Config
+from maml_tf.supervised.export import export
 
 _LOG = logging.getLogger(__name__)
 

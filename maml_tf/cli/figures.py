@@ -9,13 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maml_tf import figures, paper, paper_figures, result_files, tables
 from maml_tf.cli import runs
-from maml_tf.config import Config
-from maml_tf.files import staging, sweep, write_atomically
-from maml_tf.paper import Piece
-from maml_tf.result_files import Result
-from maml_tf.summaries import FIGURES_SUFFIX, Summaries
+from maml_tf.experiments.settings import Config
+from maml_tf.paper import figures as paper_figures
+from maml_tf.paper import numbers as paper
+from maml_tf.paper import tables
+from maml_tf.paper.numbers import Piece
+from maml_tf.plotting import curves as figures
+from maml_tf.results import files as result_files
+from maml_tf.results.files import Result
+from maml_tf.system.files import staging, sweep, write_atomically
+from maml_tf.training.summaries import FIGURES_SUFFIX, Summaries
 
 _LOG = logging.getLogger(__name__)
 

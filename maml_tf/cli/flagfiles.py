@@ -9,8 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from maml_tf import texts
-from maml_tf.identity import QUOTED
+from maml_tf.experiments.identity import QUOTED
+from maml_tf.system import texts
 
 LARGEST = 1_000_000
 """Bytes of a flagfile."""

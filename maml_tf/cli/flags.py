@@ -12,7 +12,7 @@ from typing import Any
 from absl import flags
 
 from maml_tf.cli import flagfiles
-from maml_tf.config import Config
+from maml_tf.experiments.settings import Config
 
 
 class _Whole(flags.ArgumentParser):

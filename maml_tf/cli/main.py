@@ -28,8 +28,8 @@ from typing import Any
 from absl import flags
 
 from maml_tf.cli import flags as settings
-from maml_tf.config import is_one_line
-from maml_tf.files import user_path
+from maml_tf.experiments.settings import is_one_line
+from maml_tf.system.files import user_path
 
 COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
 

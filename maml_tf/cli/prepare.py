@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from maml_tf.config import Config
-from maml_tf.experiment import make_tasks
-from maml_tf.tasks import miniimagenet, miniimagenet_images, omniglot, omniglot_images
+from maml_tf.experiments.build import make_tasks
+from maml_tf.experiments.settings import Config
+from maml_tf.tasks import miniimagenet_images, omniglot_images
+from maml_tf.tasks.images import miniimagenet, omniglot
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maml_tf import result_files
 from maml_tf.cli import runs
-from maml_tf.config import Config
-from maml_tf.files import replacing_directory
-from maml_tf.learner_files import save_model_weights
+from maml_tf.experiments.settings import Config
+from maml_tf.results import files as result_files
+from maml_tf.saving.weights import save_model_weights
+from maml_tf.system.files import replacing_directory
 
 _LOG = logging.getLogger(__name__)
 

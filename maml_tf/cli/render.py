@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from maml_tf import results
 from maml_tf.cli import evaluate, runs
-from maml_tf.experiment import make_tasks
+from maml_tf.experiments.build import make_tasks
+from maml_tf.results import build as results
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from maml_tf import checksums, result_files, texts
-from maml_tf.checkpoints import Checkpoints, saved_iterations
-from maml_tf.config import Config
-from maml_tf.experiment import make_learner, on_cpu
-from maml_tf.files import refuse_pattern, write_atomically
-from maml_tf.identity import contradictions, directory_name, from_flags, to_flags
-from maml_tf.learner_files import WEIGHTS_FILE
-from maml_tf.run_lock import run_lock
+from maml_tf.experiments.build import make_learner, on_cpu
+from maml_tf.experiments.identity import contradictions, directory_name, from_flags, to_flags
+from maml_tf.experiments.settings import Config
+from maml_tf.results import files as result_files
+from maml_tf.saving.weights import WEIGHTS_FILE
+from maml_tf.system import checksums, texts
+from maml_tf.system.files import refuse_pattern, write_atomically
+from maml_tf.system.locks import run_lock
+from maml_tf.training.checkpoints import Checkpoints, saved_iterations
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import logging
 from typing import Any
 
 from maml_tf.cli import runs
-from maml_tf.config import Config
-from maml_tf.experiment import make_learner, make_tasks, make_validation
-from maml_tf.identity import to_flags
+from maml_tf.experiments.build import make_learner, make_tasks, make_validation
+from maml_tf.experiments.identity import to_flags
+from maml_tf.experiments.settings import Config
 from maml_tf.tasks import JointBatches
-from maml_tf.training import TrainingResult, train
+from maml_tf.training.loop import TrainingResult, train
 
 _LOG = logging.getLogger(__name__)
 

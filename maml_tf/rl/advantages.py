@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maml_tf.rl.shapes import sizes
+from maml_tf.engine.shapes import sizes
 
 
 def discounted_sums(values: tf.Tensor, factor: float) -> tf.Tensor:

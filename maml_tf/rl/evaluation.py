@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from maml_tf import arguments
-from maml_tf.evaluation import Tuning, choose_step_size, estimate
-from maml_tf.progress import Bar
+from maml_tf import arguments, seeds
 from maml_tf.rl.envs.point import STEP
 from maml_tf.rl.meta_trpo import MetaTRPO, Sampler, check_sampler
 from maml_tf.rl.objectives import PolicyBatch
-from maml_tf.tasks import seeds
+from maml_tf.supervised.evaluation import Tuning, choose_step_size, estimate
+from maml_tf.system.progress import Bar
 from maml_tf.types import Estimate
 
 

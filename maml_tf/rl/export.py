@@ -36,10 +36,16 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf._version import __version__
-from maml_tf.adaptation import adapt_for, stack
+from maml_tf.engine.adaptation import adapt_for, stack
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch, reinforce
-from maml_tf.saved_models import checked_step_size, given_or_learned, replacing, unique_names, write
+from maml_tf.saving.saved_models import (
+    checked_step_size,
+    given_or_learned,
+    replacing,
+    unique_names,
+    write,
+)
 from maml_tf.types import Trajectories, Weights
 
 _TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")

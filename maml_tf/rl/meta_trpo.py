@@ -19,13 +19,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import arguments, learner_files
-from maml_tf.adaptation import adapt, fast, stack
+from maml_tf import arguments
+from maml_tf.engine.adaptation import adapt, fast, stack
 from maml_tf.rl import pieces, trust_region
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, mean_kl, policy_batch, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.rollouts import Clock, Rollouts, Sampler
 from maml_tf.rl.trust_region import TrustRegionStep
+from maml_tf.saving import weights as learner_files
 from maml_tf.types import Trajectories, Weights
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maml_tf.rl import advantages, policy, value
+from maml_tf.engine.shapes import sizes
+from maml_tf.rl import advantages, policy
+from maml_tf.rl import linear_baseline as value
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
-from maml_tf.rl.shapes import sizes
 from maml_tf.types import LossFn, Trajectories, Weights
 
 

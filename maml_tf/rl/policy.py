@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import initializers, layers
 
 from maml_tf import arguments
-from maml_tf.functional import functional
+from maml_tf.engine.functional import functional
 from maml_tf.networks import CONTEXT_NUMBERS, Context
 from maml_tf.types import Weights
 

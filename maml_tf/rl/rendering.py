@@ -17,10 +17,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from maml_tf.files import replacing_file
 from maml_tf.rl.envs.point import Navigation2D
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.sampler import Act, Sampler
+from maml_tf.system.files import replacing_file
 from maml_tf.types import Trajectories
 
 _HEADER = 44  # pixels above the pictures: two lines of text

@@ -17,9 +17,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import flatdim
 
-from maml_tf import arguments
+from maml_tf import arguments, seeds
 from maml_tf.rl import envs
-from maml_tf.tasks import seeds
 from maml_tf.types import Trajectories
 
 _UNEVEN = 1.15

@@ -13,8 +13,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import tensorflow as tf
 
-from maml_tf import arguments
-from maml_tf.tasks import seeds
+from maml_tf import arguments, seeds
 from maml_tf.tasks.examples import (
     Examples,
     check_scale,

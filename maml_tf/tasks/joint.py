@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maml_tf import arguments
-from maml_tf.tasks import seeds
+from maml_tf import arguments, seeds
 from maml_tf.tasks.episodes import Episodes
 from maml_tf.types import Batch, Task
 

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maml_tf import arguments
-from maml_tf.tasks import seeds
+from maml_tf import arguments, seeds
 from maml_tf.types import Batch, Task
 
 AMPLITUDE_RANGE = (0.1, 5.0)

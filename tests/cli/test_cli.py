@@ -12,10 +12,11 @@ from helpers import error_of
 from PIL import Image
 
 from benchmarks import generated_images
-from maml_tf import evaluation, experiment
 from maml_tf.cli import flags, runs
 from maml_tf.cli.main import run
-from maml_tf.config import Config
+from maml_tf.experiments import build as experiment
+from maml_tf.experiments.settings import Config
+from maml_tf.supervised import evaluation
 from maml_tf.tasks import Episodes
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ pytest.importorskip("mujoco")
 
 from maml_tf.cli import evaluate, render, runs
 from maml_tf.cli.main import run
-from maml_tf.config import Config
+from maml_tf.experiments.settings import Config
 from maml_tf.rl import rendering
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy

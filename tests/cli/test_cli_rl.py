@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from helpers import error_of
 
-from maml_tf import experiment
 from maml_tf.cli import runs
 from maml_tf.cli.main import run
-from maml_tf.evaluation import STEP_SIZES
+from maml_tf.experiments import build as experiment
+from maml_tf.supervised.evaluation import STEP_SIZES
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
@@ -369,7 +369,7 @@ def test_mistakes(flags, message, tmp_path, capsys):
 
 @pytest.mark.parametrize("missing", ["gymnasium", "mujoco"])
 def test_without_the_extra(missing, tmp_path, capsys, monkeypatch):
-    monkeypatch.delattr("maml_tf.rl_experiment", raising=False)
+    monkeypatch.delattr("maml_tf.experiments.policies", raising=False)
     for name in [n for n in sys.modules if n.startswith(("maml_tf.rl.", "maml_tf.rl_"))]:
         monkeypatch.delitem(sys.modules, name)
     for name in [n for n in sys.modules if n.split(".")[0] == missing]:

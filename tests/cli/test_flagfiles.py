@@ -6,8 +6,8 @@ import pytest
 
 from maml_tf.cli import flags
 from maml_tf.cli.main import run
-from maml_tf.config import Config
-from maml_tf.identity import from_flags, to_flags
+from maml_tf.experiments.identity import from_flags, to_flags
+from maml_tf.experiments.settings import Config
 
 PLAIN = "# The sinusoid.\n\n--seed=3\n--logdir=my runs/a=b\n// more\n--stop_grad\n--noprogress\n"
 GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": False}

@@ -13,7 +13,7 @@ from helpers import error_of
 from maml_tf import MetaLearner, losses, train
 from maml_tf.cli import runs
 from maml_tf.cli.main import main, run
-from maml_tf.identity import LONGEST_NAME
+from maml_tf.experiments.identity import LONGEST_NAME
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
 

@@ -11,7 +11,7 @@ import pytest
 import maml_tf
 from benchmarks import generated_images
 from maml_tf.cli.main import run
-from maml_tf.tasks import image_cache
+from maml_tf.tasks.images import cache as image_cache
 
 LINE = ["prepare", "--datasource=miniimagenet", "--num_classes=2", "--update_batch_size=1"]
 LINE += ["--queries=2"]

@@ -8,7 +8,7 @@ from helpers import assert_is_the_derivative, meta_objective, normal, own_weight
 
 from conformance.models import MODELS, B, T
 from maml_tf import Batch, MetaLearner, Task, functional
-from maml_tf.second_derivatives import exact_moments
+from maml_tf.engine.second_derivatives import exact_moments
 
 pytestmark = pytest.mark.usefixtures("float64")
 

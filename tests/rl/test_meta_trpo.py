@@ -5,14 +5,14 @@ from helpers import PointSampler, assert_is_the_derivative, normal
 from learners import SAMPLER, make_learner, random_batches
 
 from maml_tf import train
-from maml_tf.adaptation import adapt, stack
-from maml_tf.checkpoints import Checkpoints
+from maml_tf.engine.adaptation import adapt, stack
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.trust_region import flatten
-from maml_tf.training import NonFiniteLoss
+from maml_tf.training.checkpoints import Checkpoints
+from maml_tf.training.loop import NonFiniteLoss
 
 
 def displaced(learner):

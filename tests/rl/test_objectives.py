@@ -2,7 +2,8 @@ import numpy as np
 import tensorflow as tf
 from helpers import PointSampler, normal
 
-from maml_tf.rl import advantages, value
+from maml_tf.rl import advantages
+from maml_tf.rl import linear_baseline as value
 from maml_tf.rl.objectives import (
     PolicyBatch,
     likelihood_ratio,

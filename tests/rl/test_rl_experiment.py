@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 
-from maml_tf.config import REINFORCEMENT, Config
-from maml_tf.experiment import make_learner, make_tasks, make_validation
+from maml_tf.experiments.build import make_learner, make_tasks, make_validation
+from maml_tf.experiments.settings import REINFORCEMENT, Config
 from maml_tf.rl import envs
 
 SMALL = {"datasource": "navigation_2d", "meta_batch_size": 2, "update_batch_size": 3, "horizon": 4}

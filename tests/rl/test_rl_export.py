@@ -9,12 +9,12 @@ import pytest
 import tensorflow as tf
 from helpers import PointSampler
 
-from maml_tf.adaptation import stack
+from maml_tf.engine.adaptation import stack
 from maml_tf.rl.export import export
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch
 from maml_tf.rl.policy import GaussianPolicy
-from maml_tf.saved_models import SIDECAR
+from maml_tf.saving.saved_models import SIDECAR
 
 GIVEN_STEP_SIZE = 0.3
 NAMES = ["dense_1_kernel", "dense_1_bias", "head_kernel", "head_bias", "log_std"]

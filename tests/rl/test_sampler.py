@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 from gymnasium.spaces import Box, Discrete
 
+from maml_tf import seeds
 from maml_tf.rl import envs
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
-from maml_tf.tasks import seeds
 
 
 class Noise:

@@ -2,7 +2,7 @@ import numpy as np
 import tensorflow as tf
 from helpers import normal
 
-from maml_tf.rl import value
+from maml_tf.rl import linear_baseline as value
 
 
 def random_episodes(tasks=2, episodes=4, horizon=6, size=2):

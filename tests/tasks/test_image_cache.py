@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from maml_tf.tasks import image_cache
+from maml_tf.tasks.images import cache as image_cache
 
 ARRAY = np.arange(60_000, dtype=np.uint8).reshape(60, 1000)
 

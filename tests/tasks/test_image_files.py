@@ -11,7 +11,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from maml_tf.tasks import image_files
+from maml_tf.tasks.images import files as image_files
 
 
 @pytest.fixture

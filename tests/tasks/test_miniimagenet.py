@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import generated_images
-from maml_tf.tasks import array_files, miniimagenet, miniimagenet_episodes, miniimagenet_images
+from maml_tf.tasks import miniimagenet_episodes, miniimagenet_images
+from maml_tf.tasks.images import arrays as array_files
+from maml_tf.tasks.images import miniimagenet
 
 ROOT = Path(__file__).parents[2]
 BUILDER = ROOT / "data" / "miniimagenet" / "mini_imagenet"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maml_tf.tasks import omniglot, omniglot_episodes, omniglot_images, omniglot_splits
+from maml_tf.tasks import omniglot_episodes, omniglot_images, omniglot_splits
+from maml_tf.tasks.images import omniglot
 
 # In the order of (alphabet, character), which is not the order of the two parts.
 CHARACTERS = [("Ahom", 1), ("Blin", 1), ("Blin", 2), ("Cham", 1)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf.tasks import seeds
+from maml_tf import seeds
 
 # SHA-256("0/train/x"), first eight bytes as two little-endian int32.
 PINNED = [1731380980, -847605922]

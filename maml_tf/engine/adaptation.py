@@ -1,0 +1,280 @@
+"""The inner loop: a few gradient steps on a task's own data (paper Algorithm 1, lines 5-6).
+
+There is no other inner loop in the package: regression, classification and policies, one task or a
+stack, training, evaluation and export all come here.
+
+Shape letters: T tasks, S inner steps.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import tensorflow as tf
+
+from maml_tf import arguments
+from maml_tf.engine.fast_weights import FastWeight
+from maml_tf.engine.second_derivatives import refusing_dead_ends
+from maml_tf.types import LossFn, Weights
+
+StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
+"""alpha: one number, or one tensor a weight, broadcastable to it (Meta-SGD, Li et al. 2017)."""
+
+
+class Adaptation(NamedTuple):
+    """What the inner loop passed through."""
+
+    weights: list[Weights]  # S + 1: before and after each step
+    losses: list[tf.Tensor]  # S, each [T]: the loss that step s descended, before it
+
+
+def stack(weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None) -> Weights:
+    """Gives each task its own copy `[T, *shape]` of every weight that adapts."""
+    adapts = _adapting(adapts, weights)
+    if not tf.is_tensor(num_tasks):
+        num_tasks = arguments.count("num_tasks", num_tasks, 0)
+    return [
+        tf.broadcast_to(w, tf.concat([[num_tasks], tf.shape(w)], 0)) if own else w
+        for w, own in zip(weights, adapts, strict=True)
+    ]
+
+
+def fast(
+    weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None
+) -> list[tf.Tensor | FastWeight]:
+    """As `stack`, but a matrix stays shared and factored while that is less work: for `adapt`."""
+    adapts = adapts if adapts is not None else [True] * len(weights)
+    return [
+        FastWeight(w, num_tasks) if own and w.shape.rank >= 2 else kept
+        for w, own, kept in zip(weights, adapts, stack(weights, num_tasks, adapts), strict=True)
+    ]
+
+
+def gradient_step(
+    loss_fn: LossFn,
+    weights: Weights,
+    batch: Any,
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+    first_order: bool = False,
+) -> tuple[Weights, tf.Tensor]:
+    """One step of gradient descent for every task: theta' = theta - alpha dL/dtheta (eq. 1).
+
+    The tasks' losses are independent, so the gradient of their sum with respect to stacked weights
+    is every task's own gradient.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: stacked where they adapt.
+      batch: what `loss_fn` takes.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+      first_order: hold the gradient constant when differentiating through this step.
+
+    Returns:
+      The new weights, and the losses `[T]` before the step.
+    """
+    if not callable(loss_fn):
+        raise ValueError(
+            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
+        )
+    adapts = _adapting(adapts, weights)
+    alphas = _one_a_weight(step_size, weights)
+    hold = tf.stop_gradient if first_order else tf.identity
+    weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
+    moving = [w for w, own in zip(weights, adapts, strict=True) if own]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([w.matrix if isinstance(w, FastWeight) else w for w in moving])
+        losses = loss_fn(weights, batch)
+        total = tf.reduce_sum(losses)
+    sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
+    with refusing_dead_ends(second_order=not first_order):
+        gradients = iter(tf.nest.map_structure(_dense, tape.gradient(total, sources)))
+    stepped = []
+    for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
+        gradient = next(gradients) if own else None
+        if isinstance(weight, FastWeight):  # one gradient a use
+            weight = weight.stepped(alpha, gradient or [], hold)
+        elif gradient is not None:
+            weight = weight + -alpha * hold(gradient)  # the sign on alpha: one pass fewer
+        stepped.append(weight)
+    return stepped, losses
+
+
+def adapt(
+    loss_fn: LossFn,
+    weights: Weights,
+    batches: Sequence[Any],
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+    first_order: bool = False,
+    recompute: bool = False,
+    constrain: Callable[[Weights], Weights] | None = None,
+) -> Adaptation:
+    """Weights before and after each gradient step, one batch a step.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
+      batches: one a step. Supervised code repeats the support set, reinforcement learning passes
+        fresh trajectories.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+      first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
+      recompute: keep only the weights between steps for the backward pass and compute the rest
+        again, so that memory grows by one set of weights a step, for about a third more time.
+      constrain: applied to the weights after each step, as Keras' optimizers apply constraints.
+
+    Returns:
+      `Adaptation`, S + 1 weights and S losses.
+    """
+    if not isinstance(batches, Sequence):
+        raise ValueError(
+            f"batches are {arguments.shown(batches)}; give a list of one batch a gradient step."
+        )
+    alphas = _one_a_weight(step_size, weights)
+
+    def step(weights, alphas, batch):
+        stepped, losses = gradient_step(
+            loss_fn, weights, batch, step_size=alphas, adapts=adapts, first_order=first_order
+        )
+        return constrain(stepped) if constrain else stepped, losses
+
+    run = _recomputed(step) if recompute else step
+    path, losses = [list(weights)], []
+    for batch in batches:
+        stepped, before = run(path[-1], alphas, batch)
+        path.append(stepped)
+        losses.append(before)
+    return Adaptation(path, losses)
+
+
+def adapt_for(
+    loss_fn: LossFn,
+    weights: Weights,
+    batch: Any,
+    steps: tf.Tensor,
+    *,
+    step_size: StepSize,
+    adapts: Sequence[bool] | None = None,
+    observe: Callable[[Weights], tf.Tensor] | None = None,
+    constrain: Callable[[Weights], Weights] | None = None,
+) -> tuple[Weights, tf.Tensor | None]:
+    """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
+
+    The same steps as `adapt`, in a `tf.while_loop`, whose graph does not grow with S: for
+    evaluation, and for an exported model, whose caller chooses S. XLA cannot differentiate such a
+    loop, so meta-training unrolls instead.
+
+    Args:
+      loss_fn: `(weights, batch) -> [T]`.
+      weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
+      batch: what `loss_fn` takes, the same at every step.
+      steps: S, an int32 scalar; none are taken for S <= 0.
+      step_size: alpha, one for all or one a weight.
+      adapts: which weights move; all by default.
+      observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
+      constrain: applied to the weights after each step.
+
+    Returns:
+      The weights after the last step, of unchanged static shapes, and what was observed
+      `[S + 1, T, ...]`, or None.
+    """
+    alphas = _one_a_weight(step_size, weights)
+
+    def note(step, current, seen):
+        return seen.write(step, observe(current)) if observe else seen
+
+    def body(step, current, seen):
+        seen = note(step, current, seen)
+        stepped, _ = gradient_step(
+            loss_fn, current, batch, step_size=alphas, adapts=adapts, first_order=True
+        )
+        stepped = constrain(stepped) if constrain else stepped
+        pairs = zip(stepped, weights, strict=True)
+        return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
+
+    seen = tf.TensorArray(tf.float32, size=tf.maximum(steps, 0) + 1 if observe else 0)
+    step, weights, seen = tf.while_loop(
+        lambda step, *_: step < steps, body, [tf.constant(0), list(weights), seen]
+    )
+    return weights, note(step, weights, seen).stack() if observe else None
+
+
+def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:
+    """Which weights move."""
+    made = [True] * len(weights) if adapts is None else list(adapts)
+    if len(made) != len(weights):
+        raise ValueError(
+            f"adapts has {len(made)} entries for {len(weights)} weights; give one a weight."
+        )
+    return made
+
+
+def _dense(gradient: Any) -> tf.Tensor | None:
+    """A gradient as a tensor: that of a table that words are looked up in comes as slices."""
+    return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
+    if isinstance(step_size, (list, tuple)):
+        if len(step_size) != len(weights):
+            differs = "longer" if len(step_size) > len(weights) else "shorter"
+            raise ValueError(
+                f"step_size has {len(step_size)} entries for {len(weights)} weights, and is "
+                f"{differs}; give one number, or one entry a weight."
+            )
+        return [_as_type(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
+    return [_as_type(step_size, w.dtype) for w in weights]
+
+
+def _as_type(number: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    if not hasattr(number, "dtype"):
+        arguments.number("step_size", number)
+    # tf.cast alone would round a Python number to float32 first.
+    return tf.constant(number, dtype) if isinstance(number, float | int) else tf.cast(number, dtype)
+
+
+def _recomputed(step):
+    """`step`, whose backward pass runs it again instead of keeping its intermediate tensors.
+
+    `tf.recompute_grad` does not serve: it stops every tape while `step` runs, `step`'s own too.
+    Both passes are functions that are not inlined: traced once for all steps, and out of reach of
+    the graph optimiser, which would share work between them and so keep what is to be forgotten.
+    """
+    own_function = functools.partial(
+        tf.function, autograph=False, experimental_attributes={"_noinline": True}
+    )
+
+    @own_function
+    def forward(weights, alphas, batch):
+        stepped, losses = step(weights, alphas, batch)
+        return [*stepped, losses]
+
+    @own_function
+    def backward(weights, alphas, batch, upstream):
+        sources = [*weights, *alphas]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            stepped, losses = step(weights, alphas, batch)
+        return tape.gradient(
+            [*stepped, losses],
+            sources,
+            upstream,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    def run(weights, alphas, batch):
+        @tf.custom_gradient
+        def again(*flat):
+            arguments = list(flat[: len(weights)]), list(flat[len(weights) :]), batch
+            return forward(*arguments), lambda *upstream: backward(*arguments, list(upstream))
+
+        *stepped, losses = again(*weights, *alphas)
+        return stepped, losses
+
+    return run

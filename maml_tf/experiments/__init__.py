@@ -1,0 +1,1 @@
+"""From settings to the things that they name."""

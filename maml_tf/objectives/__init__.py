@@ -1,0 +1,1 @@
+"""Losses, metrics and optimizers, in whatever form a user gives them."""

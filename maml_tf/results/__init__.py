@@ -1,0 +1,1 @@
+"""What an evaluation leaves, and how it is read back."""

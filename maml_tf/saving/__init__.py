@@ -1,0 +1,1 @@
+"""Weights and SavedModels on disk."""

@@ -1,0 +1,1 @@
+"""Tasks, in whatever form a user gives them."""

@@ -1,0 +1,177 @@
+"""Checks of what users give, where it comes in: support sets, activations.
+
+Nothing here runs in a training step.
+
+Shape letters: T tasks, B examples, N ways.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import arguments
+from maml_tf.engine import model_inputs
+from maml_tf.objectives import labels
+from maml_tf.objectives.base import BINARY, Objective
+from maml_tf.types import Batch, Task
+
+# --- sets of examples ---
+
+
+def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[Any, Any]:
+    """Checks one task's support set, and gives it a task axis.
+
+    Args:
+      model: that adapts.
+      loss: that it descends.
+      x: `[B, ...]` examples, or a structure of such.
+      y: `[B]` class indices, or `[B, ...]` targets, or a structure of such.
+
+    Returns:
+      x and y as tensors `[1, B, ...]`; labels in the form that the loss takes.
+
+    Raises:
+      ValueError: it cannot be adapted to; says why.
+    """
+    inputs = getattr(model, "inputs", None) or [None]
+    for name, value in ("x", x), ("y", y):
+        _refuse_no_data(name, value)
+    x = _arrays("x", x, structured=model_inputs.takes_several(model, x))
+    several = loss.parts is not None or model_inputs.gives_several(model)
+    y = _arrays("y", y, structured=several)
+    _refuse_one_example(x, inputs)
+    lengths = {"x": _lengths(x), "y": _lengths(y)}
+    if lengths["x"] != lengths["y"] or len(lengths["x"]) > 1:
+        said = " and ".join(f"{n} {'/'.join(map(str, sorted(v)))}" for n, v in lengths.items())
+        raise ValueError(f"The support set's lengths differ ({said}); give one target an example.")
+    if lengths["x"] == {0}:
+        raise ValueError("The support set is empty; give at least one example.")
+    for leaf in tf.nest.flatten(x):
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise ValueError("x holds numbers that are not finite (NaN or infinite).")
+    x, y = (tf.nest.map_structure(lambda a: a[np.newaxis], s) for s in (x, y))
+    y = labels.targets(loss, y, labels.output_shapes(model, x), "y")
+    return tuple(tf.nest.map_structure(tf.convert_to_tensor, s) for s in (x, y))
+
+
+def _refuse_no_data(name: str, value: Any) -> None:
+    """Refuses what holds no array, or is a whole source of examples or tasks."""
+    source = isinstance(value, (tf.data.Dataset, keras.utils.PyDataset, Iterator))
+    batch = isinstance(value, (Batch, Task))
+    sparse = isinstance(value, (tf.RaggedTensor, tf.SparseTensor))
+    text = isinstance(value, (str, bytes))
+    if source or batch or text or callable(value) or value is None:
+        hint = ", such as one batch of it" if source else ""
+    elif sparse:
+        hint = ", as its method to_tensor or tf.sparse.to_dense makes"
+    else:
+        return
+    raise ValueError(
+        f"{name} is {arguments.shown(value)}; give an array of one task's examples, [examples, "
+        f"...]{hint}."
+    )
+
+
+def _arrays(name: str, what: Any, *, structured: bool) -> Any:
+    """Numbers of Python, NumPy or TensorFlow as arrays; a list is one array or several."""
+    if isinstance(what, dict) or (structured and isinstance(what, (list, tuple))):
+        names = what if isinstance(what, dict) else range(len(what))
+        made = [_arrays(name, what[key], structured=False) for key in names]
+        return dict(zip(names, made, strict=True)) if isinstance(what, dict) else tuple(made)
+    try:
+        # TensorFlow's types for numbers of Python: float32, int32.
+        array = np.asarray(what if hasattr(what, "dtype") else tf.convert_to_tensor(what))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is {arguments.shown(what)}, which is no array; give one of "
+            "numbers, and pad examples of different shapes."
+        ) from error
+    text = array.dtype.kind in "SU" or all(isinstance(v, (str, bytes)) for v in array.flat)
+    if array.dtype.kind not in "biufV" and not text:
+        raise ValueError(
+            f"{name} holds {array.dtype}; convert it to numbers, such as x.astype('float32')."
+        )
+    if not array.ndim:
+        raise ValueError(f"{name} is {array}, not several; give an array [examples, ...].")
+    return array
+
+
+def _lengths(structure: Any) -> set[int]:
+    return {leaf.shape[0] if leaf.ndim else 0 for leaf in tf.nest.flatten(structure)}
+
+
+def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
+    for leaf, wanted in zip(tf.nest.flatten(x), inputs, strict=False):
+        shape: Any = getattr(wanted, "shape", None)
+        alone = shape is not None and leaf.ndim == len(shape) - 1 and leaf.ndim > 0
+        stacked = shape is not None and leaf.ndim == len(shape) + 1 and leaf.shape[-1] != 1
+        if stacked and all(a in (None, b) for a, b in zip(shape[1:], leaf.shape[2:], strict=True)):
+            raise ValueError(
+                f"x of shape {leaf.shape} is a stack of tasks; give the set of one, [examples, "
+                "...]: x[0] and y[0]."
+            )
+        if alone and all(a in (None, b) for a, b in zip(shape[1:], leaf.shape, strict=True)):
+            raise ValueError(
+                f"x of shape {leaf.shape} is one example; give a set, with a first axis for "
+                "examples: x[None]."
+            )
+
+
+# --- activations ---
+
+
+def warn_of_activations(model: keras.Model, loss: Objective, metric: Objective) -> None:
+    """Compares a model's last activations, where they are known, with what the loss takes.
+
+    Raises:
+      ValueError: the loss takes logits, and the outputs are probabilities.
+    """
+    made = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
+    if made is None:
+        return
+    known = tf.nest.map_structure(_activation, made)
+    pairs = [(loss, known)]
+    if loss.parts is not None:
+        try:
+            pairs = [(p.objective, p.outputs) for p in loss.parts.pieces(known, known)]
+        except ValueError:  # said where the targets are known
+            pairs = []
+    for one, activation in pairs:
+        if one.from_logits and activation in ("softmax", "sigmoid"):
+            raise ValueError(
+                f"The model ends in a {activation}, and '{one.name}' takes logits; leave the "
+                "activation out, or take a Keras loss with from_logits=False."
+            )
+        if one.from_logits is False and activation == "linear":
+            warnings.warn(
+                f"'{one.name}' takes probabilities, and the model's outputs have no activation; "
+                "give the last layer a softmax or sigmoid, or the loss from_logits=True.",
+                stacklevel=5,
+            )
+    if loss.from_logits and loss.labels == BINARY and metric.threshold == 0.5:
+        warnings.warn(
+            f"The metric '{metric.name}' counts an output above 0.5 as 1, and the loss takes "
+            "logits; give keras.metrics.BinaryAccuracy(threshold=0).",
+            stacklevel=5,
+        )
+
+
+def _activation(output: Any) -> str:
+    """'softmax', 'sigmoid' or 'linear' where the output comes straight from it, else ''."""
+    operation, _, index = output._keras_history
+    inner: Any = getattr(operation, "outputs", None)
+    if isinstance(operation, keras.Model) and inner:
+        return _activation(inner[index])
+    if isinstance(operation, keras.layers.Softmax):
+        return "softmax"
+    function = getattr(operation, "activation", None)
+    if function is None:
+        return ""
+    known = {getattr(keras.activations, n): n for n in ("softmax", "sigmoid", "linear")}
+    return known.get(function, "") if callable(function) else ""

@@ -1,0 +1,290 @@
+"""Crash recovery: everything a resumed run needs, and the best weights so far.
+
+A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
+variables, the iteration and the best score. Random numbers need no state: they are functions of
+(seed, split, index).
+
+The files of a checkpoint come from a directory beside them, the index last, so that one is there
+whole or not at all; `ckpt-<iteration>.sha256` holds their checksums, which a restore compares.
+
+A variable is known by its position, its kind (the last word of its name) and its shape. The rest of
+a name is Keras' own and counts up within a process: the same code gives other ones the second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf.saving.descriptions import kind
+from maml_tf.system import checksums
+from maml_tf.system.files import refuse_pattern, staging, sweep, unwritable
+from maml_tf.types import Learner
+
+_LOG = logging.getLogger(__name__)
+
+# What TensorFlow raises for a truncated or damaged file, depending on where the damage is.
+_BROKEN = (
+    *(checksums.Damaged, tf.errors.OpError, IndexError, RuntimeError),
+    *(UnicodeDecodeError, KeyError, OSError),
+)
+
+_INDEX = re.compile(r"ckpt-(\d+)\.index")
+_FILE = re.compile(r"(ckpt-\d+)\.(index|sha256|data-\d{5}-of-\d{5})")
+_OF_EARLIER_VERSIONS = ("ckpt-*_temp", "checkpoint", "checkpoint.tmp*")
+"""What TensorFlow's own manager of checkpoints wrote, or left behind when it was killed."""
+
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_POSITION = re.compile(rf"(weights|optimizer)/v(\d+)_(\w*){_VALUE}")
+
+
+class _Variable(NamedTuple):
+    """What tells one variable of a group from another, beside its position."""
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: str
+    key: str = ""  # in the file
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.shape} {self.dtype}"
+
+
+class Checkpoints:
+    """`<directory>/ckpt-<iteration>`, the newest few, and `<directory>/best/ckpt-<iteration>`."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        learner: Learner,
+        *,
+        keep: int = 10,
+        without: Sequence[keras.Variable] = (),
+    ):
+        """Reads and writes nothing yet.
+
+        Args:
+          directory: where checkpoints live.
+          learner: whose state is saved and restored.
+          keep: how many of the newest to keep.
+          without: only to restore: weights that stay as they are, whatever the checkpoint has in
+            their place, such as those of another head; the optimizer stays, too.
+
+        Raises:
+          ValueError: TensorFlow could not read what it writes in this directory.
+        """
+        self.directory = Path(directory)
+        refuse_pattern(self.directory)
+        self._keep = keep
+        self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
+        optimizer = None if without else learner.optimizer
+        left = {id(v.value) for v in without}
+        self._groups = {"weights": dict(enumerate(learner.state))}
+        self._left_alone = {i for i, v in enumerate(learner.state) if id(v.value) in left}
+        if optimizer is not None:
+            self._groups["optimizer"] = dict(enumerate(optimizer.variables))
+        self._all = tf.train.Checkpoint(
+            **{name: _Group(variables) for name, variables in self._groups.items()},
+            iteration=self.iteration,
+            best_score=self.best_score,
+        )
+
+    def save(self, iteration: int) -> None:
+        """Writes the newest checkpoint; a crash on the way leaves the ones before intact.
+
+        Raises:
+          OSError: it cannot be written; nothing of it is left.
+        """
+        self.iteration.assign(iteration)
+        self._write(self.directory, iteration, self._keep)
+
+    def save_best(self, iteration: int, score: float) -> None:
+        """Writes the best checkpoint, and remembers its score for the next `save`.
+
+        Raises:
+          OSError: it cannot be written; nothing of it is left, and the score is the one before.
+        """
+        before = self.best_score.numpy()
+        self.best_score.assign(score)
+        self.iteration.assign(iteration)
+        try:
+            self._write(self.directory / "best", iteration, keep=1)
+        except OSError:
+            self.best_score.assign(before)
+            raise
+
+    def sweep(self) -> None:
+        """Removes what killed processes and earlier versions left beside the checkpoints."""
+        for directory in (self.directory, self.directory / "best"):
+            sweep(directory)
+            for pattern in _OF_EARLIER_VERSIONS:
+                for left in directory.glob(pattern):
+                    is_link = left.is_symlink() or not left.is_dir()
+                    left.unlink() if is_link else shutil.rmtree(left)
+            _remove_all_but(directory, saved_iterations(directory))
+
+    def _write(self, directory: Path, iteration: int, keep: int) -> None:
+        name = f"ckpt-{iteration}"
+        with staging(directory / name) as place:
+            try:
+                self._all.write(str(place / name))
+                sums = checksums.text(place)
+                (place / f"{name}.sha256").write_text(sums, encoding="utf-8")
+                files = [p.name for p in place.iterdir() if _FILE.fullmatch(p.name)]
+                for file in sorted(files, key=lambda file: file.endswith(".index")):
+                    os.replace(place / file, directory / file)
+            except (tf.errors.OpError, OSError) as error:
+                raise unwritable(directory / name, error) from error
+        others = [i for i in saved_iterations(directory) if i != iteration]
+        _remove_all_but(directory, [*others[len(others) - keep + 1 :], iteration])
+
+    def restore_latest(self) -> bool:
+        """Restores the newest readable checkpoint; a broken one gives way to the one before.
+
+        Returns:
+          Whether there was one; `iteration` then says which.
+
+        Raises:
+          ValueError: the checkpoints are all broken, or belong to another network or optimizer.
+        """
+        return self._restore_first_readable(reversed(self.available()), self.directory)
+
+    def restore_best(self) -> bool:
+        """Restores the best checkpoint; errors and result as for `restore_latest`."""
+        best = self.directory / "best"
+        return self._restore_first_readable(reversed(saved_iterations(best)), best)
+
+    def restore_iteration(self, iteration: int) -> None:
+        """Restores one checkpoint.
+
+        Raises:
+          FileNotFoundError: it is not there; the message lists those that are.
+          ValueError: it is broken, or belongs to another network or optimizer.
+        """
+        if iteration not in self.available():
+            there = ", ".join(map(str, self.available())) or "none"
+            raise FileNotFoundError(
+                f"No checkpoint of iteration {iteration} in {self.directory}; there are: {there}."
+            )
+        self._restore_first_readable([iteration], self.directory)
+
+    def available(self) -> list[int]:
+        """Iterations that have a checkpoint, ascending."""
+        return saved_iterations(self.directory)
+
+    def _restore_first_readable(self, iterations: Iterable[int], directory: Path) -> bool:
+        iterations = list(iterations)
+        for iteration in iterations:
+            path = str(directory / f"ckpt-{iteration}")
+            try:
+                self._restore(path)
+                return True
+            except _BROKEN as error:
+                _LOG.warning(
+                    "Checkpoint %s cannot be read (%s); trying the one before.",
+                    path,
+                    (str(error).splitlines() or [type(error).__name__])[0],
+                )
+        if iterations:
+            raise ValueError(
+                f"No checkpoint in {directory} can be read (tried {len(iterations)}); "
+                "move it away to start again."
+            )
+        return False
+
+    def _restore(self, path: str) -> None:
+        """Reads all of a checkpoint, then assigns: a broken one changes nothing."""
+        checksums.verify(Path(f"{path}.sha256"), [f"{Path(path).name}.index"])
+        reader = tf.train.load_checkpoint(path)
+        stored = _stored(reader)
+        values: list[tuple[Any, np.ndarray]] = [
+            (own, reader.get_tensor(name + _VALUE))
+            for name, own in (("iteration", self.iteration), ("best_score", self.best_score))
+        ]
+        for group, variables in self._groups.items():
+            skipped = self._left_alone if group == "weights" else set()
+            _refuse_others(path, group, stored[group], variables, skipped)
+            values += [
+                (variable, reader.get_tensor(stored[group][position].key))
+                for position, variable in variables.items()
+                if position not in skipped
+            ]
+        for variable, value in values:
+            variable.assign(value)
+
+
+class _Group(tf.train.Checkpoint):
+    """Variables by position; the words behind it are for people, and the last one for a check."""
+
+    def __init__(self, variables: dict[int, keras.Variable]):
+        super().__init__(**{f"v{i:03d}_{_words(v.name)}": v.value for i, v in variables.items()})
+
+
+def _words(name: str) -> str:
+    """A variable's own name, without Keras' counters."""
+    return re.sub(r"_\d+(?=_|$)", "", re.sub(r"\W", "_", name.split("/")[-1]))
+
+
+def _stored(reader: Any) -> dict[str, dict[int, _Variable]]:
+    """What a checkpoint holds of each group, by position."""
+    groups: dict[str, dict[int, _Variable]] = {"weights": {}, "optimizer": {}}
+    types = reader.get_variable_to_dtype_map()
+    for key, shape in reader.get_variable_to_shape_map().items():
+        if match := _POSITION.fullmatch(key):
+            group, position, word = match.groups()
+            found = _Variable(kind(word), tuple(shape), types[key].name, key)
+            groups[group][int(position)] = found
+    return groups
+
+
+def _refuse_others(
+    path: str,
+    group: str,
+    stored: dict[int, _Variable],
+    variables: dict[int, keras.Variable],
+    skipped: set[int],
+) -> None:
+    """Refuses a group of other variables than the learner's; those skipped may be any.
+
+    Raises:
+      ValueError: names the first that differs.
+    """
+    for position in sorted({*stored, *variables} - skipped):
+        there, here = stored.get(position), None
+        if (own := variables.get(position)) is not None:
+            dtype = keras.backend.standardize_dtype(own.dtype)
+            here = _Variable(kind(own.name), tuple(own.shape), dtype)
+        if there is None or here is None or there[:3] != here[:3]:
+            what, one = ("network", "weight") if group == "weights" else ("optimizer", "variable")
+            raise ValueError(
+                f"{path} holds another {what}: {one} {position} is {there or 'missing'} there and "
+                f"{here or 'missing'} here. Use the settings of that run, or another log directory."
+            )
+
+
+def saved_iterations(directory: Path) -> list[int]:
+    """Iterations that have a checkpoint in a directory, ascending; the directory need not be."""
+    # The index file is written last, and removed first.
+    names = os.listdir(directory) if directory.is_dir() else []
+    found = (_INDEX.fullmatch(name) for name in names if (directory / name).is_file())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _remove_all_but(directory: Path, iterations: list[int]) -> None:
+    """Removes the checkpoints of other iterations, and what is left of half of one."""
+    kept = {f"ckpt-{iteration}" for iteration in iterations}
+    names = os.listdir(directory) if directory.is_dir() else []
+    for name in sorted(names, key=lambda name: not name.endswith(".index")):
+        match = _FILE.fullmatch(name)
+        if match and match[1] not in kept:
+            (directory / name).unlink(missing_ok=True)
