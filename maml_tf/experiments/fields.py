@@ -1,0 +1,114 @@
+"""How one setting is declared and checked: its flag, help text, choices and range."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from maml_tf.ranges import Range
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's control characters, halves of characters, line and paragraph separators."""
+
+
+def setting(
+    default: Any,
+    help: str,  # noqa: A002
+    *,
+    within: Range | None = None,
+    choices: Sequence[str] = (),
+    flag: str = "",
+    section: str = "",
+    only: bool = False,
+) -> Any:
+    """Declares a setting as a field of a dataclass.
+
+    Args:
+      default: None if it is derived from other settings, or has no value.
+      help: what it means, with its unit, in a sentence that does not lean on the name.
+      within: the range; needed for a number.
+      choices: of a text.
+      flag: its name on the command line, if that is not the field's.
+      section: heading of the help text that begins with it.
+      only: whether problems that do not look at it refuse it.
+    """
+    metadata = {"help": help, "within": within, "choices": choices, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata | {"section": section, "only": only})
+
+
+class Setting(typing.NamedTuple):
+    """A declared setting."""
+
+    name: str  # of the field
+    flag: str
+    kind: type  # bool, int, float or str
+    optional: bool  # whether None is a value: derived, or none
+    default: Any
+    help: str
+    within: Range | None
+    choices: tuple[str, ...]
+    section: str
+    only: bool
+
+
+@functools.cache
+def declared(group: type) -> tuple[Setting, ...]:
+    """The settings of a dataclass, in order."""
+    hints = typing.get_type_hints(group)
+    return tuple(_declared(field, hints[field.name]) for field in dataclasses.fields(group))
+
+
+def _declared(field: dataclasses.Field, hint: Any) -> Setting:
+    optional = isinstance(hint, types.UnionType)
+    kind = typing.get_args(hint)[0] if optional else hint
+    rules = dict(field.metadata)
+    return Setting(
+        name=field.name,
+        flag=rules["flag"] or field.name,
+        kind=kind,
+        optional=optional,
+        default=field.default,
+        help=rules["help"],
+        within=rules["within"],
+        choices=tuple(rules["choices"]),
+        section=rules["section"],
+        only=rules["only"],
+    )
+
+
+def check(group: Any) -> None:
+    """Checks every value of a group of settings.
+
+    Raises:
+      ValueError: one has another type, lies outside its range, or is none of its choices.
+    """
+    for each in declared(type(group)):
+        _check_value(each, getattr(group, each.name))
+
+
+def _check_value(each: Setting, value: Any) -> None:
+    if value is None and each.optional:
+        return
+    name = f"--{each.flag}"
+    allowed: Any = (int, float) if each.kind is float else each.kind
+    if not isinstance(value, allowed) or isinstance(value, bool) != (each.kind is bool):
+        raise ValueError(f"{name} must be {_KINDS[each.kind]}, not {value!r}.")
+    if each.within is not None and value not in each.within:
+        text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a longer number"
+        rest = ", or None for the default" if each.optional else ""
+        raise ValueError(f"{name} must be {each.within}{rest}; got {text}.")
+    if each.kind is str and not is_one_line(value):
+        raise ValueError(f"{name} must be one line of plain text; got {value!r}.")
+    if each.choices and value not in each.choices:
+        raise ValueError(f"{name} must be one of {', '.join(each.choices)}; got '{value}'.")
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text is one line of whole characters that control nothing."""
+    return not any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text)
