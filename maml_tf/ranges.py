@@ -13,46 +13,37 @@ class Range:
     most: float
     above: bool = False
     """Whether `least` itself is left out."""
-    derived: bool = False
-    """Whether -1 is allowed, too, and means: derived from other settings."""
 
     def __contains__(self, value: float) -> bool:
         """Whether `value` is one of them."""
-        if self.derived and value == -1:
-            return True
         first = value > self.least if self.above else value >= self.least
         return first and value <= self.most
 
     def __str__(self) -> str:
         """The range in words."""
         first = "above" if self.above else "from"
-        text = f"{first} {_number(self.least)} to {_number(self.most)}"
-        return text + (", or -1 for the default" if self.derived else "")
+        return f"{first} {_number(self.least)} to {_number(self.most)}"
 
 
 COUNT = Range(1, 10**6)
 """Of examples, tasks, classes, steps of an episode."""
-COUNT_OR_DEFAULT = Range(1, 10**6, derived=True)
 INNER_STEPS = Range(0, 1000)
 """Of the training: each is a part of the compiled graph, which takes a second or so to make."""
 STEPS = Range(0, 10**4)
 """Gradient steps of an evaluation."""
-STEPS_OR_DEFAULT = Range(0, 10**4, derived=True)
 INDEX = Range(0, 10**6)
 ITERATIONS = Range(0, 10**12)
-ITERATIONS_OR_DEFAULT = Range(0, 10**12, derived=True)
-EVERY = Range(1, 10**12, derived=True)
+EVERY = Range(1, 10**12)
 FILTERS = Range(1, 2**16)
 POSITIVE = Range(0, 1e30, above=True)
 """Finite in single precision."""
-POSITIVE_OR_DEFAULT = Range(0, 1e30, above=True, derived=True)
-NOT_NEGATIVE_OR_DEFAULT = Range(0, 1e30, derived=True)
+NOT_NEGATIVE = Range(0, 1e30)
 SHARE = Range(0, 1)
 PART = Range(0, 1, above=True)
 SEED = Range(0, 2**32 - 1)
-PICTURES_A_SECOND = Range(1, 50)
-"""A GIF counts hundredths of a second, and viewers slow down what is quicker."""
-THREADS = Range(0, 1024, derived=True)
+FRAMES_PER_SECOND = Range(1, 50)
+"""A GIF counts hundredths of a second, and viewers slow down what is faster."""
+THREADS = Range(0, 1024)
 """TensorFlow aborts, or exhausts the machine, beyond."""
 
 

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from maml_tf.cli import runs
-from maml_tf.experiments.settings import Config
-from maml_tf.supervised.export import export
+from maml_tf.experiments import machine
+from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(given: dict[str, Any], words: list[str]) -> int:
+def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a trained run as a SavedModel."""
-    directory, config = runs.locate(given, words)
-    if config.method == "nearest_neighbour":
+    directory, settings = runs.locate(given, words)
+    if not settings.method.adapts_at_test:
         raise ValueError(
-            "--method=nearest_neighbour adapts no weights, so there is nothing to export; use "
-            "--method=pretrained."
+            f"--method={settings.method.name} adapts no weights, so there is nothing to export; "
+            f"use --method={settings.method.evaluates}."
         )
-    runs.set_up_machine(config)
-    learner, iteration = runs.restore(directory, config)
-    target = config.to or str(directory / "export")
-    _export(learner, config, target)
+    machine.set_up(settings.machine)
+    learner, iteration = runs.restore(directory, settings)
+    target = settings.run.to or str(directory / "export")
+    _export(learner, settings, target)
     _LOG.info("Wrote the model of iteration %d to %s", iteration, target)
     return 0
 
 
-def _export(learner: Any, config: Config, target: str) -> None:
-    if config.reinforcement:
+def _export(learner: Any, settings: Settings, target: str) -> None:
+    from maml_tf.experiments.records import Kind
+
+    if settings.problem.kind is Kind.POLICY:
         from maml_tf.rl.export import export as export_policy  # needs an extra
 
         return export_policy(learner, target)
+    from maml_tf.supervised.export import export
+
     # A fresh head knows nothing before it has adapted.
-    return export(learner, target, steps=config.test_steps if config.joint else None)
+    return export(learner, target, steps=settings.evaluation.steps if settings.joint else None)

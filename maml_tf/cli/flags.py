@@ -1,8 +1,7 @@
-"""All flags, made from the fields of `Config`, and the help text that explains them."""
+"""All flags, made from the declared settings, and the help text that explains them."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import textwrap
 from collections.abc import Callable
@@ -11,8 +10,16 @@ from typing import Any
 
 from absl import flags
 
-from maml_tf.cli import flagfiles
-from maml_tf.experiments.settings import Config
+from maml_tf.cli import flagfiles, original
+from maml_tf.experiments import fields, problems
+from maml_tf.experiments.fields import Setting
+from maml_tf.experiments.settings import GROUPS, SETTINGS, Settings
+
+VERBOSITY = "verbosity"
+_VERBOSITY_HELP = (
+    "What is said on screen: -1 warnings only, 0 what this program does, 1 also what TensorFlow "
+    "says while it starts."
+)
 
 
 class _Whole(flags.ArgumentParser):
@@ -55,21 +62,27 @@ class _Boolean(flags.BooleanParser):
             raise ValueError("write True or False") from error
 
 
+class _Optional(flags.ArgumentParser):
+    """Reads what another parser reads, or that there is no value: None, auto, or nothing."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+        self.syntactic_help = f"{parser.syntactic_help}, or None"
+
+    def parse(self, argument):
+        if argument in (None, "", "None", "auto"):
+            return None
+        return self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
 _PARSERS: dict[type, Callable[[], flags.ArgumentParser]] = {
+    bool: _Boolean,
     int: _Whole,
     float: _Real,
     str: flags.ArgumentParser,
-}
-
-_SECTIONS = {
-    "datasource": "Tasks",
-    "update_lr": "Inner loop",
-    "method": "Outer loop",
-    "norm": "Network",
-    "environment": "Reinforcement learning",
-    "logdir": "Run and checkpoint",
-    "test_steps": "Evaluation and export",
-    "data_dir": "Data and machine",
 }
 
 
@@ -90,38 +103,72 @@ def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
       arguments: what stands after the program's name and its command.
 
     Returns:
-      The settings that it sets, and the words that are no flags.
+      What it sets, by flag and in its own words, and the words that are no flags.
 
     Raises:
       absl.flags.Error: an unknown flag, or a value that is none.
       OSError, ValueError: a flagfile cannot be read.
     """
     values = _Values()
-    for field in dataclasses.fields(Config):
-        name, default, explanation = field.name, field.default, field.metadata["help"]
-        if isinstance(default, bool):
-            flag = flags.BooleanFlag(name, default, explanation)
-            flag.parser = _Boolean()
-            flags.DEFINE_flag(flag, values)
-        else:
-            parser = _PARSERS[type(default)]()
-            flags.DEFINE(parser, name, default, explanation, flag_values=values)
+    for each in SETTINGS.values():
+        _define(values, each.flag, each.kind, each.default, each.help, each.optional)
+    for name, new in original.RENAMED.items():
+        each = SETTINGS[new]
+        _define(values, name, each.kind, each.default, f"Earlier name of --{new}.", each.optional)
+    for name, default in original.OTHERWISE.items():
+        _define(values, name, type(default), default, f"Earlier: {original.HELP[name]}.", False)
+    _define(values, VERBOSITY, int, 0, _VERBOSITY_HELP, False)
     words = values(["maml-tf", *arguments])[1:]
-    names = [field.name for field in dataclasses.fields(Config)]
-    return {name: values[name].value for name in names if values[name].present}, words
+    return {name: values[name].value for name in values if values[name].present}, words
 
 
-def explain() -> str:
-    """Describes every flag: default, meaning, unit, choices."""
+def _define(
+    values: flags.FlagValues, name: str, kind: type, default: Any, text: str, optional: bool
+) -> None:
+    if kind is bool and not optional:
+        flag = flags.BooleanFlag(name, default, text)
+        flag.parser = _Boolean()
+        flags.DEFINE_flag(flag, values)
+        return
+    parser = _Optional(_PARSERS[kind]()) if optional else _PARSERS[kind]()
+    flags.DEFINE(parser, name, default, text, flag_values=values)
+
+
+def explain(settings: Settings | None = None) -> str:
+    """Describes every flag: default, meaning, unit, choices.
+
+    Args:
+      settings: of a command line, whose values are shown in place of the defaults.
+    """
     lines = []
-    for field in dataclasses.fields(Config):
-        if field.name in _SECTIONS:
-            lines += ["", f"{_SECTIONS[field.name]}:"]
-        text = field.metadata["help"]
-        if field.metadata["choices"]:
-            text += f" One of {', '.join(field.metadata['choices'])}."
-        if field.metadata["within"]:
-            text += f" {str(field.metadata['within']).capitalize()}."
-        lines.append(f"  --{field.name}={field.default}")
-        lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for group in GROUPS:
+        for each in fields.declared(group):
+            if each.section:
+                lines += ["", f"{each.section}:"]
+            lines += _explained(each, each.default if settings is None else _value(each, settings))
+    lines += ["", "Screen:", f"  --{VERBOSITY}=0", *_wrapped(_VERBOSITY_HELP)]
+    lines += ["", "Earlier names, which go on working:"]
+    lines += [f"  --{old}: --{new}" for old, new in original.RENAMED.items()]
+    lines += [f"  --{old}: {new}" for old, new in original.HELP.items()]
     return "\n".join(lines)
+
+
+def _explained(each: Setting, value: Any) -> list[str]:
+    text, choices = each.help, each.choices
+    if each.flag == "problem":
+        choices = tuple(problems.known())
+    if choices:
+        text += f" One of {', '.join(choices)}."
+    if each.within:
+        text += f" {str(each.within).capitalize()}."
+    return [f"  --{each.flag}={'derived' if value is None else value}", *_wrapped(text)]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _value(each: Setting, settings: Settings) -> Any:
+    groups = (settings.training, settings.evaluation, settings.machine, settings.run)
+    group = next(g for g in groups if each in fields.declared(type(g)))
+    return getattr(group, each.name)

@@ -22,17 +22,21 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import sys
-from typing import Any
 
 from absl import flags
 
-from maml_tf.cli import flags as settings
-from maml_tf.experiments.settings import is_one_line
+from maml_tf.cli import flags as command_line
+from maml_tf.cli import original
+from maml_tf.experiments.fields import is_one_line
+from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.settings import make
 from maml_tf.system.files import user_path
 
 COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
 
+_HELP = {"--help", "-h", "--helpfull", "help"}
 _PATHS = ("logdir", "data_dir", "init", "to")
 """Flags that name a file or a directory."""
 
@@ -56,31 +60,23 @@ def run(arguments: list[str]) -> int:
     Returns:
       The exit status.
     """
-    if {"--help", "-h", "--helpfull", "help"} & set(arguments[:1] + arguments[-1:]):
-        try:
-            print(__doc__ + settings.explain(), flush=True)
-        except OSError as error:
-            return _fail(f"help cannot be printed ({error.strerror})")
-        return 0
+    if _HELP & set(arguments[:1] + arguments[-1:]):
+        return _help([word for word in arguments if word not in _HELP])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # An ASCII terminal shows what it can.
-    _log_to_screen()
-    named = bool(arguments) and arguments[0] in COMMANDS
-    command = arguments[0] if named else ""
+    said: dict[str, SettingValue] = {}
     try:
-        given, words = settings.parse(arguments[named:])
-        for name in _PATHS:
-            if given.get(name) and is_one_line(given[name]):  # else refused by its name
-                given[name] = str(user_path(given[name]))
-        return _dispatch(command, given, [str(user_path(word)) for word in words])
+        command, said, words = _parse(arguments)
+        _log_to_screen(int(said.pop(command_line.VERBOSITY, 0) or 0))
+        return _dispatch(command, original.translate(said), words)
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except OSError as error:
         plain = error.errno is not None and error.filename
         return _fail(f"'{error.filename}': {error.strerror}" if plain else error)
     except ValueError as error:
-        return _fail(error)
+        return _fail(original.in_the_words_of(said, str(error)))
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except Exception as error:
@@ -89,13 +85,37 @@ def run(arguments: list[str]) -> int:
         raise
 
 
-def _dispatch(command: str, given: dict[str, Any], words: list[str]) -> int:
+def _help(others: list[str]) -> int:
+    """Prints the help text; with the values of a command line, if there are flags beside --help."""
+    settings = None
+    with contextlib.suppress(flags.Error, OSError, ValueError):
+        settings = make(original.translate(_parse(others)[1])) if others else None
+    try:
+        print(__doc__ + command_line.explain(settings), flush=True)
+    except OSError as error:
+        return _fail(f"help cannot be printed ({error.strerror})")
+    return 0
+
+
+def _parse(arguments: list[str]) -> tuple[str, dict[str, SettingValue], list[str]]:
+    """Returns the command, what its flags say, in their own words, and what are no flags."""
+    named = bool(arguments) and arguments[0] in COMMANDS
+    said, words = command_line.parse(arguments[named:])
+    for name in _PATHS:
+        path = said.get(name)
+        if isinstance(path, str) and path and is_one_line(path):  # else refused by its name
+            said[name] = str(user_path(path))
+    command = arguments[0] if named else ""
     if not command:
-        command = "train" if given.get("train", True) else "evaluate"
+        command = "train" if said.get("train", True) else "evaluate"
         if words:
             raise ValueError(f"Unknown command '{words[0]}'; there are {', '.join(COMMANDS)}.")
     if words and command in ("train", "prepare"):
         raise ValueError(f"{command} takes flags only, not '{words[0]}'.")
+    return command, said, [str(user_path(word)) for word in words]
+
+
+def _dispatch(command: str, given: dict[str, SettingValue], words: list[str]) -> int:
     return importlib.import_module(f"maml_tf.cli.{command}").run(given, words)
 
 
@@ -105,18 +125,21 @@ def _of_the_machine(error: Exception) -> str:
         return "no room is left on a disk; make room, then give the same command again"
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return (
-            "out of memory; try a smaller --meta_batch_size, more --task_chunks, --recompute, or "
-            "fewer --num_test_tasks"
+            "out of memory; try a smaller --meta_batch_size, more --pieces, --recompute, or fewer "
+            "--test_tasks"
         )
     return ""
 
 
-def _log_to_screen() -> None:
+def _log_to_screen(verbosity: int) -> None:
+    if verbosity <= 0:
+        # What TensorFlow and CUDA say while they start; both look here when they are imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("maml_tf")
     log.handlers = [handler]
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if verbosity >= 0 else logging.WARNING)
     log.propagate = False  # absl, which TensorFlow brings, would say everything again
 
 

@@ -3,103 +3,76 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from maml_tf.experiments.build import make_learner, on_cpu
-from maml_tf.experiments.identity import contradictions, directory_name, from_flags, to_flags
-from maml_tf.experiments.settings import Config
-from maml_tf.results import files as result_files
-from maml_tf.saving.weights import WEIGHTS_FILE
+from maml_tf.cli import original
+from maml_tf.experiments.identity import contradictions, directory_name, to_flags
+from maml_tf.experiments.methods import METHODS
+from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.settings import Settings, make
+from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system import checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
 from maml_tf.system.locks import run_lock
-from maml_tf.training.checkpoints import Checkpoints, saved_iterations
 
 _LOG = logging.getLogger(__name__)
 
 FLAGS_FILE = "flags.txt"
 _CHECKSUM = "# SHA-256 of the lines above: "
 RESULT_FILE = "result.json"
+_ALWAYS_WRITTEN = ("problem|datasource", "step_size|update_lr", "distribute")
 """A release: the flags, the weights before adaptation, and what was measured with them."""
 
 
-def set_up_machine(config: Config) -> None:
-    """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
-
-    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
-    """
-    cpu = on_cpu()
-    intra = (1 if cpu else 0) if config.intra_op_threads == -1 else config.intra_op_threads
-    inter = (
-        (os.cpu_count() or 0 if cpu else 0)
-        if config.inter_op_threads == -1
-        else (config.inter_op_threads)
-    )
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(intra)
-        tf.config.threading.set_inter_op_parallelism_threads(inter)
-    except RuntimeError:
-        _LOG.warning("TensorFlow is already running; thread flags have no effect.")
-
-
-def strategy(config: Config) -> tf.distribute.Strategy:
-    """The strategy whose scope a learner is to be made in."""
-    if config.distribute == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def run_directory(config: Config) -> Path:
+def run_directory(settings: Settings) -> Path:
     """Where the run of these settings lives.
 
     Raises:
       ValueError: TensorFlow could not read what it writes there, or its name is none.
     """
-    directory = Path(config.logdir) / directory_name(config)
+    directory = Path(settings.run.logdir) / directory_name(settings)
     refuse_pattern(directory)
     return directory
 
 
 @contextlib.contextmanager
-def opened(config: Config) -> Iterator[Path]:
+def opened(settings: Settings) -> Iterator[Path]:
     """Makes the run's directory ready to train in, and holds it for this process.
 
     Raises:
       ValueError: it holds a run with other settings, or another process trains there; names them.
       OSError: it cannot be written.
     """
-    directory = run_directory(config)
+    directory = run_directory(settings)
     there = (directory / FLAGS_FILE).is_file() or (directory / "checkpoints").is_dir()
-    if there and not config.resume:
+    if there and not settings.run.resume:
         with run_lock(directory):
             set_aside(directory)
     with run_lock(directory):
         if (directory / FLAGS_FILE).is_file():
-            others = contradictions(read_flags(directory), config)
+            others = contradictions(read_flags(directory), settings)
             if others:
                 raise ValueError(
                     f"{directory} was trained with {'; '.join(others)}. Use its own flags, another "
                     "--run_name or --logdir, or --resume=False to set it aside."
                 )
-        write_flags(directory, config)
+        write_flags(directory, settings)
         yield directory
 
 
-def write_flags(directory: Path, config: Config, heading: str = "") -> None:
+def write_flags(directory: Path, settings: Settings, heading: str = "") -> None:
     """Writes the flags of a run or a release, with a checksum in the last line."""
-    text = heading + to_flags(config)
+    text = heading + to_flags(settings)
     write_atomically(directory / FLAGS_FILE, text + _CHECKSUM + _digest(text) + "\n")
 
 
-def read_flags(directory: Path) -> Config:
+def read_flags(directory: Path) -> Settings:
     """Reads the flags of a run or a release.
 
     Raises:
@@ -114,10 +87,10 @@ def read_flags(directory: Path) -> Config:
             "to change it."
         )
     # Earlier versions wrote no checksum.
-    if any(f"--{name}=" not in text for name in ("datasource", "update_lr", "distribute")):
+    if any(not re.search(rf"^--({names})=", text, re.M) for names in _ALWAYS_WRITTEN):
         raise ValueError(f"{file} is damaged: flags are missing; put it back, or train again.")
     try:
-        return from_flags(flags if found else text)
+        return original.from_flags(flags if found else text)
     except ValueError as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
 
@@ -151,11 +124,13 @@ def find(paths: list[str]) -> list[Path]:
     return found
 
 
-def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
+def locate(given: Mapping[str, SettingValue], paths: list[str]) -> tuple[Path, Settings]:
     """Returns the one trained run that a command is about, and the settings in force.
 
+    Imports no TensorFlow: a run that is not there is known at once.
+
     Args:
-      given: settings of the command line; they go before a run's own.
+      given: settings of the command line, by flag; they go before a run's own.
       paths: a run's directory, or nothing: then the settings say which.
 
     Raises:
@@ -165,54 +140,56 @@ def locate(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
     if given.get("init") and not _was_started_from_it(given, paths):
         return _locate_release(given, paths)
     if not paths:
-        config = Config(**given)
-        directory = run_directory(config.trained())
-        config = dataclasses.replace(config, init="")
-        untrained = config.method == "random"  # so that there is no run before its evaluation
-        if not (untrained or (directory / FLAGS_FILE).is_file()):
+        settings = make(given)
+        directory = run_directory(settings.trained())
+        settings = settings.replace(init=None)
+        # What is not trained has no run before its evaluation.
+        if settings.method.trained and not (directory / FLAGS_FILE).is_file():
             raise FileNotFoundError(
                 f"No trained run in {directory}; train it with the same flags first, or name a "
                 "run's directory."
             )
-        return directory, config
+        return directory, settings
     runs = find(paths)
     if len(runs) > 1:
         names = ", ".join(run.name for run in runs)
         raise ValueError(f"Several runs in {' '.join(paths)}; name one: {names}.")
-    return runs[0], dataclasses.replace(_in_force(runs[0], given), init="")
+    return runs[0], _in_force(runs[0], given).replace(init=None)
 
 
-def _was_started_from_it(given: dict[str, Any], paths: list[str]) -> bool:
+def _was_started_from_it(given: Mapping[str, SettingValue], paths: list[str]) -> bool:
     """Whether a run of these very flags was started from the release that they name."""
     if paths:
         return False
     try:
-        config = Config(**given).trained()
-        flags_file = run_directory(config) / FLAGS_FILE
+        settings = make(given).trained()
+        flags_file = run_directory(settings) / FLAGS_FILE
     except ValueError:  # They are fit for the release's own flags alone.
         return False
-    if not flags_file.is_file() or contradictions(read_flags(flags_file.parent), config):
+    if not flags_file.is_file() or contradictions(read_flags(flags_file.parent), settings):
         return False
-    _LOG.info("Using %s, which was started from %s.", flags_file.parent, config.init)
+    _LOG.info("Using %s, which was started from %s.", flags_file.parent, settings.training.init)
     return True
 
 
-def _in_force(place: Path, given: dict[str, Any]) -> Config:
-    """The settings of a run or a release, and before them those of the command line."""
+def _in_force(place: Path, given: Mapping[str, SettingValue]) -> Settings:
+    """The settings of a run or a release, and before them those of the command line.
+
+    Its training is over: another K or step size is the evaluation's.
+    """
     own = read_flags(place)
-    method = given.get("method", own.method)
-    if method == "auto":
-        method = own.method
-    if method != own.method and not (method == "nearest_neighbour" and own.joint):
-        raise ValueError(f"{place} was made by --method={own.method}; drop --method.")
-    trained_with = {
-        "train_update_batch_size": own.update_batch_size,
-        "train_update_lr": own.update_lr,
-    }
-    return dataclasses.replace(own, **{**given, **trained_with, "method": method})
+    changes = dict(given)
+    for name, of_the_evaluation in (("shots", "test_shots"), ("step_size", "test_step_size")):
+        if name in changes:
+            changes.setdefault(of_the_evaluation, changes.pop(name))
+    method = changes.get("method", own.method.name)
+    evaluated = METHODS[method].evaluates if method in METHODS else None
+    if method != own.method.name and not (evaluated == own.method.name and own.joint):
+        raise ValueError(f"{place} was made by --method={own.method.name}; drop --method.")
+    return own.replace(**changes)
 
 
-def restore(directory: Path, config: Config) -> tuple[Any, int]:
+def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
     """Makes the learner of a run, with its trained weights; also returns their iteration.
 
     The random baseline has none: its run is made here, and its weights are fresh.
@@ -221,14 +198,18 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
       FileNotFoundError: there is no checkpoint.
       ValueError: it cannot be read, or belongs to another network.
     """
-    learner = make_learner(config)
-    if config.init:
-        iteration = _load_release(Path(config.init), learner)
+    from maml_tf.experiments.build import make_learner
+    from maml_tf.training.checkpoints import Checkpoints
+
+    learner: Any = make_learner(settings)
+    evaluation = settings.evaluation
+    if settings.training.init:
+        iteration = _load_release(Path(settings.training.init), learner)
         directory.mkdir(parents=True, exist_ok=True)
         return learner, iteration
-    if config.method == "random":
+    if not settings.method.trained:
         if not (directory / FLAGS_FILE).is_file():
-            with opened(config.trained()):
+            with opened(settings.trained()):
                 pass
         return learner, 0
     if (directory / WEIGHTS_FILE).is_file() and not (directory / "checkpoints").is_dir():
@@ -236,38 +217,40 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
     # A task's classes are not those of the training: it starts from the head that was made here.
-    head = learner.model.layers[-1].variables if config.joint else []
+    head = learner.model.layers[-1].variables if settings.joint else []
     checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)
-    if config.test_iter != -1:
-        checkpoints.restore_iteration(config.test_iter)
-    elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):
+    if evaluation.iteration is not None:
+        checkpoints.restore_iteration(evaluation.iteration)
+    elif not (checkpoints.restore_best() if evaluation.best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
     return learner, int(checkpoints.iteration.numpy())
 
 
-def _locate_release(given: dict[str, Any], paths: list[str]) -> tuple[Path, Config]:
+def _locate_release(given: Mapping[str, SettingValue], paths: list[str]) -> tuple[Path, Settings]:
     """Returns the place of the release's own results, and the settings in force."""
-    release = Path(given["init"])
+    release = Path(str(given["init"]))
     if paths:
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
     _check_release(release)
-    config = _in_force(release, given)
-    place = Path(config.logdir) / os.path.basename(os.path.realpath(release))
+    settings = _in_force(release, given)
+    place = Path(settings.run.logdir) / os.path.basename(os.path.realpath(release))
     if (place / FLAGS_FILE).exists() or (place / "checkpoints").exists():  # a run of that name
         place = place.with_name(f"{place.name}.release")
-    return place, config
+    return place, settings
 
 
-def start_from_release(config: Config, learner: Any) -> None:
-    """Gives a new run the weights of the release `config.init`; a run in progress has its own.
+def start_from_release(settings: Settings, learner: Any) -> None:
+    """Gives a new run the weights of the release `init`; a run in progress has its own.
 
     Raises:
       FileNotFoundError: there is no such release.
       ValueError: its weights are another network's.
     """
-    if saved_iterations(run_directory(config) / "checkpoints") and config.resume:
+    from maml_tf.training.checkpoints import saved_iterations
+
+    if saved_iterations(run_directory(settings) / "checkpoints") and settings.run.resume:
         return
-    release = Path(config.init)
+    release = Path(settings.training.init)
     _check_release(release)
     iteration = _load_release(release, learner)
     _LOG.info("Starting from the weights of %s, iteration %d.", release, iteration)
@@ -296,4 +279,6 @@ def _load_release(release: Path, learner: Any) -> int:
             f"{release / WEIGHTS_FILE} does not fit this network ({reason}); drop the flags that "
             f"change it from what {release / FLAGS_FILE} says."
         ) from error
+    from maml_tf.results import files as result_files
+
     return result_files.read(release / RESULT_FILE)[0].iteration

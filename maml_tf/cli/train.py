@@ -4,75 +4,85 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs
-from maml_tf.experiments.build import make_learner, make_tasks, make_validation
+from maml_tf.experiments import machine
 from maml_tf.experiments.identity import to_flags
-from maml_tf.experiments.settings import Config
-from maml_tf.tasks import JointBatches
-from maml_tf.training.loop import TrainingResult, train
+from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.settings import Settings, make
+
+if TYPE_CHECKING:
+    from maml_tf.training.loop import TrainingResult
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(given: dict[str, Any], words: list[str]) -> int:
+def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Meta-trains by the flags; a pre-training before it is a run of its own."""
     del words  # There are none.
-    config = Config(**given).trained()
-    if config.method == "random":
-        _LOG.info("Nothing to train: --method=random evaluates the fresh initialisation.")
-        return 0
-    if not config.iterations:
-        raise ValueError(
-            "Nothing to train: --metatrain_iterations and --pretrain_iterations are 0."
+    settings = make(given).trained()
+    if not settings.method.trained:
+        _LOG.info(
+            "Nothing to train: --method=%s evaluates the fresh initialization.",
+            settings.method.name,
         )
-    runs.run_directory(config)  # A name that cannot be used is refused before anything is made.
-    runs.set_up_machine(config)
-    with runs.strategy(config).scope():
+        return 0
+    if not settings.run.iterations:
+        raise ValueError("Nothing to train: --iterations and --pretrain_iterations are 0.")
+    runs.run_directory(settings)  # A name that cannot be used is refused before anything is made.
+    machine.set_up(settings.machine)
+    with machine.strategy(settings.machine).scope():
         initial = None
-        if before := config.pretraining():
+        if before := settings.pretraining():
             result, learner = _train(before)
             if result.interrupted:
                 return 130
             initial = learner.model.get_weights()
-        result, _ = _train(config, initial)
+        result, _ = _train(settings, initial)
     return 130 if result.interrupted else 0
 
 
-def _train(config: Config, initial=None):
-    tasks = make_tasks(config, "train")
-    learner = make_learner(config, tasks.num_classes if isinstance(tasks, JointBatches) else None)
-    validation = make_validation(config, learner)
+def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any]:
+    from maml_tf.experiments.build import make_learner, make_tasks, make_validation
+    from maml_tf.tasks import JointBatches
+    from maml_tf.training.loop import train
+
+    tasks = make_tasks(settings, "train")
+    classes = tasks.num_classes if isinstance(tasks, JointBatches) else None
+    learner: Any = make_learner(settings, classes)
+    validation = make_validation(settings, learner)
     if initial is not None:
         learner.model.set_weights(initial)
-    elif config.init:
-        runs.start_from_release(config, learner)
-    place = runs.opened(config) if config.log else contextlib.nullcontext()
-    with place as directory:
+    elif settings.training.init:
+        runs.start_from_release(settings, learner)
+    run = settings.run
+    with runs.opened(settings) if run.log else contextlib.nullcontext() as directory:
         _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
         result = train(
             learner,
             tasks,
-            iterations=config.iterations,
+            iterations=run.iterations,
             logdir=directory,
             validation=validation,
-            validation_tasks=config.validation_tasks,
-            validation_steps=0 if config.joint else config.test_steps,
-            best_after=config.deciding_step,
-            log_every=config.log_every,
-            validate_every=config.validate_every,
-            save_every=config.save_every,
-            description=to_flags(config),
-            progress=config.progress,
+            validation_tasks=run.validation_tasks,
+            validation_steps=0 if settings.joint else settings.evaluation.steps,
+            best_after=run.best_after,
+            log_every=run.log_every,
+            validate_every=run.validate_every,
+            save_every=run.save_every,
+            description=to_flags(settings),
+            progress=run.progress,
         )
-    _report(result, config)
+    _report(result, settings)
     return result, learner
 
 
-def _report(result: TrainingResult, config: Config) -> None:
+def _report(result: TrainingResult, settings: Settings) -> None:
     if result.interrupted:
-        kept = "saved; the same command goes on from there" if config.log else "nothing saved"
+        log = settings.run.log
+        kept = "saved; the same command goes on from there" if log else "nothing saved"
         _LOG.info("Interrupted after iteration %d: %s.", result.iteration, kept)
     else:
         _LOG.info(

@@ -1,24 +1,28 @@
-"""What tells one run from another: its name, and its settings as the text of a flagfile."""
+"""What tells one run from another: its settings, and the name that they give its directory."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-from maml_tf.experiments.settings import Config
-from maml_tf.tasks.images.files import is_junk
+from maml_tf.experiments import fields
+from maml_tf.experiments.records import Kind, SettingValue
+from maml_tf.experiments.settings import Settings, Training
+from maml_tf.system.junk import is_junk
 
 _SHORT_NAMES = {
     "mbs": "meta_batch_size",
-    "ubs": "update_batch_size",
-    "numstep": "num_updates",
-    "updatelr": "update_lr",
+    "ubs": "shots",
+    "numstep": "inner_steps",
+    "updatelr": "step_size",
 }
 """As the original wrote them in its own directory names."""
+
+_NAMES = {"meta_step_size": "meta_lr", "filters": "num_filters", "oracle": "baseline"}
+_TEXTS = {("norm", "none"): "None", ("oracle", True): "oracle", ("oracle", False): "None"}
+"""How directory names write settings and values: runs of earlier versions are found by them."""
 
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
@@ -28,33 +32,34 @@ QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
 
 _TO_QUOTE = re.compile(r"^[\s\"']|\s$|\s[#/-]|\s\w+\s*=")
 _SET_ASIDE = re.compile(r"\.old\d+$")
+_ALWAYS = ("problem", "method")
 
 
-def identity(config: Config) -> dict[str, Any]:
-    """Every setting that changes what is learned."""
+def identity(settings: Settings) -> dict[str, SettingValue]:
+    """Every setting that changes what is learned, by flag."""
+    training, reads = settings.training, settings.problem.reads
     own = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["names_run"] and config.datasource in field.metadata["of"]
+        each.flag: getattr(training, each.name)
+        for each in fields.declared(Training)
+        if each.name in reads or each.name in _ALWAYS
     }
-    if config.pretrain_iterations and config.metatrain_iterations:
-        own["pretrain_iterations"] = config.pretrain_iterations
-    if config.init:
-        own["init"] = Path(config.init).name
-    if config.joint:
-        own["classes"] = "all"
-    return {"method": config.method, **own}
+    own["problem"] = settings.problem.name
+    own["inner_steps"] = training.inner_steps
+    own["init"] = Path(training.init).name
+    if settings.method.penalty is None:
+        own.pop("l2", None)
+    return own
 
 
-def directory_name(config: Config) -> str:
+def directory_name(settings: Settings) -> str:
     """The run's directory: no two runs that learn otherwise share one.
 
     Raises:
       ValueError: `run_name` is not the name of a directory, or one that is overlooked.
     """
-    if config.run_name:
-        return _shortened(_checked(config.run_name))
-    name = _made_of_settings(config)  # It may end in the name of a release.
+    if settings.run.run_name:
+        return _shortened(_checked(settings.run.run_name))
+    name = _made_of_settings(settings)  # It may end in the name of a release.
     return _shortened(f"{name}_" if is_overlooked(name) else name)
 
 
@@ -86,26 +91,38 @@ def _shortened(name: str) -> str:
     return encoded[: LONGEST_NAME - 13].decode(errors="ignore") + "." + digest
 
 
-def _made_of_settings(config: Config) -> str:
-    settings = identity(config)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    head = [config.experiment, config.method]
-    told = ["datasource", "stop_grad", "method", "environment"]
-    told += ["baseline"] if config.method == "oracle" else []
-    told += ["num_classes"] if config.classification else []
-    told += [] if config.reinforcement else ["update_batch_size"]
-    for name in told:
-        settings.pop(name, None)
+def _made_of_settings(settings: Settings) -> str:
+    own = identity(settings)
+    head = [settings.experiment, settings.method.name]
+    for name in _in_the_experiment(settings):
+        own.pop(name, None)
     for short, name in _SHORT_NAMES.items():
-        if name in settings:
-            head.append(f"{short}_{_text(settings.pop(name))}")
-    rest = [f"{n}_{_text(v)}" for n, v in settings.items() if v != defaults.get(n)]
+        if name in own:
+            head.append(f"{short}_{_text(name, own.pop(name))}")
+    usual = _usual(settings)
+    rest = [f"{_NAMES.get(n, n)}_{_text(n, v)}" for n, v in own.items() if v != usual[n]]
     return ".".join(head + rest)
 
 
-def contradictions(saved: Config, config: Config) -> list[str]:
-    """Settings of a trained run that `config` would change, each as "--name=old, now new"."""
-    before, now = identity(saved), identity(config)
+def _in_the_experiment(settings: Settings) -> list[str]:
+    """Settings that the name of the experiment and of the method say already."""
+    told = ["problem", "method", "environment"]
+    told += ["oracle"] if settings.method.sees_task else []
+    told += ["ways"] if settings.problem.kind is Kind.CLASSIFICATION else []
+    return told if settings.problem.kind is Kind.POLICY else [*told, "shots"]
+
+
+def _usual(settings: Settings) -> dict[str, SettingValue]:
+    """Values that a name leaves out: the defaults, and what is derived from the others."""
+    usual = {each.flag: each.default for each in fields.declared(Training)}
+    derived = ("queries", "clip", "l2")
+    without = settings.replace(**dict.fromkeys(derived, None)).training
+    return usual | {name: getattr(without, name) for name in derived} | {"classes": "task"}
+
+
+def contradictions(saved: Settings, settings: Settings) -> list[str]:
+    """Settings of a trained run that `settings` would change, each as "--name=old, now new"."""
+    before, now = identity(saved), identity(settings)
     return [
         f"--{name}={before.get(name)}, now {now.get(name)}"
         for name in {**before, **now}
@@ -113,12 +130,24 @@ def contradictions(saved: Config, config: Config) -> list[str]:
     ]
 
 
-def to_flags(config: Config) -> str:
-    """Every setting as the text of a flagfile."""
-    return "".join(
-        f"--{field.name}={_quoted(str(getattr(config, field.name)))}\n"
-        for field in dataclasses.fields(config)
-    )
+def _text(name: str, value: SettingValue) -> str:
+    text = _TEXTS.get((name, value))
+    if text is not None:
+        return text
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def to_flags(settings: Settings) -> str:
+    """Every setting as the text of a flagfile; derived values are comments, to be derived anew."""
+    lines = []
+    for group in (settings.training, settings.evaluation, settings.machine, settings.run):
+        for each in fields.declared(type(group)):
+            value = settings.given.get(each.flag, each.default)
+            if value is not None:
+                lines.append(f"--{each.flag}={_quoted(str(value))}\n")
+            elif (derived := getattr(group, each.name)) is not None:
+                lines.append(f"# derived: {each.flag} = {derived}\n")
+    return "".join(lines)
 
 
 def _quoted(text: str) -> str:
@@ -127,38 +156,3 @@ def _quoted(text: str) -> str:
         return text
     quote = "'" if '"' in text else '"'
     return text if quote in text else f"{quote}{text}{quote}"
-
-
-def from_flags(text: str) -> Config:
-    """Reads what `to_flags` wrote; settings of other versions are left out.
-
-    Raises:
-      ValueError: a setting has no value of its type.
-    """
-    types: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(Config)}
-    values: dict[str, Any] = {}
-    for line in text.removeprefix("\ufeff").splitlines():
-        name, _, value = line.removeprefix("--").partition("=")
-        if name in types:
-            values[name] = _value(types[name], name, value)
-    return Config(**values)
-
-
-def _value(kind: type, name: str, text: str) -> Any:
-    """One setting from its text."""
-    if kind is bool:
-        if text not in ("True", "False"):
-            raise ValueError(f"--{name}={text} is neither True nor False; mend the flags.")
-        return text == "True"
-    if kind is str:
-        match = QUOTED.fullmatch(text)
-        return match[2] if match else text
-    try:
-        return kind(text)
-    except ValueError as error:
-        wanted = "whole number" if kind is int else "number"
-        raise ValueError(f"--{name}={text} is no {wanted}; mend the flags.") from error
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,40 +1,47 @@
-"""From settings to the things of meta-RL that they name: a sampler, a policy, a learner.
-
-It needs the extra `rl`, so `experiment` imports it only for settings that say so.
-"""
+"""From settings to samplers, policies and their learners; needs the extra `rl` when it is used."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+from typing import TYPE_CHECKING
 
-from maml_tf.experiments.settings import Config
-from maml_tf.rl.evaluation import ReturnEvaluator
-from maml_tf.rl.meta_trpo import MetaTRPO
-from maml_tf.rl.policy import GaussianPolicy
-from maml_tf.rl.sampler import Sampler
+if TYPE_CHECKING:
+    from maml_tf.experiments.settings import Settings
+    from maml_tf.rl.meta_trpo import MetaTRPO
+    from maml_tf.rl.policy import GaussianPolicy
+    from maml_tf.rl.sampler import Sampler
 
 _LOG = logging.getLogger(__name__)
+
+SHARED = frozenset(
+    {"horizon", "discount", "gae_lambda", "inner_loss", "max_kl", "curvature", "curvature_share"}
+    | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
+    | {"pretrain_iterations", "init"}
+)
+"""What every environment's problem looks at."""
 
 DRAW = 40
 """Held-out tasks met at a time, at most, whatever the training's meta-batch."""
 
-ONE_TASK_AN_EPISODE = ("pretrained", "oracle")
-"""Methods trained over all tasks: an episode's task is its own."""
 
-
-def make_sampler(config: Config, split: str) -> Sampler:
-    """Makes what samples the trajectories of one split: "train", "val" or "test".
+def tasks(settings: Settings, split: str) -> Sampler:
+    """Makes what samples the trajectories of one split.
 
     Held-out tasks are the same ones for every method.
 
     Raises:
       ValueError: the environment is unknown, has no tasks, or other spaces than vectors.
     """
+    training = settings.training
     if split != "train":
-        return _sampler(config, min(config.num_test_tasks, DRAW))
-    resample = config.method in ONE_TASK_AN_EPISODE
-    sampler = _sampler(config, config.meta_batch_size, resample=resample)
+        assert settings.evaluation.tasks is not None and settings.evaluation.shots is not None
+        return _sampler(
+            settings, min(settings.evaluation.tasks, DRAW), episodes=settings.evaluation.shots
+        )
+    resample = settings.method.all_tasks
+    sampler = _sampler(
+        settings, training.meta_batch_size, episodes=training.shots, resample=resample
+    )
     steps = sampler.tasks * sampler.episodes * sampler.horizon
     _LOG.info(
         "An iteration: %d tasks x %d trajectories x %d steps, %d gradient steps: %s environment "
@@ -42,70 +49,82 @@ def make_sampler(config: Config, split: str) -> Sampler:
         sampler.tasks,
         sampler.episodes,
         sampler.horizon,
-        config.inner_steps,
-        f"{steps * (config.inner_steps + 1):,}",
+        settings.inner_steps,
+        f"{steps * (settings.inner_steps + 1):,}",
     )
     return sampler
 
 
-def _sampler(config: Config, tasks: int, *, episodes: int = 0, resample: bool = False) -> Sampler:
-    foreign = config.datasource == "gymnasium"
+def _sampler(settings: Settings, tasks: int, *, episodes: int, resample: bool = False) -> Sampler:
+    from maml_tf.rl.sampler import Sampler
+
+    training, threads = settings.training, settings.machine.inter_op_threads
     try:
         return Sampler(
-            config.environment if foreign else config.datasource,
+            training.environment or settings.problem.name,
             tasks=tasks,
-            episodes=episodes or config.update_batch_size,
-            horizon=None if config.horizon == -1 else config.horizon,
-            seed=config.seed,
-            threads=config.inter_op_threads if config.inter_op_threads > 0 else None,
-            dynamics=config.dynamics,
-            squared_reward=config.squared_reward,
-            oracle=config.method == "oracle",
+            episodes=episodes,
+            horizon=training.horizon,
+            seed=training.seed,
+            threads=threads or None,
+            dynamics=training.dynamics,
+            squared_reward=training.squared_reward,
+            oracle=settings.method.sees_task,
             resample=resample,
         )
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}") from error
 
 
-def make_policy(config: Config) -> GaussianPolicy:
-    """Makes the paper's policy for these settings, initialised by their seed."""
-    one = _sampler(config, 1, episodes=1)
+def policy(settings: Settings) -> GaussianPolicy:
+    """Makes the paper's policy, initialised by the settings' seed."""
+    from maml_tf.rl.policy import GaussianPolicy
+
+    one = _sampler(settings, 1, episodes=1)
     one.close()
     return GaussianPolicy(
         one.observation_size,
         one.action_size,
-        context=config.method == "context",
-        seed=config.seed,
+        context=settings.adapts == "context",
+        seed=settings.training.seed,
     )
 
 
-def make_learner(config: Config) -> MetaTRPO:
-    """Makes the learner for these settings; pre-training is TRPO without inner steps."""
-    adapting = "context" if config.method == "context" else config.adapt
+def learner(settings: Settings, classes: int | None = None) -> MetaTRPO:
+    """Makes the learner; pre-training is TRPO without inner steps."""
+    from maml_tf import networks
+    from maml_tf.rl.meta_trpo import MetaTRPO
+
+    del classes
+    training = settings.training
     return MetaTRPO(
-        make_policy(config),
-        meta_batch_size=config.meta_batch_size,
-        step_size=config.update_lr,
-        inner_steps=config.inner_steps,
-        inner_loss=config.inner_loss,
-        discount=config.discount,
-        gae_lambda=config.gae_lambda,
-        max_kl=config.max_kl,
-        curvature=config.curvature,
-        curvature_share=config.curvature_share,
-        first_order=config.stop_grad,
-        learn_step_size=config.learn_step_size,
-        task_chunks=None if config.task_chunks == -1 else config.task_chunks,
-        adapts=None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
+        policy(settings),
+        meta_batch_size=training.meta_batch_size,
+        step_size=training.step_size,
+        inner_steps=settings.inner_steps,
+        inner_loss=training.inner_loss,
+        discount=training.discount,
+        gae_lambda=training.gae_lambda,
+        max_kl=training.max_kl,
+        curvature=training.curvature,
+        curvature_share=training.curvature_share,
+        first_order=settings.method.first_order,
+        learn_step_size=training.learn_step_size,
+        task_chunks=settings.machine.pieces,
+        adapts=networks.adapting(settings.adapts),
     )
 
 
-def make_validation(config: Config, learner: MetaTRPO) -> ReturnEvaluator:
+def validation(settings: Settings, learner: MetaTRPO):
     """Measures the return until the step that decides which weights are best, and after one step.
 
     Each step costs as many trajectories as the ones before.
     """
-    tasks = config.validation_tasks
-    sampler = make_sampler(dataclasses.replace(config, num_test_tasks=tasks), "val")
-    steps = min(config.test_steps, max(config.deciding_step, 1))
-    return ReturnEvaluator(learner, sampler, num_tasks=tasks, steps=steps)
+    from maml_tf.rl.evaluation import ReturnEvaluator
+
+    number, best_after = settings.run.validation_tasks, settings.run.best_after
+    assert number is not None and best_after is not None and settings.evaluation.steps is not None
+    trained_shots = settings.replace(test_tasks=number, test_shots=settings.training.shots)
+    steps = min(settings.evaluation.steps, max(best_after, 1))
+    sampler = tasks(trained_shots, "val")
+    return ReturnEvaluator(learner, sampler, num_tasks=number, steps=steps)

@@ -43,7 +43,8 @@ class Problem:
     """How figures, tables and messages call it."""
     kind: Kind
     reads: frozenset[str]
-    """Training settings that it looks at; the others do not name its runs."""
+    """Settings that it looks at, of those that not every problem does; others do not name its runs,
+    and are refused if they are declared with `only`."""
     defaults: Mapping[str, SettingValue] = field(default_factory=dict)
     """Values of derived settings, where they are not those of the kind."""
     experiment: Callable[[Training], str]

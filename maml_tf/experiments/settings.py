@@ -1,595 +1,580 @@
-"""What a run is: frozen, validated settings.
+"""What a run is, as four groups of settings: training, evaluation, machine and run.
 
-One field, one flag (cli/flags.py makes the flags from these). Names, meanings and defaults up to
-`log` are those of the original program's flags; later ones are ours. Below this module nothing
-reads a flag.
+One field, one flag. `Training` is a run's identity: what changes what is learned. None stands for
+a value that is derived from others, in `make` alone. Below this module nothing reads a flag.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
-import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from maml_tf import ranges
-from maml_tf.networks import NORMS
-from maml_tf.ranges import Range
+from maml_tf.experiments import fields, problems
+from maml_tf.experiments.fields import setting
+from maml_tf.experiments.methods import METHODS
+from maml_tf.experiments.records import Kind, Method, Problem, SettingValue
 
-SUPERVISED = ("sinusoid", "omniglot", "miniimagenet")
-
-ROBOTS = ("cheetah_velocity", "cheetah_direction", "ant_velocity", "ant_direction", "ant_goal")
-
-REINFORCEMENT = ("navigation_2d", *ROBOTS, "gymnasium")
-"""Environments with tasks: the names of `rl.envs.ENVIRONMENTS`, and any other of Gymnasium's."""
-
-DATASOURCES = (*SUPERVISED, *REINFORCEMENT)
-
-PENALTIES = {"multitask": 0.0, "multitask_l2": 1e-3, "multitask_mean": 0.1}
-"""The multi-task baselines, and how strongly each pulls its regressors (docs/design.md)."""
-
-NO_INNER_STEPS = ("pretrained", "nearest_neighbour", "oracle", "random", *PENALTIES)
-"""Methods that are trained without inner steps, if at all."""
-
-METHODS = ("maml", "fomaml", "context", *NO_INNER_STEPS)
-"""How the weights are learned; baselines.py describes those that are not MAML."""
+NORMS = ("batch_norm", "layer_norm", "none")
 
 _LARGEST_STEP = 10**7
 """Examples of a meta-step, or episodes."""
 
-_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-_NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's control characters, halves of characters, line and paragraph separators."""
-
-
-def _flag(
-    default: Any,
-    help: str,  # noqa: A002
-    *,
-    choices: tuple = (),
-    within: Range | None = None,
-    names_run: bool = True,
-    of: tuple[str, ...] = DATASOURCES,
-) -> Any:
-    """One setting; `within` is needed for a number."""
-    metadata: dict[str, Any] = {"help": help, "choices": choices, "within": within}
-    metadata |= {"names_run": names_run, "of": of}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _supervised(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
-    """A flag that meta-RL does not look at."""
-    return _flag(default, help, **rules, of=SUPERVISED)
-
-
-def _reinforcement(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
-    """A flag that only meta-RL looks at."""
-    return _flag(default, help, **rules, of=REINFORCEMENT)
-
-
-def _detail(default: Any, help: str, **rules: Any) -> Any:  # noqa: A002
-    """A flag that does not change what is learned, so it is not part of a run's identity."""
-    return _flag(default, help, **rules, names_run=False)
+_KIND_DEFAULTS: dict[Kind, dict[str, SettingValue]] = {
+    Kind.REGRESSION: {"validate_every": 5000, "save_every": 10000},
+    Kind.CLASSIFICATION: {"validate_every": 500, "save_every": 1000},
+    Kind.POLICY: {
+        "test_steps": 3,
+        "test_tasks": 40,
+        "log_every": 1,
+        "validate_every": 10,
+        "validation_tasks": 20,
+        "save_every": 10,
+    },
+}
+_DEFAULTS: dict[str, SettingValue] = {
+    "test_steps": 10,
+    "test_tasks": 600,
+    "log_every": 100,
+    "validation_tasks": 96,
+}
+"""Values of derived settings: a problem's own go before its kind's, and these before those."""
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of one run. `-1` means: derived from the others, as the help text says."""
+class Training:
+    """What changes what is learned: the identity of a run."""
 
-    # The task.
-    datasource: str = _flag("sinusoid", "Where tasks come from.", choices=DATASOURCES)
-    num_classes: int = _supervised(
-        5, "N, classes of a classification task (ways).", within=ranges.COUNT
+    problem: str = setting(
+        "sinusoid",
+        "Source of the tasks: one of the names below, or a module with a PROBLEM of your own, "
+        "whose code is run.",
+        section="Tasks",
     )
-    update_batch_size: int = _flag(
+    ways: int = setting(5, "Classes of a classification task, N.", within=ranges.COUNT)
+    shots: int = setting(
         5,
-        "K, support examples a class, or a regression task (shots); meta-RL: E, trajectories a "
-        "task and step.",
+        "Support examples per class, or per regression task, K. Meta-RL: trajectories per task and "
+        "gradient step.",
         within=ranges.COUNT,
     )
-    queries: int = _supervised(
-        -1, "Query examples a class; -1: K (15 for MiniImagenet).", within=ranges.COUNT_OR_DEFAULT
+    queries: int | None = setting(
+        None,
+        "Query examples per class, or per regression task. By default as many as support examples; "
+        "15 for MiniImagenet.",
+        within=ranges.COUNT,
     )
-    baseline: str = _supervised(
-        "None",
-        "oracle: the sinusoid's input shows its amplitude and phase.",
-        choices=("None", "oracle"),
+    oracle: bool = setting(
+        False, "Show the network a sinusoid's amplitude and phase as further inputs.", only=True
     )
-    # The inner loop.
-    update_lr: float = _flag(
-        0.01, "alpha, step size of the inner gradient step.", within=ranges.POSITIVE
+    environment: str = setting(
+        "",
+        "For --problem=gymnasium: a registered environment with sample_tasks and set_task, Id-v0, "
+        "or module:Id-v0 to import a module first, whose code is run.",
+        only=True,
     )
-    num_updates: int = _flag(
-        1, "S, inner gradient steps while training.", within=ranges.INNER_STEPS
+    step_size: float = setting(
+        0.01, "Step size of the inner gradient step, alpha.", within=ranges.POSITIVE,
+        section="Inner loop",
+    )  # fmt: skip
+    inner_steps: int = setting(
+        1, "Inner gradient steps during training.", within=ranges.INNER_STEPS
     )
-    stop_grad: bool = _flag(False, "First-order MAML: hold the inner gradient constant.")
-    learn_step_size: bool = _flag(False, "Meta-learn alpha, one for each weight (Meta-SGD).")
-    adapt: str = _flag(
+    learn_step_size: bool = setting(
+        False, "Meta-learn the inner step size, one per weight (Meta-SGD)."
+    )
+    adapt: str = setting(
         "all",
-        "What the inner loop moves: all but normalisation, or the head only.",
+        "Weights that the inner loop changes: all but those of normalization layers, or the head's "
+        "only.",
         choices=("all", "head"),
     )
-    loss_reduction: str = _supervised(
+    loss_reduction: str = setting(
         "sum",
-        "Cross-entropy of a set: sum (over examples, divided by K: the paper's figures; it "
-        "steps N times as far) or mean.",
+        "Reduction of the cross-entropy over a set: sum (over examples, divided by K: the paper's "
+        "figures; its gradient is N times as large) or mean.",
         choices=("sum", "mean"),
     )
-    # The outer loop.
-    method: str = _detail(
-        "auto",
-        "How the initial weights are learned. auto: by the original's flags: pretrained or oracle "
-        "for pretrain_iterations alone, fomaml for stop_grad, else maml.",
-        choices=("auto", *METHODS),
+    method: str = setting(
+        "maml",
+        "How the initial weights are learned.",
+        choices=tuple(METHODS),
+        section="Outer loop",
     )
-    metatrain_iterations: int = _detail(
-        15000, "Training iterations, whatever the method.", within=ranges.ITERATIONS
-    )
-    pretrain_iterations: int = _detail(
+    pretrain_iterations: int = setting(
         0,
-        "Pre-training iterations: the loss before adaptation, over "
-        "all tasks. With metatrain_iterations=0: the baseline. Classes are those of an N-way task, "
-        "numbered anew in each; --method=pretrained tells all classes apart.",
+        "Iterations of a pre-training before the meta-training: the loss before adaptation, over "
+        "all tasks.",
         within=ranges.ITERATIONS,
     )
-    meta_batch_size: int = _flag(
-        25, "T, tasks a meta-step; multitask: regressors (the paper's 500).", within=ranges.COUNT
+    classes: str | None = setting(
+        None,
+        "Classes that --method=pretrained tells apart: all classes of the training split at once "
+        "(all), or those of an N-way task, numbered anew in each task (task), as the original's "
+        "--pretrain_iterations did.",
+        choices=("all", "task"),
     )
-    meta_lr: float = _supervised(
+    meta_batch_size: int = setting(
+        25,
+        "Tasks per meta-step. Multi-task baselines: number of regressors (the paper's 500).",
+        within=ranges.COUNT,
+    )
+    meta_step_size: float = setting(
         0.001, "Step size of the meta-optimizer, Adam.", within=ranges.POSITIVE
     )
-    clip: float = _supervised(
-        -1.0,
-        "Clip each element of the meta-gradient to +-this; -1: 10 for "
-        "MiniImagenet, else no clipping.",
-        within=ranges.POSITIVE_OR_DEFAULT,
+    clip: float | None = setting(
+        None,
+        "Bound on each element of the meta-gradient, both ways. By default 10 for MiniImagenet, "
+        "else none.",
+        within=ranges.POSITIVE,
     )
-    l2: float = _supervised(
-        -1.0,
-        "multitask_l2, multitask_mean: lambda, the penalty's factor; -1: the largest that costs a "
-        "regressor little.",
-        within=ranges.NOT_NEGATIVE_OR_DEFAULT,
+    l2: float | None = setting(
+        None,
+        "Factor of the penalty of multitask_l2 and multitask_mean. By default the largest that "
+        "costs a regressor little.",
+        within=ranges.NOT_NEGATIVE,
     )
-    seed: int = _flag(0, "Everything random is a function of it.", within=ranges.SEED)
-    # The network.
-    norm: str = _supervised(
-        "batch_norm", "Normalisation: batch_norm, layer_norm or None.", choices=(*NORMS[:2], "None")
-    )
-    num_filters: int = _supervised(64, "Filters of each convolution.", within=ranges.FILTERS)
-    conv: bool = _supervised(True, "Convolutional network; False: dense (Omniglot only).")
-    max_pool: bool = _supervised(False, "Max-pooling instead of strided convolution.")
-    head_stddev: float = _supervised(
-        -1.0,
-        "Standard deviation of the head's initial kernel; -1: the original's initial kernel (1 for "
-        "Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
-        within=ranges.NOT_NEGATIVE_OR_DEFAULT,
-    )
-    # Reinforcement learning.
-    environment: str = _reinforcement(
+    seed: int = setting(0, "Seed of everything random.", within=ranges.SEED)
+    init: str = setting(
         "",
-        "With --datasource=gymnasium: a registered environment with sample_tasks and set_task, "
-        "Id-v0, or module:Id-v0 to import a module first, which runs that module's code.",
+        "A release, such as models/NAME. train starts a new run from its weights; evaluate, export "
+        "and render use it in place of a run, unless such a run was started from it.",
     )
-    horizon: int = _reinforcement(
-        -1, "H, steps of an episode; -1: the environment's own.", within=ranges.COUNT_OR_DEFAULT
+    norm: str = setting(
+        "batch_norm", "Normalization layer of the network.", choices=NORMS, section="Network"
     )
-    dynamics: str = _reinforcement(
+    filters: int = setting(64, "Filters of each convolution.", within=ranges.FILTERS)
+    conv: bool = setting(True, "Use a convolutional network; False: a dense one (Omniglot only).")
+    max_pool: bool = setting(False, "Use max-pooling in place of strided convolution.")
+    head_stddev: float | None = setting(
+        None,
+        "Standard deviation of the head's initial kernel. By default the original's initial kernel "
+        "(1 for Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
+        within=ranges.NOT_NEGATIVE,
+    )
+    horizon: int | None = setting(
+        None,
+        "Steps per episode. By default the environment's own.",
+        within=ranges.COUNT,
+        section="Reinforcement learning",
+    )
+    dynamics: str = setting(
         "paper",
-        "Of cheetah and ant. paper: one physics step an action; gymnasium: v5's frame skip, time "
-        "step and observation.",
+        "Dynamics of cheetah and ant. paper: one physics step per action; gymnasium: the frame "
+        "skip, time step and observation of v5.",
         choices=("paper", "gymnasium"),
+        only=True,
     )
-    squared_reward: bool = _reinforcement(
-        False, "2D navigation: minus the squared distance (the paper's text), not the distance."
+    squared_reward: bool = setting(
+        False,
+        "Reward 2D navigation by minus the squared distance (the paper's text), not the distance.",
+        only=True,
     )
-    discount: float = _reinforcement(0.99, "Of later rewards.", within=ranges.SHARE)
-    gae_lambda: float = _reinforcement(
+    discount: float = setting(0.99, "Discount factor for later rewards.", within=ranges.SHARE)
+    gae_lambda: float = setting(
         1.0,
-        "Of generalised advantages; 1: the discounted return minus the baseline.",
+        "Decay of generalized advantage estimation; 1: the discounted return minus the baseline.",
         within=ranges.SHARE,
     )
-    inner_loss: str = _reinforcement(
+    inner_loss: str = setting(
         "log_likelihood",
-        "Of the inner step. likelihood_ratio takes the same step, and its meta-gradient is less "
-        "biased (ProMP); log_likelihood is the paper's.",
+        "Surrogate loss of the inner step. likelihood_ratio takes the same step, and its "
+        "meta-gradient is less biased (ProMP); log_likelihood is the paper's.",
         choices=("log_likelihood", "likelihood_ratio"),
     )
-    max_kl: float = _reinforcement(
-        0.01, "The trust region: the largest mean KL of a meta-step.", within=ranges.POSITIVE
+    max_kl: float = setting(
+        0.01,
+        "Radius of the trust region: the largest mean KL divergence of a meta-step, in nats.",
+        within=ranges.POSITIVE,
     )
-    curvature: str = _reinforcement(
+    curvature: str = setting(
         "fisher",
-        "How products with the KL's Hessian are computed; all three are the same matrix.",
+        "How products with the Hessian of the KL divergence are computed; all three are the same "
+        "matrix.",
         choices=("fisher", "hessian", "finite_differences"),
     )
-    curvature_share: float = _reinforcement(
+    curvature_share: float = setting(
         1.0,
-        "Share of the episodes that those products use: less exact, and less time.",
+        "Share of the episodes that those products use: less takes less time and is less exact.",
         within=ranges.PART,
     )
-    # Logging and test.
-    logdir: str = _detail("logs/", "Runs are directories in here, named by their settings.")
-    log: bool = _detail(True, "Write checkpoints and TensorBoard's event file.")
-    resume: bool = _detail(
-        True,
-        "Go on from the run's newest checkpoint. False: start again; an "
-        "existing run is set aside, not deleted.",
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a trained run is measured, exported or shown."""
+
+    split: str = setting(
+        "val",
+        "Split of the held-out tasks.",
+        choices=("val", "test"),
+        section="Evaluation, export and render",
     )
-    train: bool = _detail(True, "True trains; False evaluates.")
-    test_iter: int = _detail(
-        -1,
-        "Evaluate the checkpoint of this iteration; -1: the newest.",
-        within=ranges.ITERATIONS_OR_DEFAULT,
+    shots: int | None = setting(
+        None,
+        "Support examples per class, or per regression task, in an evaluation (meta-RL: "
+        "trajectories). By default as in training.",
+        within=ranges.COUNT,
+        flag="test_shots",
     )
-    test_set: bool = _detail(False, "Evaluate on the test split; False: the validation split.")
-    train_update_batch_size: int = _detail(
-        -1,
-        "K of the training, where the evaluation's is another; -1: the same.",
-        within=ranges.COUNT_OR_DEFAULT,
+    step_size: float | None = setting(
+        None,
+        "Step size of an evaluation's gradient steps. By default as in training.",
+        within=ranges.POSITIVE,
+        flag="test_step_size",
     )
-    train_update_lr: float = _detail(
-        -1.0,
-        "alpha of the training, where the evaluation's is another; -1: the same.",
-        within=ranges.POSITIVE_OR_DEFAULT,
+    steps: int | None = setting(
+        None,
+        "Gradient steps of an evaluation. By default 10 (meta-RL: 3, 2D navigation: 4).",
+        within=ranges.STEPS,
+        flag="test_steps",
     )
-    # Evaluation.
-    test_steps: int = _detail(
-        -1,
-        "Gradient steps of an evaluation; -1: 10 (meta-RL: 3, 2D navigation 4).",
-        within=ranges.STEPS_OR_DEFAULT,
+    tasks: int | None = setting(
+        None,
+        "Tasks of an evaluation. By default 600 (meta-RL: 40).",
+        within=ranges.COUNT,
+        flag="test_tasks",
     )
-    num_test_tasks: int = _detail(
-        -1, "Tasks of an evaluation; -1: 600 (meta-RL: 40).", within=ranges.COUNT_OR_DEFAULT
-    )
-    inputs: str = _detail(
+    inputs: str = setting(
         "all",
-        "half: a sinusoid's support points all have x > 0; query points are everywhere.",
+        "Where a sinusoid's support inputs lie: all of the range, or the half with x > 0; query "
+        "inputs are everywhere.",
         choices=("all", "half"),
+        only=True,
     )
-    tune_step_size: str = _detail(
-        "auto",
-        "Choose the evaluation's alpha on as many validation tasks, by the metric after the last "
-        "step. auto: for methods trained without inner steps, unless update_lr is another than "
-        "the training's; not for meta-RL.",
-        choices=("auto", "True", "False"),
+    tune_step_size: bool | None = setting(
+        None,
+        "Choose the step size of an evaluation on as many validation tasks, by the metric after "
+        "the last step. By default for methods trained without inner steps, unless "
+        "--test_step_size is given; not in meta-RL.",
     )
-    batch_statistics: str = _detail(
+    batch_statistics: str = setting(
         "transductive",
-        "Batch normalisation of query examples: by the query set (transductive, "
-        "the paper's figures) or by the support set (inductive).",
+        "Statistics of batch normalization for query examples: the query set's (transductive, the "
+        "paper's figures) or the support set's (inductive).",
         choices=("transductive", "inductive"),
+        only=True,
     )
-    use_best: bool = _detail(False, "Evaluate or export the weights that validated best.")
-    init: str = _detail(
-        "",
-        "A release, such as models/NAME. train: start a new run from its weights. evaluate, "
-        "export: use it instead of a run's checkpoint, unless such a run was started from it.",
+    best: bool = setting(
+        False, "Use the weights that validated best, not the newest.", flag="use_best"
     )
-    to: str = _detail(
-        "",
-        "Directory to write: of export (empty: <run>/export), of release, of the paper's figures "
-        "(empty: figures/ in the first directory named); file of render (<run>/figures/*.gif).",
+    iteration: int | None = setting(
+        None,
+        "Use the checkpoint of this iteration. By default the newest.",
+        within=ranges.ITERATIONS,
+        flag="test_iteration",
     )
-    task: int = _detail(0, "render: which of the evaluation's tasks is shown.", within=ranges.INDEX)
-    fps: int = _detail(25, "render: pictures a second.", within=ranges.PICTURES_A_SECOND)
-    # Running.
-    data_dir: str = _detail("", "Data sets; empty: $MAML_TF_DATA, else data/.")
-    download: bool = _detail(
+    task: int = setting(
+        0, "Number of the evaluation's task that render shows.", within=ranges.INDEX
+    )
+    fps: int = setting(
+        25, "Frames per second of what render writes.", within=ranges.FRAMES_PER_SECOND
+    )
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has, and how it is used; changes no result but by rounding."""
+
+    data_dir: str = setting(
+        "", "Directory of the data sets. By default $MAML_TF_DATA, else data/.", section="Machine"
+    )
+    download: bool = setting(
         False,
         "Fetch a missing data set through TensorFlow Datasets (MiniImagenet: read what it built).",
     )
-    run_name: str = _detail("", "Name of the run's directory; empty: made from the settings.")
-    log_every: int = _detail(
-        -1,
-        "Iterations averaged into a point of TensorBoard; -1: 100 (meta-RL: 1).",
-        within=ranges.EVERY,
+    recompute: bool = setting(
+        False,
+        "Recompute activations in the backward pass: less memory for many inner steps, a third "
+        "more time.",
     )
-    validate_every: int = _detail(
-        -1,
-        "Iterations between validations; -1: 500 (sinusoid: 5000, meta-RL: 10).",
-        within=ranges.EVERY,
+    pieces: int | None = setting(
+        None,
+        "Pieces of a meta-batch that are worked on in parallel. By default, on a CPU, as many as "
+        "hold 16 images each (dense networks: 64; policies: 8000 steps), else 1.",
+        within=ranges.COUNT,
     )
-    validation_tasks: int = _detail(
-        -1, "Tasks of a validation; -1: 96 (meta-RL: 20).", within=ranges.COUNT_OR_DEFAULT
-    )
-    best_after: int = _detail(
-        -1,
-        "Gradient steps after which a validation decides which weights are best; -1: num_updates.",
-        within=ranges.STEPS_OR_DEFAULT,
-    )
-    save_every: int = _detail(
-        -1,
-        "Iterations between checkpoints; -1: 1000 (sinusoid: 10000, meta-RL: 10).",
-        within=ranges.EVERY,
-    )
-    progress: bool = _detail(True, "Show a progress bar.")
-    recompute: bool = _detail(False, "Less memory for many inner steps, at a third more time.")
-    task_chunks: int = _detail(
-        -1,
-        "Pieces of a meta-batch worked on in parallel; -1: on a CPU as many as hold 16 images "
-        "each (dense networks: 64; policies: 8000 steps), else 1.",
-        within=ranges.COUNT_OR_DEFAULT,
-    )
-    jit_compile: str = _detail(
-        "auto", "Compile with XLA; auto: the sinusoid only.", choices=("auto", "True", "False")
-    )
-    intra_op_threads: int = _detail(
-        -1,
-        "Threads inside one operation; -1: 1 on a CPU (each core "
-        "works on its own tasks), but not for meta-RL; 0: TensorFlow's choice.",
+    jit_compile: bool | None = setting(None, "Compile with XLA. By default for regression only.")
+    intra_op_threads: int | None = setting(
+        None,
+        "Threads inside one operation; 0: TensorFlow's choice. By default 1 on a CPU, where each "
+        "core works on its own tasks.",
         within=ranges.THREADS,
     )
-    inter_op_threads: int = _detail(
-        -1,
-        "Operations, and robots, at a time; -1: one a core; 0: TensorFlow's choice.",
+    inter_op_threads: int | None = setting(
+        None,
+        "Operations, and simulated robots, at a time; 0: TensorFlow's choice. By default one per "
+        "core.",
         within=ranges.THREADS,
     )
-    distribute: str = _detail(
+    distribute: str = setting(
         "none",
         "mirrored: spread the tasks over all visible accelerators.",
         choices=("none", "mirrored"),
     )
 
-    def __post_init__(self):
-        """Refuses impossible settings."""
-        for field in dataclasses.fields(self):
-            _check_value(field, getattr(self, field.name))
-        self._settle_method()
-        self._check_method()
-        self._check_reinforcement()
-        self._check_size()
-        for name, value in _defaults(self.datasource).items():
-            if getattr(self, name) == -1:
-                object.__setattr__(self, name, value)
-        if not self.conv and self.datasource == "miniimagenet":
-            raise ValueError(
-                "--conv=False is for Omniglot; MiniImagenet's network is convolutional."
-            )
 
-    # --- the method: the one place that decides it ---
+@dataclass(frozen=True)
+class Run:
+    """Where a run is kept, how far it goes, and what it shows on the way."""
 
-    def _settle_method(self) -> None:
-        """Makes `method`, and the original's flags that say the same, agree."""
-        said, told = self._method_by_the_original()
-        if self.method == "auto":
-            object.__setattr__(self, "method", said)
-        elif told and self.method != said:
-            raise ValueError(
-                f"--method={self.method} contradicts {told}, which is {said}; drop one of them."
-            )
-        object.__setattr__(self, "stop_grad", self.method == "fomaml")
-        if self.method == "oracle":
-            object.__setattr__(self, "baseline", "oracle")
+    iterations: int = setting(
+        15000,
+        "Training iterations, whatever the method; a run that has done fewer goes on.",
+        within=ranges.ITERATIONS,
+        section="Run",
+    )
+    logdir: str = setting("logs/", "Directory of the runs, each named by its settings.")
+    run_name: str = setting("", "Name of the run's directory. By default made of the settings.")
+    log: bool = setting(True, "Write checkpoints and TensorBoard's event file.")
+    resume: bool = setting(
+        True,
+        "Go on from the newest checkpoint. False: start again; an existing run is set aside, not "
+        "deleted.",
+    )
+    log_every: int | None = setting(
+        None,
+        "Iterations averaged into a point of TensorBoard. By default 100 (meta-RL: 1).",
+        within=ranges.EVERY,
+    )
+    validate_every: int | None = setting(
+        None,
+        "Iterations between validations. By default 500 (regression: 5000, meta-RL: 10).",
+        within=ranges.EVERY,
+    )
+    validation_tasks: int | None = setting(
+        None, "Tasks of a validation. By default 96 (meta-RL: 20).", within=ranges.COUNT
+    )
+    best_after: int | None = setting(
+        None,
+        "Gradient steps after which a validation decides which weights are best. By default as "
+        "many as in training.",
+        within=ranges.STEPS,
+    )
+    save_every: int | None = setting(
+        None,
+        "Iterations between checkpoints. By default 1000 (regression: 10000, meta-RL: 10).",
+        within=ranges.EVERY,
+    )
+    progress: bool = setting(True, "Show a progress bar.")
+    to: str = setting(
+        "",
+        "What to write: the directory of an export (by default RUN/export), of a release, or of "
+        "the paper's figures (by default figures/ in the first directory named); the file of "
+        "render (by default RUN/figures/*.gif).",
+    )
 
-    def _method_by_the_original(self) -> tuple[str, str]:
-        """What the original program's flags say, and those that say it."""
-        if self.pretrain_iterations and not self.metatrain_iterations:
-            said = "oracle" if self.baseline == "oracle" else "pretrained"
-            return said, "--pretrain_iterations with --metatrain_iterations=0"
-        return ("fomaml", "--stop_grad") if self.stop_grad else ("maml", "")
 
-    def _check_method(self) -> None:
-        method, multitask = f"--method={self.method}", self.method in PENALTIES
-        meta_trained = self.method in ("maml", "fomaml")
-        sinusoid = self.datasource == "sinusoid"
-        if self.baseline == "oracle" and not sinusoid and not self.reinforcement:
-            raise ValueError(
-                "The oracle sees a sinusoid's amplitude and phase; "
-                f"--datasource={self.datasource} has none. Drop --baseline and --method=oracle."
-            )
-        if self.baseline == "oracle" and not meta_trained and self.method != "oracle":
-            raise ValueError(f"{method} contradicts --baseline=oracle; drop one of them.")
-        if self.pretrain_iterations and self.metatrain_iterations and not meta_trained:
-            raise ValueError(
-                f"{method} is one training, of --metatrain_iterations; drop --pretrain_iterations."
-            )
-        if self.method == "nearest_neighbour":
-            self._check_nearest_neighbour()
-        if multitask and not sinusoid:
-            raise ValueError(
-                f"{method} averages regressors of sinusoids; use it with --datasource=sinusoid."
-            )
-        if multitask and self.distribute != "none":
-            raise ValueError(f"{method} trains on one device; drop --distribute.")
-        if self.l2 != -1 and not PENALTIES.get(self.method):
-            raise ValueError(f"{method} has no penalty; drop --l2.")
-        if self.method == "context" and self.adapt != "all":
-            raise ValueError(f"{method} adapts the context vector alone; drop --adapt.")
-        if self.learn_step_size and self.method in NO_INNER_STEPS:
-            raise ValueError(f"{method} learns no step sizes; drop --learn_step_size.")
-        if self.learn_step_size and self.tune_step_size == "True":
-            raise ValueError("--tune_step_size would replace what --learn_step_size learned.")
-        if self.inputs == "half" and not sinusoid:
-            raise ValueError("--inputs=half is for sinusoids; drop it.")
+GROUPS = (Training, Evaluation, Machine, Run)
+SETTINGS = {each.flag: each for group in GROUPS for each in fields.declared(group)}
+"""Every setting by its flag."""
 
-    def _check_reinforcement(self) -> None:
-        source = f"--datasource={self.datasource}"
-        if self.environment and self.datasource != "gymnasium":
-            raise ValueError(f"{source} is an environment already; drop --environment.")
-        if not self.environment and self.datasource == "gymnasium":
-            raise ValueError(f"{source} needs --environment=Id-v0 or --environment=module:Id-v0.")
-        if self.squared_reward and self.datasource != "navigation_2d":
-            raise ValueError("--squared_reward is for --datasource=navigation_2d; drop it.")
-        if self.dynamics != "paper" and self.datasource not in ROBOTS:
-            raise ValueError(f"--dynamics is for {', '.join(ROBOTS)}; drop it.")
-        if not self.reinforcement:
-            return
-        if self.baseline == "oracle" and self.method != "oracle":
-            raise ValueError("--baseline=oracle is for sinusoids; use --method=oracle.")
-        if self.distribute != "none":
-            raise ValueError(f"{source} trains on one device; drop --distribute.")
-        if self.batch_statistics != "transductive":
-            raise ValueError(f"{source} has no batch normalisation; drop --batch_statistics.")
 
-    def _check_size(self) -> None:
-        """Refuses a meta-step that no machine has the memory for."""
-        each = self.update_batch_size + (0 if self.reinforcement else self.query_shots)
-        each *= self.num_classes if self.classification else 1
-        if self.meta_batch_size * each > _LARGEST_STEP:
-            raise ValueError(
-                f"A meta-step of {self.meta_batch_size} tasks of {each} examples is too large (at "
-                f"most {_LARGEST_STEP} in all); lower --meta_batch_size or --update_batch_size."
-            )
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a command, checked, with derived values filled in."""
 
-    def _check_nearest_neighbour(self) -> None:
-        if not self.classification:
-            raise ValueError(
-                "--method=nearest_neighbour compares images with a task's support images; use it "
-                "with --datasource=omniglot or miniimagenet."
-            )
-        if self.tune_step_size == "True":
-            raise ValueError(
-                "--method=nearest_neighbour takes no gradient step; drop --tune_step_size."
-            )
-
-    # --- derived settings ---
+    training: Training
+    evaluation: Evaluation
+    machine: Machine
+    run: Run
+    given: Mapping[str, SettingValue] = dataclasses.field(compare=False)
+    """What was said, by flag; derived values are not."""
 
     @property
-    def reinforcement(self) -> bool:
-        """Whether tasks are those of an environment: meta-RL."""
-        return self.datasource in REINFORCEMENT
+    def problem(self) -> Problem:
+        """The record of the problem."""
+        return problems.find(self.training.problem)
 
     @property
-    def classification(self) -> bool:
-        """Whether tasks have classes."""
-        return self.datasource in ("omniglot", "miniimagenet")
-
-    @property
-    def joint(self) -> bool:
-        """Whether one classifier of all training classes was trained: a baseline of Table 1.
-
-        The original's own pre-training is another: of N-way tasks.
-        """
-        baseline = self.method in ("pretrained", "nearest_neighbour")
-        return baseline and self.classification and not self.pretrain_iterations
-
-    @property
-    def query_shots(self) -> int:
-        """Query examples a class, or a regression task."""
-        if self.queries != -1:
-            return self.queries
-        return 15 if self.datasource == "miniimagenet" else self.update_batch_size
-
-    @property
-    def clip_value(self) -> float | None:
-        """Bound of each element of the meta-gradient."""
-        if self.clip == -1:
-            return 10.0 if self.datasource == "miniimagenet" else None
-        return self.clip
-
-    @property
-    def iterations(self) -> int:
-        """Iterations of this run; a pre-training before a meta-training is a run of its own."""
-        if self.method == "random":
-            return 0
-        return self.metatrain_iterations or self.pretrain_iterations
+    def method(self) -> Method:
+        """The record of the method."""
+        return METHODS[self.training.method]
 
     @property
     def inner_steps(self) -> int:
-        """S, gradient steps while training."""
-        return 0 if self.method in NO_INNER_STEPS else self.num_updates
+        """Gradient steps during training."""
+        return self.training.inner_steps if self.method.inner_steps else 0
 
     @property
-    def deciding_step(self) -> int:
-        """Gradient steps after which a validation decides which weights are best."""
-        return self.inner_steps if self.best_after == -1 else self.best_after
-
-    @property
-    def penalty(self) -> float:
-        """Factor of the multi-task baseline's penalty."""
-        return PENALTIES[self.method] if self.l2 == -1 else self.l2
-
-    @property
-    def tunes_step_size(self) -> bool:
-        """Whether an evaluation chooses its own alpha."""
-        if self.tune_step_size != "auto":
-            return self.tune_step_size == "True"
-        if self.method == "nearest_neighbour":
-            return False
-        same = self.update_lr == self.trained().update_lr
-        return self.method in NO_INNER_STEPS and same and not self.reinforcement
-
-    @property
-    def evaluation_steps(self) -> int:
-        """Gradient steps of an evaluation."""
-        return 0 if self.method == "nearest_neighbour" else self.test_steps
+    def joint(self) -> bool:
+        """Whether one classifier of all training classes was trained: a baseline of Table 1."""
+        return self.training.classes == "all"
 
     @property
     def experiment(self) -> str:
-        """A short title: data and task."""
-        if self.datasource == "gymnasium":
-            return re.sub(r"[^\w-]+", "_", self.environment)
-        if self.reinforcement:
-            return self.datasource
-        if not self.classification:
-            return f"sinusoid_{self.update_batch_size}shot"
-        return f"{self.datasource}_{self.num_classes}way_{self.update_batch_size}shot"
+        """A short name of data and task, as they were in training."""
+        return self.problem.experiment(self.training)
 
-    def trained(self) -> Config:
-        """The settings of the training that these evaluate."""
-        changes: dict[str, Any] = {"train_update_batch_size": -1, "train_update_lr": -1.0}
-        if self.train_update_batch_size != -1:
-            changes["update_batch_size"] = self.train_update_batch_size
-        if self.train_update_lr != -1:
-            changes["update_lr"] = self.train_update_lr
-        if self.method == "nearest_neighbour":
-            changes["method"] = "pretrained"
-        return dataclasses.replace(self, **changes)
+    @property
+    def adapts(self) -> str:
+        """What an inner step changes: "all", "head" or "context"."""
+        return self.training.adapt if self.method.adapts == "all" else self.method.adapts
 
-    def pretraining(self) -> Config | None:
+    def replace(self, **changes: SettingValue) -> Settings:
+        """Says some settings otherwise, by flag; derived values follow."""
+        return make({**self.given, **changes})
+
+    def trained(self) -> Settings:
+        """The settings of the run that these evaluate, with its own K and step size."""
+        method = self.method.evaluates or self.method.name
+        return self.replace(method=method, test_shots=None, test_step_size=None)
+
+    def pretraining(self) -> Settings | None:
         """The settings of the pre-training that comes before this run, if one does."""
-        if not (self.pretrain_iterations and self.metatrain_iterations):
+        before = self.training.pretrain_iterations
+        if not before or not self.run.iterations:
             return None
-        return dataclasses.replace(
-            self,
-            method="auto",
-            metatrain_iterations=0,
-            stop_grad=False,
+        return self.replace(
+            method="oracle" if self.training.oracle else "pretrained",
+            classes="task" if self.problem.kind is Kind.CLASSIFICATION else None,
+            iterations=before,
+            pretrain_iterations=0,
             learn_step_size=False,
             run_name="",
         )
 
 
-def is_one_line(text: str) -> bool:
-    """Whether a text is one line of whole characters that control nothing."""
-    return not any(unicodedata.category(character) in _NOT_IN_A_LINE for character in text)
+def make(given: Mapping[str, SettingValue]) -> Settings:
+    """Makes settings of what was said, and derives the rest.
+
+    Args:
+      given: values by flag; a value of None says nothing.
+
+    Raises:
+      ValueError: a value is impossible, or two contradict each other; names the flags.
+    """
+    given = {flag: value for flag, value in given.items() if value is not None}
+    training, evaluation, machine, run = (_group(group, given) for group in GROUPS)
+    problem, method = problems.find(training.problem), METHODS[training.method]
+    _check_problem(problem, given)
+    _check_method(problem, method, given)
+    problem.check(training)
+    training = _derived_training(training, problem, method)
+    _check_size(training, problem)
+    evaluation = _derived_evaluation(evaluation, training, problem, method)
+    run = _derived_run(run, training, problem, method)
+    return Settings(training, evaluation, machine, run, given)
 
 
-def _check_value(field: dataclasses.Field, value: Any) -> None:
-    """Refuses a value of another type, outside the setting's range, or none of its choices."""
-    kind: Any = type(field.default)
-    name = f"--{field.name}"
-    allowed: Any = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
-        raise ValueError(f"{name} must be {_KINDS[kind]}, not {value!r}.")
-    if kind in (int, float) and value not in field.metadata["within"]:
-        text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a longer number"
-        raise ValueError(f"{name} must be {field.metadata['within']}; got {text}.")
-    if kind is str and not is_one_line(value):
-        raise ValueError(f"{name} must be one line of plain text; got {value!r}.")
-    choices = field.metadata["choices"]
-    if choices and value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got '{value}'.")
+def query_shots(settings: Settings, shots: int) -> int:
+    """Query examples per class, or per regression task, beside `shots` support examples."""
+    said = settings.given.get("queries", settings.problem.defaults.get("queries"))
+    return int(said) if said is not None else shots
 
 
-def _defaults(datasource: str) -> dict[str, int]:
-    """What -1 stands for."""
-    if datasource in REINFORCEMENT:
-        return {
-            "test_steps": 4 if datasource == "navigation_2d" else 3,
-            "num_test_tasks": 40,
-            "log_every": 1,
-            "validate_every": 10,
-            "validation_tasks": 20,
-            "save_every": 10,
-        }
-    sinusoid = datasource == "sinusoid"
-    return {
-        "test_steps": 10,
-        "num_test_tasks": 600,
-        "log_every": 100,
-        "validate_every": 5000 if sinusoid else 500,
-        "validation_tasks": 96,
-        "save_every": 10000 if sinusoid else 1000,
+def _group(group: type, given: Mapping[str, SettingValue]) -> Any:
+    named = {each.name: given[each.flag] for each in fields.declared(group) if each.flag in given}
+    made = group(**named)
+    fields.check(made)
+    return made
+
+
+# --- derived values ---
+
+
+def _derived_training(training: Training, problem: Problem, method: Method) -> Training:
+    classification = problem.kind is Kind.CLASSIFICATION
+    joint = method.all_classes and classification and training.classes != "task"
+    derived: dict[str, Any] = {
+        "queries": problem.defaults.get("queries", training.shots),
+        "clip": problem.defaults.get("clip"),
+        "l2": method.penalty,
     }
+    derived = {name: v for name, v in derived.items() if getattr(training, name) is None}
+    derived["classes"] = "all" if joint else "task"
+    derived["oracle"] = training.oracle or method.sees_task
+    return dataclasses.replace(training, **derived)
+
+
+def _derived_evaluation(
+    evaluation: Evaluation, training: Training, problem: Problem, method: Method
+) -> Evaluation:
+    same = evaluation.step_size in (None, training.step_size)
+    tunes = method.tunes_step_size and same and problem.kind is not Kind.POLICY
+    derived: dict[str, Any] = {
+        "shots": training.shots,
+        "step_size": training.step_size,
+        "steps": _default("test_steps", problem),
+        "tasks": _default("test_tasks", problem),
+        "tune_step_size": tunes,
+    }
+    derived = {name: v for name, v in derived.items() if getattr(evaluation, name) is None}
+    if not method.adapts_at_test:
+        derived["steps"] = 0
+    return dataclasses.replace(evaluation, **derived)
+
+
+def _derived_run(run: Run, training: Training, problem: Problem, method: Method) -> Run:
+    names = ("log_every", "validate_every", "validation_tasks", "save_every")
+    derived: dict[str, Any] = {name: _default(name, problem) for name in names}
+    derived["best_after"] = training.inner_steps if method.inner_steps else 0
+    derived = {name: v for name, v in derived.items() if getattr(run, name) is None}
+    if not method.trained:
+        derived["iterations"] = 0
+    return dataclasses.replace(run, **derived)
+
+
+def _default(flag: str, problem: Problem) -> SettingValue:
+    for defaults in (problem.defaults, _KIND_DEFAULTS[problem.kind], _DEFAULTS):
+        if flag in defaults:
+            return defaults[flag]
+    raise KeyError(flag)
+
+
+# --- what contradicts each other ---
+
+
+def _check_problem(problem: Problem, given: Mapping[str, SettingValue]) -> None:
+    own = f"--problem={problem.name}"
+    for flag, each in SETTINGS.items():
+        said = given.get(flag, each.default) != each.default
+        if said and each.only and flag not in problem.reads:
+            readers = ", ".join(problems.readers(flag))
+            raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop it.")
+    if problem.kind is Kind.POLICY and given.get("distribute", "none") != "none":
+        raise ValueError(f"{own} trains on one device; drop --distribute.")
+
+
+def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingValue]) -> None:
+    own = f"--method={method.name}"
+    if not _serves(method, problem):
+        served = [p.name for p in problems.known().values() if _serves(method, p)]
+        raise ValueError(f"{own} {method.reason}; use it with --problem={' or '.join(served)}.")
+    if given.get("oracle") and not (method.meta_trained or method.sees_task):
+        raise ValueError(f"{own} contradicts --oracle; drop one of them.")
+    if given.get("pretrain_iterations") and not method.meta_trained:
+        raise ValueError(f"{own} is one training, of --iterations; drop --pretrain_iterations.")
+    if given.get("classes") == "all" and not method.all_classes:
+        raise ValueError(f"{own} learns from N-way tasks; drop --classes.")
+    if given.get("classes") and problem.kind is not Kind.CLASSIFICATION:
+        raise ValueError(f"--problem={problem.name} has no classes; drop --classes.")
+    if given.get("tune_step_size") and not method.adapts_at_test:
+        raise ValueError(f"{own} takes no gradient step; drop --tune_step_size.")
+    if method.one_device and given.get("distribute", "none") != "none":
+        raise ValueError(f"{own} trains on one device; drop --distribute.")
+    if given.get("l2") is not None and not method.penalty:
+        raise ValueError(f"{own} has no penalty; drop --l2.")
+    if method.adapts != "all" and given.get("adapt", "all") != "all":
+        raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
+    if given.get("learn_step_size") and not method.inner_steps:
+        raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")
+    if given.get("learn_step_size") and given.get("tune_step_size"):
+        raise ValueError("--tune_step_size would replace what --learn_step_size learned.")
+
+
+def _serves(method: Method, problem: Problem) -> bool:
+    return problem.kind in method.kinds and (not method.needs or method.needs in problem.offers)
+
+
+def _check_size(training: Training, problem: Problem) -> None:
+    """Refuses a meta-step that no machine has the memory for."""
+    each = training.shots + (0 if problem.kind is Kind.POLICY else training.queries or 0)
+    each *= training.ways if problem.kind is Kind.CLASSIFICATION else 1
+    if training.meta_batch_size * each > _LARGEST_STEP:
+        raise ValueError(
+            f"A meta-step of {training.meta_batch_size} tasks of {each} examples is too large (at "
+            f"most {_LARGEST_STEP} in all); lower --meta_batch_size or --shots."
+        )

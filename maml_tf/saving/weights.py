@@ -19,12 +19,9 @@ import keras
 import numpy as np
 
 from maml_tf.saving.descriptions import contradictions, describe, network_of
+from maml_tf.saving.names import ENDING, WEIGHTS_FILE
 from maml_tf.system import checksums
 from maml_tf.system.files import replacing_file, require_room, unwritable, user_path
-
-ENDING = ".weights.h5"
-WEIGHTS_FILE = "initial" + ENDING
-"""The name of it in a release."""
 
 _GROUP = "maml_tf"
 _OVERHEAD = 4096  # bytes of a group or a data set beside its values, at most

@@ -68,6 +68,12 @@ def folders(root: Path, name: str) -> list[Path]:
     return [*places, cache / "maml_tf" / name] if cache.is_absolute() else places
 
 
+def file_of(array: np.ndarray) -> Path | None:
+    """The file that an array from here is a map of; None if it could not be kept."""
+    file = getattr(array, "filename", None) if isinstance(array, np.memmap) else None
+    return Path(file).absolute() if file else None
+
+
 def _load(path: Path) -> np.ndarray:
     """Maps what `_store` wrote, or raises."""
     contents = np.memmap(path, np.uint8, mode="r")

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from maml_tf.system.files import user_path
+from maml_tf.system.junk import is_junk
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,11 +47,6 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile
 _ENCRYPTED = 1
 _LONGEST_NAME = 1000
 
-_JUNK = {
-    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "recycler"),
-    *("system volume information", "icon\r", "__macosx", "lost+found", "@eadir", "@tmp"),
-    *("#recycle", "#snapshot", "@recycle", "@__thumb"),
-}
 _COPY = (
     "(?:cop(?:y|ie|ia)|c(?:ó|o\u0301)pia|kopi[aeo]?|kopya|másolat|копия|копія|副本|拷贝|コピー"
     "|사본|복사본)"
@@ -213,13 +209,6 @@ def tensorflow_datasets(how: str) -> ModuleType:
             f"downloading needs TensorFlow Datasets: pip install 'maml-tf[tfds]'; or {how}."
         ) from error
     return tensorflow_datasets
-
-
-def is_junk(name: str) -> bool:
-    """Whether a file or a folder of this name is the system's, an editor's or a file manager's."""
-    own = name.casefold()
-    hidden = own.startswith((".", "~$")) or own.endswith(("~", ":zone.identifier"))
-    return hidden or own in _JUNK
 
 
 def is_copy(name: str, beside: Collection[str]) -> bool:

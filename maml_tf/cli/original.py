@@ -1,0 +1,180 @@
+"""The original program's flags, and those of earlier versions of this one, in today's words.
+
+`cbfinn/maml` called the shots `update_batch_size`, the ways `num_classes`, and so on. Its command
+lines run unchanged, as do flagfiles and runs of earlier versions; its vocabulary ends here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from maml_tf.experiments import problems, settings
+from maml_tf.experiments.identity import QUOTED
+from maml_tf.experiments.records import Kind, SettingValue
+from maml_tf.experiments.settings import SETTINGS, Settings
+
+RENAMED = {
+    "datasource": "problem",
+    "num_classes": "ways",
+    "update_batch_size": "shots",
+    "update_lr": "step_size",
+    "num_updates": "inner_steps",
+    "metatrain_iterations": "iterations",
+    "meta_lr": "meta_step_size",
+    "num_filters": "filters",
+    "test_iter": "test_iteration",
+    "num_test_tasks": "test_tasks",
+    "task_chunks": "pieces",
+}
+"""Flags that are called otherwise now."""
+
+TODAY = {new: old for old, new in RENAMED.items()}
+
+OTHERWISE: dict[str, SettingValue] = {
+    "stop_grad": False,
+    "baseline": "None",
+    "train": True,
+    "test_set": False,
+    "train_update_batch_size": -1,
+    "train_update_lr": -1.0,
+}
+"""Flags that are said otherwise now, with their defaults."""
+
+HELP = {
+    "stop_grad": "--method=fomaml",
+    "baseline": "oracle: --oracle, or --method=oracle without meta-training",
+    "train": "False: the command evaluate",
+    "test_set": "--split=test",
+    "train_update_batch_size": "--shots, with --test_shots for that of the evaluation",
+    "train_update_lr": "--step_size, with --test_step_size for that of the evaluation",
+}
+"""What says the same today."""
+
+
+def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+    """Says in today's flags what may be said in earlier ones.
+
+    Args:
+      given: values by flag; -1 meant "derived" for numbers, and "auto" for a method.
+
+    Raises:
+      ValueError: two flags say the same thing otherwise.
+    """
+    said = {name: value for name, value in given.items() if name in OTHERWISE}
+    today: dict[str, SettingValue] = {}
+    for name, value in given.items():
+        if name in OTHERWISE:
+            continue
+        new = RENAMED.get(name, name)
+        value = _derived(new, value)
+        if new in today and today[new] != value:
+            raise ValueError(f"--{TODAY[new]} and --{new} are the same setting; drop one of them.")
+        today[new] = value
+    _evaluation_of_another_training(said, today)
+    if said.get("test_set"):
+        today["split"] = "test"
+    _method(said, today)
+    if today.get("norm") == "None":
+        today["norm"] = "none"
+    return today
+
+
+def _derived(name: str, value: SettingValue) -> SettingValue:
+    """None for what meant "derived"."""
+    each = SETTINGS.get(name)
+    if each and each.optional and not isinstance(value, bool) and value in (-1, "auto"):
+        return None
+    return None if name == "method" and value == "auto" else value
+
+
+def _evaluation_of_another_training(
+    said: Mapping[str, SettingValue], today: dict[str, SettingValue]
+) -> None:
+    """The original's `train_*` named the training's value where the evaluation's was another."""
+    for old, name, own in (
+        ("train_update_batch_size", "shots", "test_shots"),
+        ("train_update_lr", "step_size", "test_step_size"),
+    ):
+        trained = said.get(old, -1)
+        if trained == -1:
+            continue
+        if name in today:
+            today.setdefault(own, today[name])
+        today[name] = trained
+
+
+def _method(said: Mapping[str, SettingValue], today: dict[str, SettingValue]) -> None:
+    """The original's flags that say the method; refuses to be told two."""
+    before, iterations = today.get("pretrain_iterations"), today.get("iterations", 1)
+    oracle = said.get("baseline", "None") == "oracle"
+    method, words = None, ""
+    if before and not iterations:
+        method = "oracle" if oracle else "pretrained"
+        words = "--pretrain_iterations with --metatrain_iterations=0"
+    elif said.get("stop_grad"):
+        method, words = "fomaml", "--stop_grad"
+    own = today.get("method")
+    if method and own is not None and own != method:
+        raise ValueError(
+            f"--method={own} contradicts {words}, which is {method}; drop one of them."
+        )
+    if method:
+        today["method"] = method
+    if before and not iterations:
+        today["iterations"] = today.pop("pretrain_iterations")
+        problem = problems.known().get(str(today.get("problem")))
+        if method == "pretrained" and problem and problem.kind is Kind.CLASSIFICATION:
+            today["classes"] = "task"
+    if oracle and today.get("method") != "oracle":
+        today["oracle"] = True
+
+
+def in_the_words_of(given: Mapping[str, SettingValue], message: str) -> str:
+    """Says a message in the flags that somebody used, where these are earlier ones."""
+    used = [(RENAMED[name], name) for name in given if name in RENAMED]
+    for new, old in used:
+        if new not in given:
+            message = re.sub(rf"--{new}\b", f"--{old}", message)
+    return message
+
+
+def from_flags(text: str) -> Settings:
+    """Reads the flags of a run, of this or an earlier version; unknown ones are left out.
+
+    Raises:
+      ValueError: a setting has no value of its type, or they contradict each other.
+    """
+    given: dict[str, SettingValue] = {}
+    for line in text.removeprefix("\ufeff").splitlines():
+        name, _, value = line.removeprefix("--").partition("=")
+        kind = kind_of(name)
+        if kind is not None:
+            given[name] = _value(kind, name, value)
+    return settings.make(translate(given))
+
+
+def kind_of(name: str) -> type | None:
+    """The type of a flag's value, of today or of the original; None if there is no such flag."""
+    if name in OTHERWISE:
+        return type(OTHERWISE[name])
+    each = SETTINGS.get(RENAMED.get(name, name))
+    return each.kind if each else None
+
+
+def _value(kind: type, name: str, text: str) -> SettingValue:
+    """One setting from its text."""
+    if kind is bool:
+        if text == "auto":  # of earlier versions, where a value was derived
+            return None
+        if text not in ("True", "False"):
+            raise ValueError(f"--{name}={text} is neither True nor False; correct the flags.")
+        return text == "True"
+    if kind is str:
+        match = QUOTED.fullmatch(text)
+        return match[2] if match else text
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "whole number" if kind is int else "number"
+        raise ValueError(f"--{name}={text} is not a {wanted}; correct the flags.") from error

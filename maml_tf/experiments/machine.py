@@ -1,0 +1,49 @@
+"""The machine that a command runs on: its threads and its devices."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from maml_tf.experiments.settings import Machine
+
+_LOG = logging.getLogger(__name__)
+
+
+def set_up(machine: Machine) -> None:
+    """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
+
+    On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
+    """
+    import tensorflow as tf
+
+    cpu = on_cpu()
+    intra, inter = machine.intra_op_threads, machine.inter_op_threads
+    intra = (1 if cpu else 0) if intra is None else intra
+    inter = (os.cpu_count() or 0 if cpu else 0) if inter is None else inter
+    threading = tf.config.threading
+    try:
+        threading.set_intra_op_parallelism_threads(intra)
+        threading.set_inter_op_parallelism_threads(inter)
+    except RuntimeError:
+        _LOG.warning("TensorFlow is already running; thread flags have no effect.")
+
+
+def on_cpu() -> bool:
+    """Whether this machine has no accelerator."""
+    import tensorflow as tf
+
+    return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+
+
+def strategy(machine: Machine) -> tf.distribute.Strategy:
+    """The strategy whose scope a learner is to be made in."""
+    import tensorflow as tf
+
+    if machine.distribute == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()

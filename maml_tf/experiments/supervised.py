@@ -1,0 +1,104 @@
+"""From settings to supervised tasks, networks and learners."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from maml_tf.experiments import machine
+from maml_tf.experiments.records import Kind
+
+if TYPE_CHECKING:
+    from maml_tf.experiments.settings import Settings
+    from maml_tf.types import Learner, TaskSource
+
+SHARED = frozenset(
+    {"queries", "meta_step_size", "clip", "norm", "head_stddev", "batch_statistics"}
+    | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
+    | {"pretrain_iterations", "init"}
+)
+"""What every supervised problem looks at."""
+
+IMAGES_PER_PIECE = {"convolutional": 16, "dense": 64}
+"""On a CPU the meta-batch is cut into the most pieces that still hold this many images of a set: a
+piece fits a core's cache, and is not dispatched for next to nothing (benchmarks/README.md)."""
+
+
+def tasks(settings: Settings, split: str) -> TaskSource:
+    """Makes the source of the tasks of one split."""
+    from maml_tf.tasks import JointBatches
+
+    assert settings.problem.tasks is not None
+    source = settings.problem.tasks(settings, split)
+    return JointBatches(source) if settings.joint and split == "train" else source  # type: ignore[arg-type]
+
+
+def validation(settings: Settings, learner: Learner) -> TaskSource:
+    """Makes what `train` takes as validation."""
+    del learner
+    return tasks(settings, "val")
+
+
+def learner(settings: Settings, classes: int | None = None) -> Learner:
+    """Makes the learner; pre-training is meta-training without inner steps.
+
+    Args:
+      settings: of the run.
+      classes: of a joint classifier that is to be trained (`Settings.joint`). Without them, what is
+        fine-tuned to tasks in its place: the same network with a fresh head.
+    """
+    import keras
+
+    from maml_tf import losses, networks
+    from maml_tf.supervised.baselines import JointClassifier
+    from maml_tf.supervised.learner import MetaLearner
+
+    training, problem, method = settings.training, settings.problem, settings.method
+    assert problem.network is not None
+    model = problem.network(training, classes or training.ways)
+    # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
+    regression, jit = problem.kind is Kind.REGRESSION, settings.machine.jit_compile
+    jit = regression if jit is None else jit
+    shared: dict[str, Any] = {
+        "step_size": training.step_size,
+        "meta_batch_size": training.meta_batch_size,
+        "optimizer": keras.optimizers.Adam(training.meta_step_size),
+        "adapts": networks.adapting(settings.adapts),
+        "clip": training.clip,
+        "task_chunks": _pieces(settings, jit),
+        "jit_compile": jit,
+    }
+    if method.learner is not None:
+        return method.learner(model, settings, shared)
+    if classes:
+        return JointClassifier(model, losses.cross_entropy, **shared)
+    # The original divides the summed loss of the query set by K too.
+    summed = not regression and training.loss_reduction == "sum"
+    cross_entropy = losses.summed_cross_entropy if summed else losses.cross_entropy
+    assert training.queries is not None
+    return MetaLearner(
+        model,
+        losses.mean_squared_error if regression else cross_entropy,
+        inner_steps=settings.inner_steps,
+        first_order=method.first_order,
+        learn_step_size=training.learn_step_size,
+        recompute=settings.machine.recompute,
+        query_weight=training.queries / training.shots if summed else 1.0,
+        **shared,
+    )
+
+
+def _pieces(settings: Settings, jit: bool) -> int:
+    if settings.machine.pieces is not None:
+        return settings.machine.pieces
+    if jit or not machine.on_cpu():
+        return 1
+    import tensorflow as tf
+
+    training = settings.training
+    assert training.queries is not None
+    share = training.meta_batch_size // tf.distribute.get_strategy().num_replicas_in_sync
+    images = training.ways * max(training.shots, training.queries)
+    least = IMAGES_PER_PIECE["convolutional" if training.conv else "dense"]
+    fits = range(math.ceil(least / images), share + 1)
+    return share // min((n for n in fits if share % n == 0), default=share)
