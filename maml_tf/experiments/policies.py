@@ -96,9 +96,9 @@ def learner(settings: Settings, classes: int | None = None) -> MetaTRPO:
     from maml_tf.rl.meta_trpo import MetaTRPO
 
     del classes
-    training = settings.training
+    training, acts = settings.training, policy(settings)
     return MetaTRPO(
-        policy(settings),
+        acts,
         meta_batch_size=training.meta_batch_size,
         step_size=training.step_size,
         inner_steps=settings.inner_steps,
@@ -111,7 +111,7 @@ def learner(settings: Settings, classes: int | None = None) -> MetaTRPO:
         first_order=settings.method.first_order,
         learn_step_size=training.learn_step_size,
         task_chunks=settings.machine.pieces,
-        adapts=networks.adapting(settings.adapts),
+        adapts=networks.part_of(acts.model, settings.adapts),
     )
 
 

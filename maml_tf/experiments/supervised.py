@@ -63,7 +63,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         "step_size": training.step_size,
         "meta_batch_size": training.meta_batch_size,
         "optimizer": keras.optimizers.Adam(training.meta_step_size),
-        "adapts": networks.adapting(settings.adapts),
+        "adapts": networks.part_of(model, settings.adapts),
         "clip": training.clip,
         "task_chunks": _pieces(settings, jit),
         "jit_compile": jit,
