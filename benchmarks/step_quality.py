@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from benchmarks.meta_rl import parts
 from maml_tf.cli import runs
+from maml_tf.experiments import machine
 from maml_tf.experiments.build import make_tasks
 from maml_tf.rl import pieces, trust_region
 
@@ -44,10 +45,10 @@ def main() -> None:
     parser.add_argument("--dampings", type=float, nargs="+", help="the learner's by default")
     parser.add_argument("--fresh", type=int, default=3, help="meta-batches to judge by")
     options = parser.parse_args()
-    directory, config = runs.locate({}, [options.run])
-    runs.set_up_machine(config)
-    learner, iteration = runs.restore(directory, config)
-    sampler = make_tasks(config, "train")
+    directory, made = runs.locate({}, [options.run])
+    machine.set_up(made.machine)
+    learner, iteration = runs.restore(directory, made)
+    sampler = make_tasks(made, "train")
     values = [tf.convert_to_tensor(v.value) for v in learner.variables]
 
     def roll_out(index):

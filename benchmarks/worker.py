@@ -23,21 +23,20 @@ from benchmarks import settings
 
 
 def config_fields(setting: settings.Setting) -> dict:
-    """The fields of `maml_tf.experiments.settings.Config` that describe a setting."""
+    """The flags that describe a setting."""
     return {
-        "datasource": setting.name.split("_")[0],
-        "norm": "None" if setting.regression else "batch_norm",
-        "num_classes": setting.ways,
-        "update_batch_size": setting.shots,
+        "problem": setting.name.split("_")[0],
+        "norm": "none" if setting.regression else "batch_norm",
+        "ways": setting.ways,
+        "shots": setting.shots,
         "queries": setting.queries,
         "meta_batch_size": setting.tasks,
-        "num_updates": setting.inner_steps,
-        "update_lr": setting.step_size,
-        "num_filters": setting.filters,
+        "inner_steps": setting.inner_steps,
+        "step_size": setting.step_size,
+        "filters": setting.filters,
         "max_pool": setting.max_pool,
         "conv": setting.convolutional or setting.regression,
-        "stop_grad": setting.first_order,
-        "clip": -1.0,
+        "method": "fomaml" if setting.first_order else "maml",
     }
 
 
@@ -48,22 +47,22 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
       setting: what to run.
       with_data: draw each meta-batch inside the step, images from an array of the real data set's
         size, instead of repeating one.
-      fields: of `maml_tf.experiments.settings.Config`, other than the setting's.
+      fields: flags, other than the setting's.
 
     Returns:
       `MetaLearner`, `TaskSource`.
     """
     import tensorflow as tf
 
-    from maml_tf.cli import runs
+    from maml_tf.experiments import machine
     from maml_tf.experiments.build import make_learner
-    from maml_tf.experiments.settings import Config
+    from maml_tf.experiments.settings import make
     from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
     from maml_tf.types import Batch, Task
 
-    config = Config(**{**config_fields(setting), **fields})
-    runs.set_up_machine(config)
-    learner = make_learner(config)
+    made = make({**config_fields(setting), **fields})
+    machine.set_up(made.machine)
+    learner = make_learner(made)
     if with_data and setting.regression:
         return learner, Sinusoid(shots=setting.shots, queries=setting.queries)
     if with_data:

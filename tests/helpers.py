@@ -8,7 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import Batch, Task, adapt, stack
+from maml_tf.cli import original
 from maml_tf.cli.main import run
+from maml_tf.experiments.settings import make
 from maml_tf.results import files as result_files
 from maml_tf.types import Trajectories
 
@@ -24,6 +26,11 @@ def error_of(arguments, capsys):
     line = err.strip().splitlines()[-1]
     assert line.startswith("maml-tf: ")
     return line
+
+
+def make_settings(**given):
+    """Settings, of today's flags or earlier ones."""
+    return make(original.translate(given))
 
 
 def normal(seed, *shape):

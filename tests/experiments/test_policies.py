@@ -1,27 +1,30 @@
 """From settings to the things of meta-RL."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from helpers import make_settings
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 
+from maml_tf.experiments import problems
 from maml_tf.experiments.build import make_learner, make_tasks, make_validation
-from maml_tf.experiments.settings import REINFORCEMENT, Config
+from maml_tf.experiments.records import Kind
 from maml_tf.rl import envs
 
-SMALL = {"datasource": "navigation_2d", "meta_batch_size": 2, "update_batch_size": 3, "horizon": 4}
+SMALL = {"problem": "navigation_2d", "meta_batch_size": 2, "shots": 3, "horizon": 4}
 METHODS = ("maml", "fomaml", "context", "pretrained", "oracle", "random")
 
 
 def test_every_environment_is_a_data_source():
-    assert set(REINFORCEMENT) == {*envs.ENVIRONMENTS, "gymnasium"}
+    assert {p.name for p in problems.known().values() if p.kind is Kind.POLICY} == {
+        *envs.ENVIRONMENTS,
+        "gymnasium",
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_makes_its_learner_and_sampler(method):
-    config = Config(method=method, **SMALL)
+    config = make_settings(method=method, **SMALL)
     learner, sampler = make_learner(config), make_tasks(config, "train")
     assert learner.inner_steps == (1 if method in ("maml", "fomaml", "context") else 0)
     assert learner.first_order == (method == "fomaml")
@@ -35,21 +38,21 @@ def test_a_method_makes_its_learner_and_sampler(method):
 
 def test_held_out_tasks_are_the_same_for_every_method_and_meta_batch():
     held_out = [
-        make_tasks(Config(**{**SMALL, "method": m, "meta_batch_size": t}), "test")
+        make_tasks(make_settings(**{**SMALL, "method": m, "meta_batch_size": t}), "test")
         for m, t in zip(METHODS, range(1, 7), strict=True)
     ]
     tasks = [sampler.sample_tasks(0, "test") for sampler in held_out]
     assert tasks[0].shape == (40, 2)
     for other in tasks[1:]:
         np.testing.assert_array_equal(tasks[0], other)
-    assert make_tasks(Config(**SMALL, num_test_tasks=100), "val").tasks == 40
+    assert make_tasks(make_settings(**SMALL, test_tasks=100), "val").tasks == 40
 
 
 def test_settings_reach_the_learner():
-    given = {"update_lr": 0.3, "num_updates": 2, "discount": 0.5, "gae_lambda": 0.7, "max_kl": 0.2}
+    given = {"step_size": 0.3, "inner_steps": 2, "discount": 0.5, "gae_lambda": 0.7, "max_kl": 0.2}
     given |= {"curvature": "hessian", "curvature_share": 0.5, "learn_step_size": True}
     given |= {"inner_loss": "likelihood_ratio"}
-    config = Config(**SMALL, **given, adapt="head", seed=3)
+    config = make_settings(**SMALL, **given, adapt="head", seed=3)
     learner = make_learner(config)
     for name in ("discount", "gae_lambda", "max_kl", "curvature", "curvature_share"):
         assert getattr(learner, name) == given[name]
@@ -57,14 +60,14 @@ def test_settings_reach_the_learner():
     assert learner.inner_loss.__qualname__.startswith("likelihood_ratio")
     first = learner.policy.model.get_weights()[0]
     again = make_learner(config).policy.model.get_weights()[0]
-    other = make_learner(dataclasses.replace(config, seed=4)).policy.model.get_weights()[0]
+    other = make_learner(config.replace(seed=4)).policy.model.get_weights()[0]
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.1
 
 
 def test_settings_reach_the_environment():
     plain, squared = (
-        make_tasks(Config(**SMALL, squared_reward=on), "train").env for on in (False, True)
+        make_tasks(make_settings(**SMALL, squared_reward=on), "train").env for on in (False, True)
     )
     rewards = []
     for env in (plain, squared):
@@ -73,8 +76,8 @@ def test_settings_reach_the_environment():
         rewards.append(env.step(np.zeros((6, 2)))[1])
     np.testing.assert_allclose(rewards[1], -np.square(rewards[0]))
     assert plain.max_episode_steps == 4
-    robots = {**SMALL, "datasource": "cheetah_velocity", "seed": 5}
-    sampler = make_tasks(Config(**robots, dynamics="gymnasium"), "train")
+    robots = {**SMALL, "problem": "cheetah_velocity", "seed": 5}
+    sampler = make_tasks(make_settings(**robots, dynamics="gymnasium"), "train")
     assert sampler.env.dynamics == "gymnasium" and sampler.seed == 5
 
 
@@ -82,7 +85,7 @@ def test_settings_reach_the_environment():
     "method, test_steps, steps", [("maml", 3, 1), ("pretrained", 3, 1), ("oracle", 0, 0)]
 )
 def test_a_validation_goes_no_further_than_it_must(method, test_steps, steps):
-    config = Config(**SMALL, method=method, test_steps=test_steps, validation_tasks=2)
+    config = make_settings(**SMALL, method=method, test_steps=test_steps, validation_tasks=2)
     validation = make_validation(config, make_learner(config))
     assert (validation.steps, validation.num_tasks, validation.split) == (steps, 2, "val")
     assert validation.sampler.tasks == 2 and len(validation().mean) == steps + 1

@@ -1,17 +1,19 @@
 import numpy as np
 import pytest
+from helpers import make_settings
 
 from maml_tf import MetaLearner, MultitaskLearner
-from maml_tf.experiments.build import make_learner, make_network, make_tasks
-from maml_tf.experiments.settings import METHODS, PENALTIES, Config
+from maml_tf.experiments.build import make_learner, make_tasks
+from maml_tf.experiments.methods import METHODS
 
-SMALL = {"meta_batch_size": 2, "num_filters": 2}
-DENSE = {"datasource": "omniglot", "conv": False}
+PENALTIES = {m.name: m.penalty for m in METHODS.values() if m.penalty is not None}
+SMALL = {"meta_batch_size": 2, "filters": 2}
+DENSE = {"problem": "omniglot", "conv": False}
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "nearest_neighbour"])  # of images
 def test_a_method_makes_its_learner(method):
-    learner = make_learner(Config(method=method, **SMALL))
+    learner = make_learner(make_settings(method=method, **SMALL))
     assert type(learner) is (MultitaskLearner if method in PENALTIES else MetaLearner)
     assert learner.first_order == (method == "fomaml")
     assert learner.inner_steps == (1 if method in ("maml", "fomaml", "context") else 0)
@@ -20,14 +22,14 @@ def test_a_method_makes_its_learner(method):
 
 
 def test_the_multitask_baselines_differ_in_their_pull():
-    made = [make_learner(Config(method=method, **SMALL)) for method in PENALTIES]
+    made = [make_learner(make_settings(method=method, **SMALL)) for method in PENALTIES]
     assert [learner.penalty for learner in made] == list(PENALTIES.values())
     assert made[0].penalty == 0 and [made[1].pull, made[2].pull] == ["zero", "mean"]
 
 
-@pytest.mark.parametrize("data", [{}, {"datasource": "omniglot"}, DENSE])
+@pytest.mark.parametrize("data", [{}, {"problem": "omniglot"}, DENSE])
 def test_only_the_context_adapts_whatever_the_network(data):
-    learner = make_learner(Config(method="context", **SMALL, **data))
+    learner = make_learner(make_settings(method="context", **SMALL, **data))
     moving = [
         v.path
         for v, own in zip(learner.model.trainable_variables, learner.adapts, strict=True)
@@ -36,19 +38,21 @@ def test_only_the_context_adapts_whatever_the_network(data):
     assert len(moving) == 1 and moving[0].endswith("context/vector")
 
 
-@pytest.mark.parametrize("data", [{}, {"datasource": "omniglot"}, DENSE])
+@pytest.mark.parametrize("data", [{}, {"problem": "omniglot"}, DENSE])
 def test_the_spread_of_the_head_reaches_the_network_whatever_it_is(data):
-    small, usual = (make_network(Config(head_stddev=s, **data)).weights for s in (1e-4, -1.0))
+    small, usual = (
+        make_learner(make_settings(head_stddev=s, **data)).model.weights for s in (1e-4, None)
+    )
     assert 0 < np.std(small[-2]) < 1e-3 < np.std(usual[-2])
 
 
 def test_only_the_training_tasks_of_the_multitask_baseline_are_fixed():
-    config = Config(method="multitask")
+    config = make_settings(method="multitask")
     assert make_tasks(config, "train").fixed and not make_tasks(config, "val").fixed
-    assert not make_tasks(Config(), "train").fixed
+    assert not make_tasks(make_settings(), "train").fixed
 
 
 def test_half_of_the_inputs_is_for_held_out_tasks():
-    config = Config(inputs="half")
+    config = make_settings(inputs="half")
     assert make_tasks(config, "test").half and make_tasks(config, "val").half
     assert np.min(make_tasks(config, "train")(0, 20).support.x) < 0
