@@ -7,7 +7,7 @@ from typing import Any
 
 from maml_tf.cli import runs
 from maml_tf.experiments.settings import Config
-from maml_tf.supervised.export import export
+from maml_tf.saving.export import export
 
 _LOG = logging.getLogger(__name__)
 

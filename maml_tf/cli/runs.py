@@ -237,7 +237,7 @@ def restore(directory: Path, config: Config) -> tuple[Any, int]:
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
     # A task's classes are not those of the training: it starts from the head that was made here.
     head = learner.model.layers[-1].variables if config.joint else []
-    checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)
+    checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)  # type: ignore[arg-type]
     if config.test_iter != -1:
         checkpoints.restore_iteration(config.test_iter)
     elif not (checkpoints.restore_best() if config.use_best else checkpoints.restore_latest()):

@@ -52,7 +52,7 @@ def _train(config: Config, initial=None):
     with place as directory:
         _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
         result = train(
-            learner,
+            learner,  # type: ignore[arg-type]
             tasks,
             iterations=config.iterations,
             logdir=directory,
