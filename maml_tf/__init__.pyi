@@ -9,11 +9,12 @@ from .engine.adaptation import gradient_step as gradient_step
 from .engine.adaptation import stack as stack
 from .engine.functional import functional as functional
 from .engine.run import stacked as stacked
+from .estimates import Tuning as Tuning
+from .estimates import evaluate as evaluate
+from .estimates import tune_step_size as tune_step_size
+from .saving.export import export as export
 from .saving.saved_models import load_export as load_export
 from .supervised.baselines import MultitaskLearner as MultitaskLearner
-from .supervised.evaluation import evaluate as evaluate
-from .supervised.evaluation import tune_step_size as tune_step_size
-from .supervised.export import export as export
 from .supervised.learner import MetaLearner as MetaLearner
 from .supervised.learner import MetaMetrics as MetaMetrics
 from .training.loop import TrainingResult as TrainingResult
@@ -21,6 +22,8 @@ from .training.loop import train as train
 from .types import ApplyFn as ApplyFn
 from .types import Batch as Batch
 from .types import Estimate as Estimate
+from .types import Evaluator as Evaluator
+from .types import Learner as Learner
 from .types import LossFn as LossFn
 from .types import Task as Task
 from .types import TaskSource as TaskSource

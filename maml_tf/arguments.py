@@ -128,16 +128,20 @@ def predicate(name: str, value: Any, example: str) -> None:
         ) from error
 
 
-def learner(value: Any, abilities: Sequence[str], mend: str) -> None:
+def learner(
+    value: Any,
+    abilities: Sequence[str],
+    remedy: str = "make one of a model: MetaLearner(model, loss)",
+) -> None:
     """Something that can do what a learner can.
 
     Args:
       value: what is given.
       abilities: names of attributes that it must have.
-      mend: what to give.
+      remedy: what to give.
 
     Raises:
       ValueError: it is something else, such as a Keras model or a class.
     """
     if isinstance(value, type) or not all(hasattr(value, name) for name in abilities):
-        raise ValueError(f"The learner given is {shown(value)}; {mend}.")
+        raise ValueError(f"The learner given is {shown(value)}; {remedy}.")

@@ -9,8 +9,8 @@ Shape letters, used everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -74,18 +74,65 @@ class Metrics(Protocol):
     @property
     def _fields(self) -> tuple[str, ...]: ...
 
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The fields."""
+        ...
+
     def progress(self, metric: str) -> str:
         """A few words for the progress bar; `metric` is the learner's."""
         ...
 
 
-class Learner(Protocol):
-    """What the training loop and its checkpoints ask of a learner."""
+class Estimate(NamedTuple):
+    """A metric after 0, 1, ... S gradient steps, over held-out tasks."""
+
+    mean: np.ndarray  # [S + 1]
+    std: np.ndarray  # [S + 1], over tasks
+    ci95: np.ndarray  # [S + 1], half-width 1.96 * std / sqrt(num_tasks)
+    num_tasks: int
+
+
+class Evaluator(Protocol):
+    """Measures a learner's present weights on held-out tasks, the same ones at every call.
+
+    `step_size` may be assigned between two calls, as tuning does; another number does not compile
+    again.
+    """
+
+    steps: int  # S of the estimate
+    step_size: float | None  # alpha; None: the learner's own
+
+    def __call__(self, *, progress: bool = False) -> Estimate:
+        """Returns the metric after 0, 1, ... S gradient steps; may show a progress bar."""
+        ...
+
+
+class Servable(NamedTuple):
+    """What `export` writes as a SavedModel: a learner for one task, without Keras or this package.
+
+    Made inside `saving.saved_models.tracing_to_save()`, as `export` does.
+    """
+
+    module: tf.Module  # variables, and compiled functions as attributes
+    signatures: Mapping[str, Callable]
+    description: Mapping[str, Any]  # what JSON can hold, for `maml_tf.json`
+
+
+TasksT_contra = TypeVar("TasksT_contra", contravariant=True)
+
+
+class Learner(Protocol[TasksT_contra]):
+    """What supervised learners and policies both are; `TasksT_contra` is where its tasks come from.
+
+    `train`, `evaluate`, `tune_step_size`, `export` and checkpoints know nothing else. A learner may
+    also have `model`, its Keras model, which callbacks are given, and `finalize()`, called when a
+    training is finished.
+    """
 
     metric_name: str
-    mend: str  # a sentence: what to change when a metric is no longer finite
-    meta_batch_size: int
-    inner_steps: int
+    remedy: str  # a sentence: what to change when a metric is no longer finite
+    meta_batch_size: int  # T
+    inner_steps: int  # S
 
     @property
     def lower_is_better(self) -> bool | None:
@@ -107,18 +154,42 @@ class Learner(Protocol):
         """What the meta-step moves."""
         ...
 
-    def meta_steps(self, tasks: Any, start: int, count: int) -> Any:
+    def check_tasks(self, tasks: TasksT_contra) -> None:
+        """Refuses what is no source of this learner's tasks; draws nothing.
+
+        Raises:
+          ValueError: says what to give.
+        """
+        ...
+
+    def meta_steps(self, tasks: TasksT_contra, start: int, count: int) -> Metrics:
         """Runs meta-steps `start` ... `start + count - 1`, and returns their `Metrics`."""
         ...
 
+    def evaluator(self, tasks: TasksT_contra, **options: Any) -> Evaluator:
+        """What measures this learner on held-out tasks.
 
-class Estimate(NamedTuple):
-    """A metric after 0, 1, ... S gradient steps, over held-out tasks."""
+        Args:
+          tasks: as for `meta_steps`; meta-batches 0, 1, ... are met.
+          **options: every learner takes `num_tasks`, `steps` and `step_size=None`, the learner's
+            own; some take more.
 
-    mean: np.ndarray  # [S + 1]
-    std: np.ndarray  # [S + 1], over tasks
-    ci95: np.ndarray  # [S + 1], half-width 1.96 * std / sqrt(num_tasks)
-    num_tasks: int
+        Raises:
+          ValueError: an option is out of range, or `tasks` is no source of tasks.
+        """
+        ...
+
+    def servable(self, **options: Any) -> Servable:
+        """What `export` writes, with the weights as they are now.
+
+        Args:
+          **options: every learner takes `steps` and `step_size`, defaults of the exported model;
+            some take more.
+
+        Raises:
+          ValueError: an option is out of range.
+        """
+        ...
 
 
 class Trajectories(NamedTuple):

@@ -11,6 +11,7 @@ PACKAGE = Path(maml_tf.__file__).parent
 VOCABULARY = {"_version", "arguments", "ranges", "seeds", "types"}
 WINGS = {
     "system": {"arguments"},
+    "estimates": VOCABULARY | {"system"},
     "engine": VOCABULARY | {"networks"},
     "networks": {"arguments"},
     "losses": {"objectives"},  # one wing, of which it is the public door
@@ -19,12 +20,14 @@ WINGS = {
     "sources": VOCABULARY | {"engine", "tasks"},
     "saving": VOCABULARY | {"system"},
     "supervised": VOCABULARY
-    | {"system", "engine", "networks", "losses", "objectives", "sources", "saving"},
-    "rl": VOCABULARY | {"system", "engine", "networks", "saving", "supervised"},
-    "training": VOCABULARY | {"system", "engine", "saving", "sources", "supervised", "plotting"},
+    | {"system", "engine", "networks", "losses", "objectives", "sources", "estimates"}
+    | {"saving"},
+    "rl": VOCABULARY | {"system", "engine", "networks", "saving", "estimates"},
+    "training": VOCABULARY
+    | {"system", "engine", "saving", "estimates", "sources", "supervised", "plotting"},
     "experiments": VOCABULARY
     | {"networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
-    "results": VOCABULARY | {"system", "tasks", "supervised", "experiments"},
+    "results": VOCABULARY | {"system", "tasks", "estimates", "supervised", "experiments"},
     "plotting": VOCABULARY | {"system", "results", "paper"},
     "paper": VOCABULARY | {"results", "plotting"},
 }

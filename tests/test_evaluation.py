@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, networks, tune_step_size
-from maml_tf.supervised.evaluation import DRAW, Evaluator, estimate, predictions_while_adapting
+from maml_tf.estimates import summarize
+from maml_tf.supervised.evaluation import DRAW, Evaluator, predictions_while_adapting
 from maml_tf.tasks import Sinusoid
 
 
@@ -17,7 +18,7 @@ TASKS = Sinusoid(shots=5, split="test")
 
 def test_mean_deviation_and_interval():
     # Values 1 and 3: mean 2, standard deviation 1, interval 1.96 / sqrt(2).
-    result = estimate(np.array([[1.0, 0.0], [3.0, 0.0]]))
+    result = summarize(np.array([[1.0, 0.0], [3.0, 0.0]]))
     np.testing.assert_allclose(result.mean, [2, 0])
     np.testing.assert_allclose(result.std, [1, 0])
     np.testing.assert_allclose(result.ci95, [1.96 / np.sqrt(2), 0])

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 import maml_tf
 from maml_tf import losses, networks
+from maml_tf.saving.export import export
 from maml_tf.saving.saved_models import SIDECAR
-from maml_tf.supervised.export import export
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.system import checksums
 

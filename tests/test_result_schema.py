@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import result_content, write_result
 
+from maml_tf.estimates import Tuning
 from maml_tf.experiments.identity import from_flags
 from maml_tf.experiments.settings import Config
 from maml_tf.paper import tables
@@ -20,7 +21,6 @@ from maml_tf.results import files as result_files
 from maml_tf.results import schema as result_schema
 from maml_tf.results.choice import Wanted
 from maml_tf.results.files import Curve, Paths, Samples
-from maml_tf.supervised.evaluation import Tuning
 from maml_tf.types import Estimate
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from maml_tf import losses, networks
-from maml_tf.saving import saved_models
-from maml_tf.supervised.export import export
+from maml_tf.engine import served_weights
+from maml_tf.saving.export import export
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.types import Batch
 
@@ -287,7 +287,7 @@ def test_other_models_and_losses_of_ones_own(make, tmp_path):
 
 
 def test_names_are_unique_and_clear_of_other_inputs():
-    names = saved_models.unique_names(
+    names = served_weights.unique_names(
         ["x", "a/b", "a_b", "_c/d-e", "transductive"], ("x", "transductive")
     )
     assert names == ["x_2", "a_b", "a_b_2", "c_d_e", "transductive_2"]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from maml_tf.cli import runs
+from maml_tf.estimates import Tuning, evaluate, tune_step_size
 from maml_tf.experiments.build import make_tasks
 from maml_tf.experiments.settings import Config
 from maml_tf.results import build as results
-from maml_tf.supervised.evaluation import Tuning, evaluate, tune_step_size
 from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 

@@ -37,7 +37,7 @@ def _export(learner: Any, settings: Settings, target: str) -> None:
         from maml_tf.rl.export import export as export_policy  # needs an extra
 
         return export_policy(learner, target)
-    from maml_tf.supervised.export import export
+    from maml_tf.saving.export import export
 
     # A fresh head knows nothing before it has adapted.
     return export(learner, target, steps=settings.evaluation.steps if settings.joint else None)

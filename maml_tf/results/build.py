@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.estimates import Tuning
 from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.settings import Config
 from maml_tf.results.files import VERSION
@@ -21,7 +22,7 @@ from maml_tf.results.names import paths_name as paths_name
 from maml_tf.results.names import samples_name as samples_name
 from maml_tf.results.names import split as split
 from maml_tf.results.schema import writable
-from maml_tf.supervised.evaluation import Tuning, predictions_while_adapting
+from maml_tf.supervised.evaluation import predictions_while_adapting
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
 from maml_tf.types import Estimate

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from maml_tf import arguments, seeds
+from maml_tf.estimates import Tuning, choose_step_size, summarize
 from maml_tf.rl.envs.point import STEP
 from maml_tf.rl.meta_trpo import MetaTRPO, Sampler, check_sampler
 from maml_tf.rl.objectives import PolicyBatch
-from maml_tf.supervised.evaluation import Tuning, choose_step_size, estimate
 from maml_tf.system.progress import Bar
 from maml_tf.types import Estimate
 
@@ -73,7 +73,7 @@ class ReturnEvaluator:
                 )
                 curves.append(rollouts.returns)
                 bar.update(len(rollouts.returns))
-        return estimate(np.concatenate(curves)[: self.num_tasks])
+        return summarize(np.concatenate(curves)[: self.num_tasks])
 
 
 def evaluate(learner: MetaTRPO, sampler: Sampler, *, progress: bool = False, **options) -> Estimate:

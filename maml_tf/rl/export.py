@@ -37,15 +37,11 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf._version import __version__
 from maml_tf.engine.adaptation import adapt_for, stack
+from maml_tf.engine.inner_loop import InnerLoop
+from maml_tf.engine.served_weights import default_step_size, given_or_learned, unique_names
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch, reinforce
-from maml_tf.saving.saved_models import (
-    checked_step_size,
-    given_or_learned,
-    replacing,
-    unique_names,
-    write,
-)
+from maml_tf.saving.saved_models import replacing, write
 from maml_tf.types import Trajectories, Weights
 
 _TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
@@ -79,11 +75,18 @@ def export(
       OSError: nothing can be written there.
     """
     arguments.learner(learner, ("policy", "step_sizes"), "make one: MetaTRPO(policy)")
-    step_size = checked_step_size(learner, steps, step_size)
+    arguments.count("steps", steps, 0)
+    step_size = default_step_size(_inner(learner), step_size)
     with replacing(directory) as staging:
         servable = ServablePolicy(learner)
         signatures = compiled(servable, steps, step_size)
         write(staging, servable, signatures, _description(servable, steps, step_size))
+
+
+def _inner(learner: MetaTRPO) -> InnerLoop:
+    return InnerLoop(
+        learner.policy.variables, learner.adapts, learner.step_size, learner.step_sizes
+    )
 
 
 class ServablePolicy(tf.Module):

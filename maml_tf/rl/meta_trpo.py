@@ -58,7 +58,7 @@ class MetaTRPO:
 
     metric_name = "return"
     lower_is_better = False
-    mend = "Lower the inner step size, or max_kl."
+    remedy = "Lower the inner step size, or max_kl."
     optimizer = None
 
     def __init__(
@@ -311,6 +311,10 @@ class MetaTRPO:
             np.asarray(rollouts.inner_seconds),
             np.asarray(clock.seconds["meta_step"]),
         )
+
+    def check_tasks(self, tasks: Sampler) -> None:
+        """Refuses what is no sampler of trajectories; draws nothing."""
+        check_sampler(tasks)
 
     def meta_steps(self, tasks: Sampler, start: int, count: int) -> TrpoMetrics:
         """Runs meta-steps `start` ... `start + count - 1`.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import save_context
 
-from maml_tf import arguments
 from maml_tf.system import checksums
 from maml_tf.system.files import refuse_pattern, replacing_directory, unwritable, user_path
 
@@ -25,7 +22,10 @@ _OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
 
 def write(
-    place: Path, module: tf.Module, signatures: dict[str, Any], description: dict[str, Any]
+    place: Path,
+    module: tf.Module,
+    signatures: Mapping[str, Callable],
+    description: Mapping[str, Any],
 ) -> None:
     """Writes a module whose functions are made, and beside it `maml_tf.json`.
 
@@ -74,58 +74,12 @@ def tracing_to_save() -> contextlib.AbstractContextManager[None]:
     return save_context.save_context(_OPTIONS)
 
 
-def checked_step_size(learner: Any, steps: int, step_size: float | None) -> float:
-    """An export's default alpha: the given one, else the learner's own; NaN: the meta-learned.
-
-    Raises:
-      ValueError: alpha, or the default number of gradient steps beside it, is out of range.
-    """
-    arguments.count("steps", steps, 0)
-    if step_size is None:
-        return math.nan if learner.step_sizes else learner.step_size
-    return arguments.positive("step_size", step_size)
-
-
-def unique_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Names of weights that can stand beside the inputs `taken` of a signature: unique ones."""
-    names = list(taken)
-    for path in paths:
-        base = name = re.sub(r"\W+", "_", path).strip("_")
-        count = 1
-        while name in names:
-            count += 1
-            name = f"{base}_{count}"
-        names.append(name)
-    return names[len(taken) :]
-
-
-def given_or_learned(
-    step_size: tf.Tensor, weights: dict[str, Any], learned: dict[str, Any]
-) -> tf.Tensor | list[tf.Tensor]:
-    """Alpha in a graph: the given one, or where it is NaN the meta-learned ones, if there are any.
-
-    Args:
-      step_size: `[]`.
-      weights: all weights by name.
-      learned: the meta-learned step sizes of those that adapt, by the same names.
-
-    Returns:
-      One number, or one tensor a weight.
-    """
-    if not learned:
-        return step_size
-    alphas = []
-    for name, weight in weights.items():
-        given, own = tf.cast(step_size, weight.dtype), learned.get(name)
-        alphas.append(given if own is None else tf.where(tf.math.is_nan(step_size), own, given))
-    return alphas
-
-
 @contextlib.contextmanager
 def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a new directory to write in, and moves what is in it to `directory` at the end.
 
-    When the body fails, what was written is removed and `directory` is as it was.
+    When the body fails, what was written is removed, and `directory` and its parents are as they
+    were.
 
     Raises:
       ValueError: the directory is not local, TensorFlow could not read from it, or it holds
@@ -137,11 +91,17 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
     place = Path(os.path.realpath(given))
     refuse_pattern(place)
     _check_replaceable(place)
-    with replacing_directory(place, SIDECAR, SAVED_MODEL) as staging:
-        try:
+    missing = [parent for parent in place.parents if not parent.exists()]
+    try:
+        with replacing_directory(place, SIDECAR, SAVED_MODEL) as staging:
             yield staging
-        except tf.errors.OpError as error:
+    except Exception as error:
+        for parent in missing:
+            with contextlib.suppress(OSError):  # It holds what somebody else wrote meanwhile.
+                parent.rmdir()
+        if isinstance(error, tf.errors.OpError):
             raise unwritable(place, error) from error
+        raise
 
 
 def _check_replaceable(place: Path) -> None:

@@ -5,31 +5,28 @@ Shape letters: T tasks of one draw, S gradient steps.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task
 from maml_tf.sources.resolve import InGraph, held_out
-from maml_tf.supervised.learner import MetaLearner
 from maml_tf.system.progress import Bar
 from maml_tf.types import Batch, Estimate, Task
 
-_LOG = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from maml_tf.supervised.learner import MetaLearner
 
 DRAW = 24
 """Tasks drawn at a time. Fixed, so that which tasks are met depends on nothing but the seed."""
 
 BATCH_STATISTICS = ("transductive", "inductive")
-
-STEP_SIZES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""What `tune_step_size` tries."""
 
 
 class Evaluator:
@@ -46,7 +43,7 @@ class Evaluator:
         *,
         num_tasks: int = 600,
         steps: int = 10,
-        step_size: float | tf.Variable | None = None,
+        step_size: float | None = None,
         batch_statistics: str = "transductive",
     ):
         """Sets the evaluation up.
@@ -57,7 +54,7 @@ class Evaluator:
             ... are met. One that runs in Python is asked for all tasks here, and they are kept.
           num_tasks: how many tasks.
           steps: gradient steps, S.
-          step_size: alpha; the learner's own by default. A variable may change between calls.
+          step_size: alpha; the learner's own by default. It may be assigned between calls.
           batch_statistics: "transductive": batch normalisation sees the whole query set (the
             paper's figures). "inductive": it uses the statistics of the support set, so that each
             query example is predicted alone.
@@ -66,27 +63,45 @@ class Evaluator:
           ValueError: an argument is out of range, `tasks` has not so many tasks, or the strategy
             has several workers.
         """
-        check_learner(learner)
+        arguments.learner(learner, ("adapt_and_observe", "measure"))
         refuse_several_workers(learner.strategy)
         num_tasks, steps = arguments.whole("num_tasks", num_tasks), arguments.whole("steps", steps)
         if num_tasks < 1 or steps < 0:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
             )
-        if step_size is not None and not isinstance(step_size, tf.Variable):
-            step_size = arguments.positive("step_size", step_size)
         if batch_statistics not in BATCH_STATISTICS:
             raise ValueError(
                 f"batch_statistics must be transductive or inductive, not '{batch_statistics}'."
             )
         self.learner, self.tasks = learner, tasks
-        self.num_tasks, self.steps, self.step_size = num_tasks, steps, step_size
+        self.num_tasks, self.steps = num_tasks, steps
+        self._alpha: tf.Variable | None = None
+        self.step_size = step_size
         self.inductive = batch_statistics == "inductive"
         met = held_out(tasks, num_tasks, DRAW)
         self._source = met if isinstance(met, InGraph) else None
         self._pieces: Sequence[Any] = [] if isinstance(met, InGraph) else met
         self._is_checked = False
         self._compile()
+
+    @property
+    def step_size(self) -> float | None:
+        """Alpha; None: the learner's own. Another number, assigned, does not compile again.
+
+        Raises:
+          ValueError: it is assigned what is no positive number.
+        """
+        return self._step_size
+
+    @step_size.setter
+    def step_size(self, value: float | None) -> None:
+        self._step_size = None if value is None else arguments.positive("step_size", value)
+        if (value is None) != (self._alpha is None):
+            self._alpha = None if value is None else tf.Variable(value, False, dtype=tf.float64)
+            self._revision = -1  # What was compiled takes the other kind of alpha.
+        elif self._alpha is not None:
+            self._alpha.assign(self._step_size)
 
     def _compile(self) -> None:
         self._revision = self.learner.revision
@@ -111,13 +126,13 @@ class Evaluator:
             drawn = self._source(pieces[0][0], DRAW) if self._source else pieces[0][0]
             check_task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
             self._is_checked = True
-        if self._revision != self.learner.revision:  # a setting of the learner was changed
+        if self._revision != self.learner.revision:  # a setting was changed
             self._compile()
         curves = [
             self._draw(piece).numpy()[:count]
             for piece, count in Bar(pieces, desc="evaluate", unit="draw", disable=not progress)
         ]
-        return estimate(np.concatenate(curves)[: self.num_tasks])
+        return summarize(np.concatenate(curves)[: self.num_tasks])
 
     def _draw_and_measure(self, index) -> tf.Tensor:
         assert self._source is not None
@@ -144,151 +159,8 @@ class Evaluator:
             )
             return tf.cast(learner.measure(outputs, task.query), tf.float32)
 
-        curves = learner.adapt_and_observe(
-            task.support, self.steps, measure, step_size=self.step_size
-        )
+        curves = learner.adapt_and_observe(task.support, self.steps, measure, step_size=self._alpha)
         return tf.transpose(curves)
-
-
-def evaluate(learner: MetaLearner, tasks: Any, *, progress: bool = False, **options):
-    """Measures a learner on held-out tasks once; the options are `Evaluator`'s.
-
-    Returns:
-      `Estimate` of the learner's metric after 0, 1, ... steps.
-    """
-    return Evaluator(learner, tasks, **options)(progress=progress)
-
-
-class Tuning(NamedTuple):
-    """How an inner step size was chosen."""
-
-    step_size: float  # the best
-    step_sizes: tuple[float, ...]  # all that were tried
-    scores: tuple[float, ...]  # the metric after the last step with each
-
-
-def tune_step_size(
-    learner: MetaLearner,
-    tasks: Any,
-    *,
-    step_sizes: Sequence[float] = STEP_SIZES,
-    progress: bool = False,
-    **options,
-) -> Tuning:
-    """Chooses alpha: the best mean of the metric after the last step, on validation tasks.
-
-    Args:
-      learner: whose weights are fine-tuned.
-      tasks: validation tasks, all met with every step size.
-      step_sizes: the candidates.
-      progress: show a progress bar.
-      **options: those of `Evaluator`, but `step_size`.
-
-    Returns:
-      `Tuning`. A step size that diverges loses to any that does not; of equals the smallest wins.
-
-    Raises:
-      ValueError: there are no candidates, or all diverge, or nobody knows whether the metric is
-        better lower.
-    """
-    check_learner(learner)
-    lower_is_better = direction(learner)
-    step_sizes = candidates(step_sizes)
-    alpha = tf.Variable(0.0, trainable=False)
-    evaluator = Evaluator(learner, tasks, step_size=alpha, **options)
-
-    def measure(step_size: float) -> Estimate:
-        alpha.assign(step_size)
-        return evaluator()
-
-    return choose_step_size(measure, step_sizes, lower_is_better=lower_is_better, progress=progress)
-
-
-def choose_step_size(
-    measure: Callable[[float], Estimate],
-    step_sizes: Sequence[float] = STEP_SIZES,
-    *,
-    lower_is_better: bool = False,
-    progress: bool = False,
-) -> Tuning:
-    """Chooses the step size whose estimate is best after the last step.
-
-    Args:
-      measure: `step size -> Estimate`.
-      step_sizes: the candidates.
-      lower_is_better: of the metric.
-      progress: show a progress bar.
-
-    Returns:
-      `Tuning`; see `tune_step_size`.
-
-    Raises:
-      ValueError: there are no candidates, or all diverge.
-    """
-    step_sizes = candidates(step_sizes)
-    scores = [
-        float(measure(step_size).mean[-1])
-        for step_size in Bar(step_sizes, desc="tune", unit="step size", disable=not progress)
-    ]
-    sign = 1.0 if lower_is_better else -1.0
-    ranked = sorted((sign * m, a) for m, a in zip(scores, step_sizes, strict=True) if m == m)
-    if not ranked or math.isinf(ranked[0][0]):
-        raise ValueError(
-            f"No step size of {', '.join(f'{a:g}' for a in step_sizes)} gives a finite metric; "
-            "give smaller ones."
-        )
-    best = ranked[0][1]
-    if best in (min(step_sizes), max(step_sizes)) and len(step_sizes) > 1:
-        _LOG.warning("The best step size, %g, is the first or last of those tried.", best)
-    return Tuning(best, tuple(step_sizes), tuple(scores))
-
-
-def candidates(step_sizes: Any) -> tuple[float, ...]:
-    """Step sizes to choose from.
-
-    Raises:
-      ValueError: one is not positive, or there are none.
-    """
-    try:
-        if isinstance(step_sizes, (str, bytes)):
-            raise TypeError
-        made = tuple(arguments.positive("each of step_sizes", alpha) for alpha in step_sizes)
-    except TypeError as error:
-        raise ValueError(
-            f"step_sizes must be several numbers, such as (0.01, 0.1), not "
-            f"{arguments.shown(step_sizes)}."
-        ) from error
-    if not made:
-        raise ValueError(
-            "There are no step_sizes, and none gives a finite metric; give smaller ones than 1, "
-            "such as (0.01, 0.1)."
-        )
-    return made
-
-
-def check_learner(learner: Any) -> None:
-    """Refuses what is no `MetaLearner`."""
-    if not isinstance(learner, MetaLearner):
-        raise ValueError(
-            f"The learner given is {arguments.shown(learner)}; make one of a model: "
-            "MetaLearner(model, loss)."
-        )
-
-
-def direction(learner: Any) -> bool:
-    """Whether a learner's metric is better lower.
-
-    Raises:
-      ValueError: it is a function of the user's, and nobody said so.
-    """
-    # A learner of one's own may lack it: then a loss is better lower, and anything else higher.
-    lower = getattr(learner, "lower_is_better", learner.metric_name == "loss")
-    if lower is None:
-        raise ValueError(
-            f"Is the metric '{learner.metric_name}' better lower, as an error is, or higher? Give "
-            "the learner lower_is_better=True or False."
-        )
-    return lower
 
 
 def predictions_while_adapting(
@@ -319,11 +191,3 @@ def predictions_while_adapting(
         return tf.cast(learner.predict(weights, support, x, inductive=inductive), tf.float32)
 
     return learner.adapt_and_observe(support, steps, observe, step_size=step_size).numpy()
-
-
-def estimate(curves: np.ndarray) -> Estimate:
-    """Summarises `[num_tasks, S + 1]` values: the interval is 1.96 std / sqrt(num_tasks)."""
-    curves = np.asarray(curves, np.float64)
-    with np.errstate(invalid="ignore"):  # of a curve that left the finite numbers
-        std = curves.std(axis=0)
-    return Estimate(curves.mean(axis=0), std, 1.96 * std / math.sqrt(len(curves)), len(curves))

@@ -1,4 +1,4 @@
-"""Exports a meta-learner as a SavedModel that runs on TensorFlow alone, without Keras or maml_tf.
+"""What is exported of a meta-learner: a SavedModel for TensorFlow alone, without Keras or maml_tf.
 
 The exported model adapts to the tasks that its users bring::
 
@@ -33,61 +33,37 @@ The graph is for prediction: a derivative taken through it ignores custom gradie
 from __future__ import annotations
 
 import math
-import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf._version import __version__
-from maml_tf.saving.saved_models import checked_step_size, replacing, tracing_to_save, write
-from maml_tf.supervised.evaluation import check_learner
-from maml_tf.supervised.learner import MetaLearner
-from maml_tf.supervised.serving import Servable, compiled
+from maml_tf.engine.served_weights import default_step_size
+from maml_tf.supervised.serving import ServedLearner, compiled
+from maml_tf.types import Servable
+
+if TYPE_CHECKING:
+    from maml_tf.supervised.learner import MetaLearner
 
 
-def export(
+def servable(
     learner: MetaLearner,
-    directory: str | os.PathLike[str],
     *,
     steps: int | None = None,
     step_size: float | None = None,
     inputs: Any = None,
     target: Any = None,
-) -> None:
-    """Writes `learner` as a SavedModel, and beside it `maml_tf.json`, which says what it is.
-
-    The directory appears whole or not at all: it is written beside its place and moved there. An
-    earlier export in that place is replaced; anything else is left alone.
-
-    Args:
-      learner: what to export, with its weights as they are now.
-      directory: where to; it and its parents are created.
-      steps: default number of gradient steps; the learner's inner steps by default.
-      step_size: default alpha; the learner's own by default. A learner with meta-learned step
-        sizes uses those until a number is given, here or in a call, which replaces them all; NaN
-        in a call stands for the meta-learned ones.
-      inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])`, or a list or dictionary of
-        such; by default the model's own inputs, which a subclassed model may not know.
-      target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default
-        int32 class indices for losses that take such, and for others floats of the outputs' shape.
-
-    Raises:
-      ValueError: an argument is out of range, the model takes sizes known only at run time, or the
-        directory holds something else than an export.
-      OSError: nothing can be written there.
-    """
-    check_learner(learner)
+) -> Servable:
+    """Makes what `export` writes; see `MetaLearner.servable`."""
     for name, specs in ("inputs", inputs), ("target", target):
         _check_specs(name, specs)
-    steps = learner.inner_steps if steps is None else steps
-    step_size = checked_step_size(learner, steps, step_size)
-    with replacing(directory) as staging:
-        servable = Servable(learner, inputs, target)
-        with tracing_to_save():
-            signatures = compiled(servable, steps, step_size)
-        write(staging, servable, signatures, _description(learner, servable, steps, step_size))
+    steps = arguments.count("steps", learner.inner_steps if steps is None else steps, 0)
+    step_size = default_step_size(learner.inner, step_size)
+    served = ServedLearner(learner, inputs, target)
+    signatures = compiled(served, steps, step_size)
+    return Servable(served, signatures, _description(learner, served, steps, step_size))
 
 
 def _check_specs(name: str, specs: Any) -> None:
@@ -100,8 +76,8 @@ def _check_specs(name: str, specs: Any) -> None:
         )
 
 
-def _description(learner, servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
-    about = servable.interface
+def _description(learner, served: ServedLearner, steps: int, step_size: float) -> dict[str, Any]:
+    about = served.interface
     x, y, outputs, ways, weights = about.x, about.y, about.outputs, about.ways, about.weights
     return {
         "maml_tf": __version__,
@@ -117,8 +93,8 @@ def _description(learner, servable: Servable, steps: int, step_size: float) -> d
             "step_size": "meta-learned" if math.isnan(step_size) else step_size,
             "transductive": True,
         },
-        "weights": [spec.name for spec in weights[: len(servable.initial)]],
-        "batch_statistics": [spec.name for spec in weights[len(servable.initial) :]],
+        "weights": [spec.name for spec in weights[: len(served.initial)]],
+        "batch_statistics": [spec.name for spec in weights[len(served.initial) :]],
     }
 
 

@@ -21,6 +21,7 @@ from maml_tf.engine.compilation import compile_fed_loop, compile_loop
 from maml_tf.engine.curvature_check import warn_of_curvature
 from maml_tf.engine.fast_weights import FastWeight
 from maml_tf.engine.functional import functional
+from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.engine.pooling import under_xla
 from maml_tf.engine.second_derivatives import refusing_wrong_pooling
 from maml_tf.engine.strategies import refuse_several_workers
@@ -30,10 +31,13 @@ from maml_tf.objectives.resolve import objective
 from maml_tf.saving import weights as learner_files
 from maml_tf.sources.read_ahead import ReadAhead
 from maml_tf.sources.resolve import InGraph, prepare
+from maml_tf.sources.supplies import supply_of
 from maml_tf.supervised import checks
+from maml_tf.supervised import export as exporting
 from maml_tf.supervised import summary as learner_summary
+from maml_tf.supervised.evaluation import Evaluator
 from maml_tf.supervised.learner_settings import Settings
-from maml_tf.types import Batch, Task, TaskSource, Weights
+from maml_tf.types import Batch, Servable, Task, TaskSource, Weights
 
 NORMALIZATIONS = (
     keras.layers.BatchNormalization,
@@ -73,7 +77,7 @@ class MetaLearner(Settings):
     `tf.distribute` strategy's scope to spread the tasks over its replicas.
     """
 
-    mend = "Lower the inner or the meta step size, or clip the meta-gradient."
+    remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
     settings = frozenset(
         "loss metric step_size inner_steps meta_batch_size first_order recompute clip query_weight "
         "task_chunks jit_compile optimizer".split()
@@ -289,7 +293,50 @@ class MetaLearner(Settings):
         )
         print_fn(learner_summary.table(lines, title))
 
+    def evaluator(self, tasks: Any, **options: Any) -> Evaluator:
+        """What measures this learner on held-out tasks; the options are `Evaluator`'s."""
+        return Evaluator(self, tasks, **options)
+
+    def servable(self, **options: Any) -> Servable:
+        """What `export` writes, with the weights as they are now.
+
+        Args:
+          **options: `steps`: default number of gradient steps; the learner's inner steps by
+            default. `step_size`: default alpha; the learner's own by default. A learner with
+            meta-learned step sizes uses those until a number is given, here or in a call, which
+            replaces them all; NaN in a call stands for the meta-learned ones.
+            `inputs`: shape and dtype of a set's x, `tf.TensorSpec([None, ...])`, or a list or
+            dictionary of such; by default the model's own inputs, which a subclassed model may
+            not know. `target`: shape and dtype of a set's y, `[None, ...]`, or a dictionary of
+            such. By default int32 class indices for losses that take such, and for others floats
+            of the outputs' shape.
+
+        Raises:
+          ValueError: an argument is out of range, or the model takes sizes known only at run time.
+        """
+        return exporting.servable(self, **options)
+
+    def check_tasks(self, tasks: Any) -> None:
+        """Refuses what is no source of tasks; draws nothing.
+
+        Raises:
+          ValueError: says what to give.
+        """
+        supply_of(tasks, self.meta_batch_size)
+
     # --- the inner loop, on this learner's model ---
+
+    @property
+    def inner(self) -> InnerLoop:
+        """Theta, what adapts and by which step sizes."""
+        return InnerLoop(
+            self.model.trainable_variables,
+            self.adapts,
+            self.step_size,
+            self.step_sizes,
+            self.first_order,
+            self.recompute,
+        )
 
     def task_loss(self, weights: Weights, batch: Batch) -> tf.Tensor:
         """`LossFn` of this model and loss: `[T]`, regularisers and `add_loss` included."""

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
-from maml_tf.engine.adaptation import adapt_for, stack
 from maml_tf.engine.run import BatchStatistics
-from maml_tf.saving.saved_models import given_or_learned
+from maml_tf.engine.served_weights import given_or_learned, served_variables
 from maml_tf.supervised import serving_arguments as arguments
-from maml_tf.supervised.learner import MetaLearner
 from maml_tf.supervised.serving_interface import frozen_variables, interface, named, tables
 from maml_tf.types import Batch
+
+if TYPE_CHECKING:
+    from maml_tf.supervised.learner import MetaLearner
 
 NO_STATISTICS = "transductive=False needs the statistics of a support set: call adapt first"
 
 
-class Servable(tf.Module):
+class ServedLearner(tf.Module):
     """Holds what is saved: variables, and the functions that `compiled` adds."""
 
     def __init__(self, learner: MetaLearner, inputs: Any = None, target: Any = None):
-        """Reads the learner's weights as they are now; see `export` for the arguments."""
+        """Reads the learner's weights as they are now; see `MetaLearner.servable`."""
         super().__init__(name="maml")
         self._learner = learner
         learner.apply.refuse_changes()
@@ -34,12 +35,7 @@ class Servable(tf.Module):
         self.interface = interface(learner, values, inputs, target)
         names = [spec.name for spec in self.interface.weights]
         self._weight_names, self._statistic_names = names[: len(values)], names[len(values) :]
-        self.initial = {n: tf.Variable(v, name=n) for n, v in zip(names, values, strict=False)}
-        moving = [n for n, own in zip(self._weight_names, learner.adapts, strict=True) if own]
-        self.step_sizes = {
-            name: tf.Variable(alpha.value, name=f"{name}_step_size")
-            for name, alpha in zip(moving, learner.step_sizes, strict=False)
-        }
+        self.initial, self.step_sizes = served_variables(learner.inner, self._weight_names)
         self.frozen = frozen_variables(learner.model)
         self.tables = tables(learner.model)
 
@@ -56,14 +52,13 @@ class Servable(tf.Module):
         support = _with_task_axis(
             Batch(self.interface.examples(support_x), self.interface.targets(support_y))
         )
-        weights, _ = adapt_for(
+        values = [tf.convert_to_tensor(v) for v in self.initial.values()]
+        weights, _ = learner.inner.loop(
             learner.task_loss,
-            stack([tf.convert_to_tensor(v) for v in self.initial.values()], 1, learner.adapts),
+            learner.inner.stacked(1, values),
             support,
             steps,
             step_size=given_or_learned(step_size, self.initial, self.step_sizes),
-            adapts=learner.adapts,
-            constrain=learner.constrain,
         )
         seen = learner.apply.statistics(weights, support.x)
         values = [w[0] if own else w for w, own in zip(weights, learner.adapts, strict=True)]
@@ -92,10 +87,10 @@ class Servable(tf.Module):
         return tf.cond(transductive, by_batch, by_support) if moments else by_batch()
 
 
-def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]:
-    """Gives `servable` its compiled functions, and returns its signatures."""
-    x, y = servable.interface.x, servable.interface.y
-    weights = {spec.name: spec for spec in servable.interface.weights}
+def compiled(served: ServedLearner, steps: int, step_size: float) -> dict[str, Any]:
+    """Gives `served` its compiled functions, and returns its signatures."""
+    x, y = served.interface.x, served.interface.y
+    weights = {spec.name: spec for spec in served.interface.weights}
     count, size, switch = (tf.TensorSpec([], t) for t in (tf.int32, tf.float32, tf.bool))
     support_x, support_y = named(x, "support_x", "support_"), named(y, "support_y", "support_y_")
     query_x, x = named(x, "query_x", "query_"), named(x, "x", "")
@@ -105,15 +100,15 @@ def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]
     # Autograph would rewrite the engine function by function, at ten times the tracing time.
     @tf.function(autograph=False, input_signature=[])
     def initial_weights():
-        return servable.weights_before()
+        return served.weights_before()
 
     @tf.function(autograph=False, input_signature=[support_x, support_y, count, size])
     def adapt(support_x, support_y, steps=defaults[0], step_size=defaults[1]):
-        return servable.weights_after(support_x, support_y, steps, step_size)
+        return served.weights_after(support_x, support_y, steps, step_size)
 
     @tf.function(autograph=False, input_signature=[x, weights, switch])
     def predict(x, weights, transductive=defaults[2]):
-        return servable.outputs(x, weights, transductive)
+        return served.outputs(x, weights, transductive)
 
     @tf.function(
         autograph=False, input_signature=[support_x, support_y, query_x, count, size, switch]
@@ -128,8 +123,8 @@ def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]
     ):
         return predict(query_x, adapt(support_x, support_y, steps, step_size), transductive)
 
-    servable.initial_weights = initial_weights
-    _call_from_python(servable, (adapt, predict, adapt_and_predict), steps, step_size)
+    served.initial_weights = initial_weights
+    _call_from_python(served, (adapt, predict, adapt_and_predict), steps, step_size)
     return {
         "initial_weights": initial_weights,
         "adapt": adapt,
@@ -138,8 +133,10 @@ def compiled(servable: Servable, steps: int, step_size: float) -> dict[str, Any]
     }
 
 
-def _call_from_python(servable: Servable, functions: tuple, usual_steps: int, usual: float) -> None:
-    """Gives `servable` the functions for Python's callers, who bring tensors of any type."""
+def _call_from_python(
+    served: ServedLearner, functions: tuple, usual_steps: int, usual: float
+) -> None:
+    """Gives `served` the functions for Python's callers, who bring tensors of any type."""
     adapt, predict, both = (_checked(function) for function in functions)
     support_x, support_y, query_x, *_ = functions[2].input_signature
     x, weights, switch = functions[1].input_signature
@@ -162,7 +159,7 @@ def _call_from_python(servable: Servable, functions: tuple, usual_steps: int, us
     ):
         """Adapts and predicts."""
 
-    servable.adapt, servable.predict, servable.adapt_and_predict = adapt_any, predict_any, both_any
+    served.adapt, served.predict, served.adapt_and_predict = adapt_any, predict_any, both_any
 
 
 def _checked(function: Any) -> Any:

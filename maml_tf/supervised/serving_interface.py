@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import tensorflow as tf
 from tensorflow.python.trackable import resource
 
 from maml_tf.engine import model_inputs
+from maml_tf.engine.served_weights import unique_names
 from maml_tf.objectives.base import INDICES
-from maml_tf.saving.saved_models import unique_names
-from maml_tf.supervised.learner import MetaLearner
+
+if TYPE_CHECKING:
+    from maml_tf.supervised.learner import MetaLearner
 
 
 class Interface(NamedTuple):

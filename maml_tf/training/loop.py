@@ -21,8 +21,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf import arguments
 from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.estimates import direction
 from maml_tf.sources.supplies import supply_of
-from maml_tf.supervised.evaluation import Evaluator, direction
+from maml_tf.supervised.evaluation import Evaluator
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.system.files import Unwritable, refuse_pattern, user_path
 from maml_tf.system.locks import run_lock
@@ -269,7 +270,7 @@ class _Loop:
                 f"the learner has the best weights again, of iteration {self.store.best_iteration}"
             )
         raise NonFiniteLoss(
-            f"The {what} is not finite at iteration {iteration}; {good}. {self.learner.mend}"
+            f"The {what} is not finite at iteration {iteration}; {good}. {self.learner.remedy}"
         )
 
     def _log(self, metrics, count: int) -> None:

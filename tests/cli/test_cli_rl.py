@@ -12,8 +12,8 @@ from helpers import error_of
 
 from maml_tf.cli import runs
 from maml_tf.cli.main import run
+from maml_tf.estimates import STEP_SIZES
 from maml_tf.experiments import build as experiment
-from maml_tf.supervised.evaluation import STEP_SIZES
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")

@@ -13,8 +13,8 @@ from keras import layers
 from conformance.models import MODELS, Spec
 from conformance.test_conformance import squared_error
 from maml_tf import Batch, MetaLearner, functional
+from maml_tf.saving.export import export
 from maml_tf.supervised import serving_arguments as argument_types
-from maml_tf.supervised.export import export
 
 STEPS = 2
 SHOTS, QUERIES = 5, 4

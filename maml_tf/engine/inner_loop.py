@@ -1,0 +1,268 @@
+"""What every meta-learner has: theta, which of it adapts, and by which step sizes.
+
+Shape letters: T tasks, S inner steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from maml_tf import arguments
+from maml_tf.engine.adaptation import Adaptation, StepSize, adapt, adapt_for, fast, stack
+from maml_tf.engine.fast_weights import FastWeight
+from maml_tf.types import LossFn, Weights
+
+LEAST_STEP_SIZE = 1e-3
+"""Of the step size at the beginning: where learned ones that must stay positive are held."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerLoop:
+    """A few gradient steps from theta, for a stack of tasks.
+
+    An outer step differentiates through `differentiable`. Evaluation and exported models take
+    `steps`, or `loop` where only the running graph knows how many there are.
+    """
+
+    variables: Sequence[keras.Variable]
+    """Theta."""
+    adapts: Sequence[bool]
+    """Of each variable, whether the inner loop moves it."""
+    step_size: float
+    """Alpha, where it is not learned."""
+    step_sizes: Sequence[keras.Variable] = ()
+    """Learned alphas, one per variable that adapts; see `learned_step_sizes`."""
+    first_order: bool = False
+    """Hold inner gradients constant in `differentiable`."""
+    recompute: bool = False
+    """In `differentiable`: trade time for memory that hardly grows with S."""
+
+    @property
+    def parameters(self) -> list[keras.Variable]:
+        """All that is meta-learned: theta, then the learned step sizes."""
+        return [*self.variables, *self.step_sizes]
+
+    def values(self) -> list[tf.Tensor]:
+        """Reads all that is meta-learned, in the order of `parameters`."""
+        return [tf.convert_to_tensor(v.value) for v in self.parameters]
+
+    def initial_weights(self) -> Weights:
+        """Reads the meta-learned weights, theta."""
+        return [tf.convert_to_tensor(v.value) for v in self.variables]
+
+    def split(self, parameters: Sequence[tf.Tensor]) -> tuple[Weights, StepSize]:
+        """Theta and alpha of values of `parameters`, of which both are differentiable functions."""
+        size = len(self.variables)
+        weights, learned = list(parameters[:size]), parameters[size:]
+        return weights, self._with_zeros(learned) if self.step_sizes else self.step_size
+
+    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSize:
+        """The inner step size in force: the given one, the meta-learned, or the fixed."""
+        if step_size is not None or not self.step_sizes:
+            return self.step_size if step_size is None else step_size
+        return self._with_zeros([tf.convert_to_tensor(v.value) for v in self.step_sizes])
+
+    def alphas_by_weight(self, step_size: float | None = None) -> list[tf.Tensor]:
+        """As `alphas`, one tensor per weight: for a compiled function, which is traced once."""
+        alphas = self.alphas(step_size)
+        if isinstance(alphas, (list, tuple)):
+            return list(alphas)
+        return [tf.constant(alphas, v.dtype) for v in self.variables]
+
+    def _with_zeros(self, learned: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """A step size for every weight: of those that adapt, and 0."""
+        rest = iter(learned)
+        return [
+            next(rest) if own else tf.zeros([], v.dtype)
+            for v, own in zip(self.variables, self.adapts, strict=True)
+        ]
+
+    def stacked(self, num_tasks: int | tf.Tensor, weights: Weights | None = None) -> Weights:
+        """Gives each task its own copy `[T, *shape]` of every weight that adapts.
+
+        Args:
+          num_tasks: T.
+          weights: shared ones; theta by default.
+        """
+        return stack(self.initial_weights() if weights is None else weights, num_tasks, self.adapts)
+
+    def differentiable(
+        self,
+        loss_fn: LossFn,
+        parameters: Sequence[tf.Tensor],
+        batches: Sequence[Any],
+        num_tasks: int | tf.Tensor,
+    ) -> Adaptation:
+        """Adapts to T tasks, as a function of `parameters` that an outer step differentiates.
+
+        Args:
+          loss_fn: `(weights, batch) -> [T]`.
+          parameters: a value for each of `self.parameters`.
+          batches: one per inner step, what `loss_fn` takes.
+          num_tasks: T.
+
+        Returns:
+          `Adaptation`, S + 1 weights and S losses.
+        """
+        weights, alphas = self.split(parameters)
+        begin = stack if self.recompute else fast
+        return adapt(
+            loss_fn,
+            begin(weights, num_tasks, self.adapts),
+            batches,
+            step_size=alphas,
+            adapts=self.adapts,
+            first_order=self.first_order,
+            recompute=self.recompute,
+            constrain=self.constrain,
+        )
+
+    def steps(
+        self,
+        loss_fn: LossFn,
+        weights: Weights,
+        batches: Sequence[Any],
+        *,
+        step_size: StepSize | None = None,
+    ) -> Adaptation:
+        """Gradient steps that nobody differentiates through.
+
+        Args:
+          loss_fn: `(weights, batch) -> [T]`.
+          weights: where to begin, as `stacked` gives them.
+          batches: one per inner step, what `loss_fn` takes.
+          step_size: alpha; the own one by default.
+
+        Returns:
+          `Adaptation`, S + 1 weights and S losses.
+        """
+        return adapt(
+            loss_fn,
+            weights,
+            batches,
+            step_size=self.alphas() if step_size is None else step_size,
+            adapts=self.adapts,
+            first_order=True,
+            constrain=self.constrain,
+        )
+
+    def loop(
+        self,
+        loss_fn: LossFn,
+        weights: Weights,
+        batch: Any,
+        steps: tf.Tensor,
+        *,
+        step_size: StepSize | None = None,
+        observe: Callable[[Weights], tf.Tensor] | None = None,
+    ) -> tuple[Weights, tf.Tensor | None]:
+        """As `steps`, on one batch, where only the running graph knows S; see `adapt_for`.
+
+        Args:
+          loss_fn: `(weights, batch) -> [T]`.
+          weights: where to begin, as `stacked` gives them.
+          batch: what `loss_fn` takes, the same at every step.
+          steps: S, an int32 scalar.
+          step_size: alpha; the own one by default.
+          observe: `weights -> [T, ...] float32`, called after 0, 1, ... S steps.
+
+        Returns:
+          The weights after the last step, and what was observed `[S + 1, T, ...]`, or None.
+        """
+        return adapt_for(
+            loss_fn,
+            weights,
+            batch,
+            steps,
+            step_size=self.alphas() if step_size is None else step_size,
+            adapts=self.adapts,
+            observe=observe,
+            constrain=self.constrain,
+        )
+
+    @property
+    def constrain(self) -> Callable[[Weights], Weights] | None:
+        """What Keras' constraints make of weights `[T, *shape]`; None where there are none."""
+        found = [getattr(v, "constraint", None) for v in self.variables]
+        if not any(c is not None and own for c, own in zip(found, self.adapts, strict=True)):
+            return None
+        return functools.partial(_constrained, constraints=found, adapts=self.adapts)
+
+
+def which_adapt(
+    variables: Sequence[keras.Variable],
+    adapts: Callable[[keras.Variable], bool] | None,
+    *,
+    default: Callable[[keras.Variable], bool] = lambda variable: True,
+) -> list[bool]:
+    """Of each variable, whether the inner loop moves it.
+
+    Args:
+      variables: theta.
+      adapts: what a user chose, if anything.
+      default: what is taken otherwise.
+
+    Raises:
+      ValueError: `adapts` is no function of a variable, or no variable adapts.
+    """
+    if adapts is not None:
+        arguments.predicate("adapts", adapts, "lambda v: 'head' in v.path")
+    chosen = [bool((adapts or default)(variable)) for variable in variables]
+    if not any(chosen):
+        paths = ", ".join(v.path for v in variables)
+        raise ValueError(f"No variable adapts; let `adapts` choose at least one of {paths}.")
+    return chosen
+
+
+def learned_step_sizes(
+    variables: Sequence[keras.Variable],
+    adapts: Sequence[bool],
+    step_size: float,
+    *,
+    positive: bool = False,
+    names: Sequence[str] | None = None,
+) -> list[keras.Variable]:
+    """Makes alpha a variable: one number for each number that adapts (Meta-SGD, Li et al. 2017).
+
+    Args:
+      variables: theta.
+      adapts: of each, whether it adapts.
+      step_size: alpha at the beginning.
+      positive: hold each at `LEAST_STEP_SIZE` of it or more.
+      names: of each variable's alpha; by default by the variable's path.
+
+    Returns:
+      One variable, of its shape, per variable that adapts.
+    """
+    if names is None:
+        names = ["step_size_" + v.path.replace("/", "_") for v in variables]
+    made = [
+        keras.Variable(tf.constant(step_size, v.dtype, v.shape), name=name)
+        for v, own, name in zip(variables, adapts, names, strict=True)
+        if own
+    ]
+    if positive:
+        least = step_size * LEAST_STEP_SIZE
+        for variable in made:
+            variable.constraint = lambda alpha: keras.ops.maximum(alpha, least)
+    return made
+
+
+def _constrained(
+    weights: Weights, constraints: Sequence[Callable | None], adapts: Sequence[bool]
+) -> Weights:
+    return [
+        weight
+        if constraint is None or not own
+        else tf.vectorized_map(
+            lambda w, c=constraint: tf.convert_to_tensor(c(w)),
+            weight.stacked() if isinstance(weight, FastWeight) else weight,
+        )
+        for weight, constraint, own in zip(weights, constraints, adapts, strict=True)
+    ]
