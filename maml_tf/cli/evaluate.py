@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs
-from maml_tf.estimates import Tuning, evaluate, tune_step_size
-from maml_tf.experiments.build import make_tasks
-from maml_tf.experiments.settings import Config
-from maml_tf.results import build as results
-from maml_tf.tasks import Sinusoid
-from maml_tf.types import Estimate
+from maml_tf.experiments import machine
+from maml_tf.experiments.records import Kind, SettingValue
+from maml_tf.experiments.settings import Settings
+from maml_tf.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from maml_tf.estimates import Tuning
+    from maml_tf.results.records import Curve, Result
+    from maml_tf.types import Estimate, Learner
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(given: dict[str, Any], words: list[str]) -> int:
+def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
-    directory, config = runs.locate(given, words)
-    if config.distribute != "none":
-        _LOG.info("Evaluating on one device: --distribute=%s is for training.", config.distribute)
-    runs.set_up_machine(config)
-    tasks = make_tasks(config, results.split(config))
-    learner, iteration = runs.restore(directory, config)
-    began = time.perf_counter()
-    tuning = tune(learner, config)
-    alpha = results.step_size(config, tuning)
-    estimate = _measure(config, learner, tasks, alpha)
-    seconds = time.perf_counter() - began
+    directory, settings = runs.locate(given, words)
+    if settings.machine.distribute != "none":
+        _LOG.info(
+            "Evaluating on one device: --distribute=%s is for training.",
+            settings.machine.distribute,
+        )
+    from maml_tf.experiments.build import make_tasks
+
+    machine.set_up(settings.machine)
+    tasks = make_tasks(settings, settings.evaluation.split)
+    learner, iteration = runs.restore(directory, settings)
+    curve, others = measure(settings, learner, tasks, iteration)
     unwritten = None
     try:
-        _keep(directory, config, learner, tasks, iteration, tuning, estimate, seconds)
+        _keep(directory, settings, curve, others)
     except OSError as error:  # What was measured is at least shown.
         unwritten = error
     try:
-        _say(config, learner, iteration, tuning, estimate)
+        _say(settings, curve)
     except OSError as error:
         raise unwritten or OSError(
             f"The table cannot be printed ({error.strerror}); its numbers are in "
@@ -52,73 +56,102 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     return 0
 
 
-def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate, seconds) -> None:
-    """Writes result files, before anything is printed: standard output may be closed or full."""
+def measure(
+    settings: Settings, learner: Learner[Any], tasks: Any, iteration: int
+) -> tuple[Curve, list[Result]]:
+    """Measures a learner as the settings say.
+
+    Returns:
+      The curve, and what else its problem keeps for pictures.
+    """
+    from maml_tf import estimates
+    from maml_tf.results import build as results
+
+    began = time.perf_counter()
+    tuning = tune(learner, settings)
+    alpha = results.step_size(settings, tuning)
+    estimate = estimates.evaluate(
+        learner, tasks, step_size=alpha, **_protocol(settings, settings.evaluation.split)
+    )
     curve = results.curve(
-        config,
+        settings,
         estimate,
         metric=learner.metric_name,
         iteration=iteration,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
         tuning=tuning,
     )
-    _write(directory, results.curve_name(config), curve)
-    if isinstance(tasks, Sinusoid):
-        samples = results.samples(config, learner, tasks, iteration=iteration, tuning=tuning)
-        _write(directory, results.samples_name(config), samples)
-    if config.datasource == "navigation_2d":
-        split, alpha = results.split(config), results.step_size(config, tuning)
-        walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
-        paths = results.paths(config, walked, iteration=iteration, tuning=tuning)
-        _write(directory, results.paths_name(config), paths)
-    original = not config.reinforcement and config.test_set
-    if original and config.batch_statistics == "transductive" and config.inputs == "all":
-        runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
+    return curve, _samples(settings, learner, tasks, iteration, tuning)
 
 
-def _protocol(config: Config) -> dict[str, Any]:
-    common = {
-        "num_tasks": config.num_test_tasks,
-        "steps": config.evaluation_steps,
-        "progress": config.progress,
-    }
-    if config.reinforcement:
-        return common
-    return {**common, "batch_statistics": config.batch_statistics}
-
-
-def _measure(config: Config, learner: Any, tasks: Any, alpha: float | None) -> Estimate:
-    if config.reinforcement:
-        split = results.split(config)
-        return _rl().evaluate(learner, tasks, step_size=alpha, split=split, **_protocol(config))
-    return evaluate(learner, tasks, step_size=alpha, **_protocol(config))
-
-
-def tune(learner: Any, config: Config) -> Tuning | None:
+def tune(learner: Learner[Any], settings: Settings) -> Tuning | None:
     """Chooses alpha on validation tasks, where the settings say so."""
-    if not config.tunes_step_size:
+    if not settings.evaluation.tune_step_size:
         return None
-    choose = _rl().tune_step_size if config.reinforcement else tune_step_size
-    return choose(learner, make_tasks(config, "val"), **_protocol(config))
+    from maml_tf import estimates
+    from maml_tf.experiments.build import make_tasks
+
+    return estimates.tune_step_size(
+        learner, make_tasks(settings, "val"), **_protocol(settings, "val")
+    )
 
 
-def _rl():
-    from maml_tf.rl import evaluation  # needs an extra
+def _protocol(settings: Settings, split: str) -> dict[str, Any]:
+    common = {
+        "num_tasks": settings.evaluation.tasks,
+        "steps": settings.evaluation.steps,
+        "progress": settings.run.progress,
+    }
+    if settings.problem.kind is Kind.POLICY:
+        return {**common, "split": split}
+    return {**common, "batch_statistics": settings.evaluation.batch_statistics}
 
-    return evaluation
+
+def _samples(
+    settings: Settings, learner: Any, tasks: Any, iteration: int, tuning: Tuning | None
+) -> list[Result]:
+    """What pictures of single tasks are made of."""
+    from maml_tf.cli import samples
+    from maml_tf.results import build as results
+
+    if settings.problem.samples is None:
+        return []
+    alpha, evaluation = results.step_size(settings, tuning), settings.evaluation
+    if settings.problem.samples == "samples":
+        sampled = samples.sample_tasks(
+            learner, tasks, step_size=alpha, batch_statistics=evaluation.batch_statistics
+        )
+        return [results.samples(settings, sampled, iteration=iteration, tuning=tuning)]
+    goals = samples.path_tasks(
+        learner, tasks, evaluation.steps or 0, step_size=alpha, split=evaluation.split
+    )
+    return [results.paths(settings, goals, iteration=iteration, tuning=tuning)]
 
 
-def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimate) -> None:
-    trained, alpha = config.trained(), results.step_size(config, tuning)
-    told = [f"{trained.experiment}, {config.method}", f"iteration {iteration}"]
-    shots = config.update_batch_size
-    told += [f"{results.split(config)} split"]
-    told += [f"{shots} trajectories" if config.reinforcement else f"K = {shots}"]
-    if config.method != "nearest_neighbour":
+def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result]) -> None:
+    """Writes result files, before anything is printed: standard output may be closed or full."""
+    from maml_tf.results.files import write
+    from maml_tf.results.names import original_name
+
+    for result in (curve, *others):
+        _LOG.info("Wrote %s", write(result, directory))
+    evaluation = settings.evaluation
+    supervised = settings.problem.kind is not Kind.POLICY and evaluation.split == "test"
+    if supervised and evaluation.batch_statistics == "transductive" and evaluation.inputs == "all":
+        write_atomically(directory / original_name(curve), _original_csv(curve.estimate))
+
+
+def _say(settings: Settings, curve: Curve) -> None:
+    told = [f"{curve.experiment}, {curve.method}", f"iteration {curve.iteration}"]
+    policy = settings.problem.kind is Kind.POLICY
+    told += [f"{curve.split} split"]
+    told += [f"{curve.shots} trajectories" if policy else f"K = {curve.shots}"]
+    if settings.method.adapts_at_test:
+        alpha = curve.step_size
         told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
-        told[-1] += " (the best on validation tasks)" if tuning else ""
-    told += ["support points in one half"] if config.inputs == "half" else []
-    print(_printable(f"\n{', '.join(told)}:\n{table(estimate, learner.metric_name)}"), flush=True)
+        told[-1] += " (the best on validation tasks)" if curve.tuned else ""
+    told += ["support points in one half"] if curve.inputs == "half" else []
+    print(_printable(f"\n{', '.join(told)}:\n{table(curve.estimate, curve.metric)}"), flush=True)
 
 
 def _printable(text: str) -> str:
@@ -136,12 +169,6 @@ def table(estimate: Estimate, metric: str) -> str:
         mean, ci95, std = (scale * value for value in row)
         lines.append(f"{step:>5}  {mean:>14.4g}  {ci95:>8.3g}  {std:>8.3g}")
     return "\n".join([*lines, f"({estimate.num_tasks} tasks)"])
-
-
-def _write(directory: Path, name: str, result: dict[str, Any]) -> None:
-    path = directory / "results" / name
-    runs.write_atomically(path, json.dumps(result, indent=1) + "\n")
-    _LOG.info("Wrote %s", path)
 
 
 def _original_csv(estimate: Estimate) -> str:

@@ -6,13 +6,14 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from maml_tf.cli import flagfiles, original
 from maml_tf.experiments import fields, problems
 from maml_tf.experiments.fields import Setting
+from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import GROUPS, SETTINGS, Settings
 
 VERBOSITY = "verbosity"
@@ -96,14 +97,21 @@ class _Values(flags.FlagValues):
         return flagfiles.read(Path(filename), self)
 
 
-def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+class Parsed(NamedTuple):
+    """What a command line says."""
+
+    given: dict[str, SettingValue]  # by flag; earlier flags that are said otherwise now included
+    earlier: dict[str, str]  # earlier names that were used, and what they are called now
+    words: list[str]  # what are no flags
+
+
+def parse(arguments: list[str]) -> Parsed:
     """Parses a command line, flagfiles included.
 
     Args:
       arguments: what stands after the program's name and its command.
 
-    Returns:
-      What it sets, by flag and in its own words, and the words that are no flags.
+    Of two that set the same, whatever they call it, the later one counts.
 
     Raises:
       absl.flags.Error: an unknown flag, or a value that is none.
@@ -112,14 +120,15 @@ def parse(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     values = _Values()
     for each in SETTINGS.values():
         _define(values, each.flag, each.kind, each.default, each.help, each.optional)
-    for name, new in original.RENAMED.items():
-        each = SETTINGS[new]
-        _define(values, name, each.kind, each.default, f"Earlier name of --{new}.", each.optional)
+    for old, new in original.RENAMED.items():
+        flags.DEFINE_alias(old, new, flag_values=values)
     for name, default in original.OTHERWISE.items():
         _define(values, name, type(default), default, f"Earlier: {original.HELP[name]}.", False)
     _define(values, VERBOSITY, int, 0, _VERBOSITY_HELP, False)
     words = values(["maml-tf", *arguments])[1:]
-    return {name: values[name].value for name in values if values[name].present}, words
+    said = {name: values[name].value for name in values if values[name].present}
+    earlier = {old: new for old, new in original.RENAMED.items() if values[old].present}
+    return Parsed({n: value for n, value in said.items() if n not in earlier}, earlier, words)
 
 
 def _define(

@@ -65,18 +65,19 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # An ASCII terminal shows what it can.
-    said: dict[str, SettingValue] = {}
+    earlier: dict[str, str] = {}
     try:
-        command, said, words = _parse(arguments)
-        _log_to_screen(int(said.pop(command_line.VERBOSITY, 0) or 0))
-        return _dispatch(command, original.translate(said), words)
+        command, said = _parse(arguments)
+        earlier = said.earlier
+        _log_to_screen(int(said.given.pop(command_line.VERBOSITY, 0) or 0))
+        return _dispatch(command, original.translate(said.given), said.words)
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except OSError as error:
         plain = error.errno is not None and error.filename
         return _fail(f"'{error.filename}': {error.strerror}" if plain else error)
     except ValueError as error:
-        return _fail(original.in_the_words_of(said, str(error)))
+        return _fail(original.in_the_words_of(earlier, str(error)))
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except Exception as error:
@@ -89,7 +90,7 @@ def _help(others: list[str]) -> int:
     """Prints the help text; with the values of a command line, if there are flags beside --help."""
     settings = None
     with contextlib.suppress(flags.Error, OSError, ValueError):
-        settings = make(original.translate(_parse(others)[1])) if others else None
+        settings = make(original.translate(_parse(others)[1].given)) if others else None
     try:
         print(__doc__ + command_line.explain(settings), flush=True)
     except OSError as error:
@@ -97,22 +98,22 @@ def _help(others: list[str]) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> tuple[str, dict[str, SettingValue], list[str]]:
-    """Returns the command, what its flags say, in their own words, and what are no flags."""
+def _parse(arguments: list[str]) -> tuple[str, command_line.Parsed]:
+    """Returns the command, and what stands behind it."""
     named = bool(arguments) and arguments[0] in COMMANDS
-    said, words = command_line.parse(arguments[named:])
+    said = command_line.parse(arguments[named:])
     for name in _PATHS:
-        path = said.get(name)
+        path = said.given.get(name)
         if isinstance(path, str) and path and is_one_line(path):  # else refused by its name
-            said[name] = str(user_path(path))
+            said.given[name] = str(user_path(path))
     command = arguments[0] if named else ""
     if not command:
-        command = "train" if said.get("train", True) else "evaluate"
-        if words:
-            raise ValueError(f"Unknown command '{words[0]}'; there are {', '.join(COMMANDS)}.")
-    if words and command in ("train", "prepare"):
-        raise ValueError(f"{command} takes flags only, not '{words[0]}'.")
-    return command, said, [str(user_path(word)) for word in words]
+        command = "train" if said.given.get("train", True) else "evaluate"
+        if said.words:
+            raise ValueError(f"Unknown command '{said.words[0]}'; there are {', '.join(COMMANDS)}.")
+    if said.words and command in ("train", "prepare"):
+        raise ValueError(f"{command} takes flags only, not '{said.words[0]}'.")
+    return command, said._replace(words=[str(user_path(word)) for word in said.words])
 
 
 def _dispatch(command: str, given: dict[str, SettingValue], words: list[str]) -> int:

@@ -29,8 +29,6 @@ RENAMED = {
 }
 """Flags that are called otherwise now."""
 
-TODAY = {new: old for old, new in RENAMED.items()}
-
 OTHERWISE: dict[str, SettingValue] = {
     "stop_grad": False,
     "baseline": "None",
@@ -59,7 +57,7 @@ def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
       given: values by flag; -1 meant "derived" for numbers, and "auto" for a method.
 
     Raises:
-      ValueError: two flags say the same thing otherwise.
+      ValueError: two flags contradict each other.
     """
     said = {name: value for name, value in given.items() if name in OTHERWISE}
     today: dict[str, SettingValue] = {}
@@ -67,10 +65,7 @@ def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
         if name in OTHERWISE:
             continue
         new = RENAMED.get(name, name)
-        value = _derived(new, value)
-        if new in today and today[new] != value:
-            raise ValueError(f"--{TODAY[new]} and --{new} are the same setting; drop one of them.")
-        today[new] = value
+        today[new] = _derived(new, value)
     _evaluation_of_another_training(said, today)
     if said.get("test_set"):
         today["split"] = "test"
@@ -130,12 +125,10 @@ def _method(said: Mapping[str, SettingValue], today: dict[str, SettingValue]) ->
         today["oracle"] = True
 
 
-def in_the_words_of(given: Mapping[str, SettingValue], message: str) -> str:
-    """Says a message in the flags that somebody used, where these are earlier ones."""
-    used = [(RENAMED[name], name) for name in given if name in RENAMED]
-    for new, old in used:
-        if new not in given:
-            message = re.sub(rf"--{new}\b", f"--{old}", message)
+def in_the_words_of(earlier: Mapping[str, str], message: str) -> str:
+    """Says a message in the flags that somebody used: earlier names by today's."""
+    for old, new in earlier.items():
+        message = re.sub(rf"--{new}\b", f"--{old}", message)
     return message
 
 

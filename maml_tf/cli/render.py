@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from maml_tf.cli import evaluate, runs
-from maml_tf.experiments.build import make_tasks
-from maml_tf.results import build as results
+from maml_tf.experiments import machine
+from maml_tf.experiments.records import Kind, SettingValue
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(given: dict[str, Any], words: list[str]) -> int:
+def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a GIF of what an evaluation with the same flags meets."""
-    directory, config = runs.locate(given, words)
-    if not config.reinforcement:
-        raise ValueError(f"render shows policies; {config.datasource} has none. Use figures.")
-    target = Path(config.to or directory / "figures" / f"task_{config.task}.gif")
-    runs.set_up_machine(config)
-    learner, iteration = runs.restore(directory, config)
+    directory, settings = runs.locate(given, words)
+    evaluation = settings.evaluation
+    if settings.problem.kind is not Kind.POLICY:
+        raise ValueError(f"render shows policies; {settings.problem.name} has none. Use figures.")
+    target = Path(settings.run.to or directory / "figures" / f"task_{evaluation.task}.gif")
+    machine.set_up(settings.machine)
+    learner, iteration = runs.restore(directory, settings)
+    from maml_tf.experiments.build import make_tasks
+    from maml_tf.results.build import step_size
     from maml_tf.rl.evaluation import schedule  # needs an extra
     from maml_tf.rl.rendering import render
 
-    split, trained = results.split(config), config.trained()
-    alpha = results.step_size(config, evaluate.tune(learner, config))
+    alpha = step_size(settings, evaluate.tune(learner, settings))
     episodes = render(
         learner,
-        make_tasks(config, split),
+        make_tasks(settings, evaluation.split),
         target,
-        step_sizes=schedule(learner, config.test_steps, alpha),
-        task=config.task,
-        split=split,
-        fps=config.fps,
-        title=f"{trained.experiment}, {trained.method}",
+        step_sizes=schedule(learner, evaluation.steps, alpha),
+        task=evaluation.task,
+        split=evaluation.split,
+        fps=evaluation.fps,
+        title=f"{settings.experiment}, {settings.method.name}",
     )
     before, after = (episode.reward for episode in episodes)
-    _LOG.info("Task %d, iteration %d: return %.1f -> %.1f", config.task, iteration, before, after)
+    _LOG.info(
+        "Task %d, iteration %d: return %.1f -> %.1f", evaluation.task, iteration, before, after
+    )
     _LOG.info("Wrote %s", target)
     return 0

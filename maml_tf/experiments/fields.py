@@ -59,22 +59,27 @@ class Setting(typing.NamedTuple):
     only: bool
 
 
-@functools.cache
 def declared(group: type) -> tuple[Setting, ...]:
     """The settings of a dataclass, in order."""
+    return _declared_once(group)  # type: ignore[arg-type]  # of mypy: a class is hashable
+
+
+@functools.cache
+def _declared_once(group: type) -> tuple[Setting, ...]:
     hints = typing.get_type_hints(group)
-    return tuple(_declared(field, hints[field.name]) for field in dataclasses.fields(group))
+    made = dataclasses.fields(group)
+    return tuple(_declared(field, hints[field.name]) for field in made)
 
 
 def _declared(field: dataclasses.Field, hint: Any) -> Setting:
-    optional = isinstance(hint, types.UnionType)
-    kind = typing.get_args(hint)[0] if optional else hint
+    union = isinstance(hint, types.UnionType)
+    kind = typing.get_args(hint)[0] if union else hint
     rules = dict(field.metadata)
     return Setting(
         name=field.name,
         flag=rules["flag"] or field.name,
         kind=kind,
-        optional=optional,
+        optional=union or field.default is None,
         default=field.default,
         help=rules["help"],
         within=rules["within"],

@@ -59,7 +59,6 @@ def image_problem(
 
         training, machine = settings.training, settings.machine
         shots = training.shots if split == "train" else settings.evaluation.shots
-        assert shots is not None
         return episodes(
             machine.data_dir or None,
             split,

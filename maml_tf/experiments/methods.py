@@ -24,7 +24,7 @@ def _multitask(pull: str):
         from maml_tf import losses
         from maml_tf.supervised.baselines import MultitaskLearner
 
-        penalty = settings.training.l2
+        penalty = settings.training.l2 or 0.0
         return MultitaskLearner(
             model, losses.mean_squared_error, penalty=penalty, pull=pull, **shared
         )

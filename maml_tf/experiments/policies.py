@@ -34,7 +34,6 @@ def tasks(settings: Settings, split: str) -> Sampler:
     """
     training = settings.training
     if split != "train":
-        assert settings.evaluation.tasks is not None and settings.evaluation.shots is not None
         return _sampler(
             settings, min(settings.evaluation.tasks, DRAW), episodes=settings.evaluation.shots
         )
@@ -123,7 +122,6 @@ def validation(settings: Settings, learner: MetaTRPO):
     from maml_tf.rl.evaluation import ReturnEvaluator
 
     number, best_after = settings.run.validation_tasks, settings.run.best_after
-    assert number is not None and best_after is not None and settings.evaluation.steps is not None
     trained_shots = settings.replace(test_tasks=number, test_shots=settings.training.shots)
     steps = min(settings.evaluation.steps, max(best_after, 1))
     sampler = tasks(trained_shots, "val")

@@ -1,7 +1,8 @@
 """What a run is, as four groups of settings: training, evaluation, machine and run.
 
-One field, one flag. `Training` is a run's identity: what changes what is learned. None stands for
-a value that is derived from others, in `make` alone. Below this module nothing reads a flag.
+One field, one flag. `Training` is a run's identity: what changes what is learned. A default of None
+is a value that is derived from others, in `make` alone; a field that may stay None says so. Below
+this module nothing reads a flag.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Training:
         "gradient step.",
         within=ranges.COUNT,
     )
-    queries: int | None = setting(
+    queries: int = setting(
         None,
         "Query examples per class, or per regression task. By default as many as support examples; "
         "15 for MiniImagenet.",
@@ -109,7 +110,7 @@ class Training:
         "all tasks.",
         within=ranges.ITERATIONS,
     )
-    classes: str | None = setting(
+    classes: str = setting(
         None,
         "Classes that --method=pretrained tells apart: all classes of the training split at once "
         "(all), or those of an N-way task, numbered anew in each task (task), as the original's "
@@ -212,26 +213,26 @@ class Evaluation:
         choices=("val", "test"),
         section="Evaluation, export and render",
     )
-    shots: int | None = setting(
+    shots: int = setting(
         None,
         "Support examples per class, or per regression task, in an evaluation (meta-RL: "
         "trajectories). By default as in training.",
         within=ranges.COUNT,
         flag="test_shots",
     )
-    step_size: float | None = setting(
+    step_size: float = setting(
         None,
         "Step size of an evaluation's gradient steps. By default as in training.",
         within=ranges.POSITIVE,
         flag="test_step_size",
     )
-    steps: int | None = setting(
+    steps: int = setting(
         None,
         "Gradient steps of an evaluation. By default 10 (meta-RL: 3, 2D navigation: 4).",
         within=ranges.STEPS,
         flag="test_steps",
     )
-    tasks: int | None = setting(
+    tasks: int = setting(
         None,
         "Tasks of an evaluation. By default 600 (meta-RL: 40).",
         within=ranges.COUNT,
@@ -244,7 +245,7 @@ class Evaluation:
         choices=("all", "half"),
         only=True,
     )
-    tune_step_size: bool | None = setting(
+    tune_step_size: bool = setting(
         None,
         "Choose the step size of an evaluation on as many validation tasks, by the metric after "
         "the last step. By default for methods trained without inner steps, unless "
@@ -334,26 +335,26 @@ class Run:
         "Go on from the newest checkpoint. False: start again; an existing run is set aside, not "
         "deleted.",
     )
-    log_every: int | None = setting(
+    log_every: int = setting(
         None,
         "Iterations averaged into a point of TensorBoard. By default 100 (meta-RL: 1).",
         within=ranges.EVERY,
     )
-    validate_every: int | None = setting(
+    validate_every: int = setting(
         None,
         "Iterations between validations. By default 500 (regression: 5000, meta-RL: 10).",
         within=ranges.EVERY,
     )
-    validation_tasks: int | None = setting(
+    validation_tasks: int = setting(
         None, "Tasks of a validation. By default 96 (meta-RL: 20).", within=ranges.COUNT
     )
-    best_after: int | None = setting(
+    best_after: int = setting(
         None,
         "Gradient steps after which a validation decides which weights are best. By default as "
         "many as in training.",
         within=ranges.STEPS,
     )
-    save_every: int | None = setting(
+    save_every: int = setting(
         None,
         "Iterations between checkpoints. By default 1000 (regression: 10000, meta-RL: 10).",
         within=ranges.EVERY,
@@ -533,7 +534,7 @@ def _check_problem(problem: Problem, given: Mapping[str, SettingValue]) -> None:
         said = given.get(flag, each.default) != each.default
         if said and each.only and flag not in problem.reads:
             readers = ", ".join(problems.readers(flag))
-            raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop it.")
+            raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop --{flag}.")
     if problem.kind is Kind.POLICY and given.get("distribute", "none") != "none":
         raise ValueError(f"{own} trains on one device; drop --distribute.")
 
@@ -571,7 +572,7 @@ def _serves(method: Method, problem: Problem) -> bool:
 
 def _check_size(training: Training, problem: Problem) -> None:
     """Refuses a meta-step that no machine has the memory for."""
-    each = training.shots + (0 if problem.kind is Kind.POLICY else training.queries or 0)
+    each = training.shots + (0 if problem.kind is Kind.POLICY else training.queries)
     each *= training.ways if problem.kind is Kind.CLASSIFICATION else 1
     if training.meta_batch_size * each > _LARGEST_STEP:
         raise ValueError(

@@ -75,7 +75,6 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
     # The original divides the summed loss of the query set by K too.
     summed = not regression and training.loss_reduction == "sum"
     cross_entropy = losses.summed_cross_entropy if summed else losses.cross_entropy
-    assert training.queries is not None
     return MetaLearner(
         model,
         losses.mean_squared_error if regression else cross_entropy,
@@ -96,7 +95,6 @@ def _pieces(settings: Settings, jit: bool) -> int:
     import tensorflow as tf
 
     training = settings.training
-    assert training.queries is not None
     share = training.meta_batch_size // tf.distribute.get_strategy().num_replicas_in_sync
     images = training.ways * max(training.shots, training.queries)
     least = IMAGES_PER_PIECE["convolutional" if training.conv else "dense"]

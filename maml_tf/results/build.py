@@ -1,176 +1,165 @@
-"""What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON.
+"""From an evaluation's settings and what was measured to its results.
 
-Three kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with
-what the model predicted for them, and "paths" a few tasks of 2D navigation with where the policy
-went, each for a picture.
+The one module of this wing that knows the settings of a run.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
 
 import numpy as np
-import tensorflow as tf
 
-from maml_tf.estimates import Tuning
 from maml_tf.experiments.identity import to_flags
-from maml_tf.experiments.settings import Config
-from maml_tf.results.files import VERSION
-from maml_tf.results.names import curve_name as curve_name
-from maml_tf.results.names import original_name as original_name
-from maml_tf.results.names import paths_name as paths_name
-from maml_tf.results.names import samples_name as samples_name
-from maml_tf.results.names import split as split
-from maml_tf.results.schema import writable
-from maml_tf.supervised.evaluation import predictions_while_adapting
-from maml_tf.supervised.learner import MetaLearner
-from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
+from maml_tf.experiments.records import Kind
+from maml_tf.experiments.settings import Settings, query_shots
+from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask, Tuning
 from maml_tf.types import Estimate
 
-SAMPLES = 4
-"""Sinusoids of a samples file: the first of their split."""
-
 SAMPLE_STEPS = (0, 1, 10)
-GRID_POINTS = 100
+"""Gradient steps after which samples are looked at."""
 
 
-def step_size(config: Config, tuning: Tuning | None) -> float | None:
+class TunedStepSize(Protocol):
+    """How an evaluation chose its step size."""
+
+    @property
+    def step_size(self) -> float:
+        """The best."""
+
+    @property
+    def step_sizes(self) -> Sequence[float]:
+        """All that were tried."""
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """The metric after the last step with each."""
+
+
+def step_size(settings: Settings, tuning: TunedStepSize | None) -> float | None:
     """Alpha in force; None: the meta-learned ones, or there is no gradient step."""
     if tuning:
         return tuning.step_size
-    none = config.learn_step_size or config.method == "nearest_neighbour"
-    return None if none else config.update_lr
+    none = settings.training.learn_step_size or not settings.method.adapts_at_test
+    return None if none else settings.evaluation.step_size
 
 
 def curve(
-    config: Config,
+    settings: Settings,
     estimate: Estimate,
     *,
     metric: str,
     iteration: int,
     seconds: float,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
+    tuning: TunedStepSize | None = None,
+) -> Curve:
     """Describes an evaluation.
 
     Args:
-      config: the settings of the evaluation.
-      estimate: what was measured.
+      settings: of the evaluation.
+      estimate: what was measured after each step, `[S + 1]`.
       metric: its name.
       iteration: of the weights.
       seconds: wall time, tuning included.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    content = {
-        **_common("curve", config, iteration, tuning),
-        "metric": metric,
-        "num_tasks": estimate.num_tasks,
-        "ways": config.num_classes if config.classification else None,
-        "queries": None if config.reinforcement else config.query_shots,
-        "conv": config.classification and config.conv,
-        "batch_statistics": config.batch_statistics,
-        "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": tuning.scores},
-        "steps": list(range(len(estimate.mean))),
-        "mean": list(estimate.mean),
-        "ci95": list(estimate.ci95),
-        "std": list(estimate.std),
-        "seconds": round(seconds, 3),
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    training, kind, shots = settings.training, settings.problem.kind, settings.evaluation.shots
+    chosen = Tuning(np.array(tuning.step_sizes), np.array(tuning.scores)) if tuning else None
+    return Curve(
+        **_common(settings, iteration, tuning),
+        steps=tuple(range(len(estimate.mean))),
+        metric=metric,
+        num_tasks=estimate.num_tasks,
+        ways=training.ways if kind is Kind.CLASSIFICATION else None,
+        queries=None if kind is Kind.POLICY else query_shots(settings, shots),
+        conv=kind is Kind.CLASSIFICATION and training.conv,
+        batch_statistics=settings.evaluation.batch_statistics,
+        tuning=chosen,
+        mean=np.asarray(estimate.mean),
+        ci95=np.asarray(estimate.ci95),
+        std=np.asarray(estimate.std),
+        seconds=round(seconds, 3),
+    )
 
 
 def samples(
-    config: Config,
-    learner: MetaLearner,
-    tasks: Sinusoid,
+    settings: Settings,
+    tasks: Sequence[SampleTask],
     *,
     iteration: int,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
-    """Adapts to a few sinusoids and describes what the model then predicts.
+    tuning: TunedStepSize | None = None,
+) -> Samples:
+    """Describes what the model predicts for a few sinusoids after each of `SAMPLE_STEPS`.
 
     Args:
-      config: the settings of the evaluation.
-      learner: the model under evaluation.
-      tasks: where the sinusoids come from.
+      settings: of the evaluation.
+      tasks: the sinusoids.
       iteration: of the weights.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    curves, support = tasks.parameters(0, SAMPLES), tasks(0, SAMPLES).support
-    x = np.linspace(*INPUT_RANGE, GRID_POINTS, dtype=np.float32)
-    grid = tasks.examples(curves, tf.tile(x[None, :, None], [SAMPLES, 1, 1]))
-    predicted = predictions_while_adapting(
-        learner,
-        support,
-        grid.x,
-        max(SAMPLE_STEPS),
-        step_size=step_size(config, tuning),
-        batch_statistics=config.batch_statistics,
-    )
-    content = {
-        **_common("samples", config, iteration, tuning),
-        "steps": list(SAMPLE_STEPS),
-        "tasks": [
-            {
-                "amplitude": float(curves.amplitude[t]),
-                "phase": float(curves.phase[t]),
-                "support_x": support.x[t, :, 0].numpy().tolist(),
-                "support_y": support.y[t, :, 0].numpy().tolist(),
-                "x": x.tolist(),
-                "y": grid.y[t, :, 0].numpy().tolist(),
-                "predictions": [predicted[step, t, :, 0].tolist() for step in SAMPLE_STEPS],
-            }
-            for t in range(SAMPLES)
-        ],
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    return Samples(**_common(settings, iteration, tuning), steps=SAMPLE_STEPS, tasks=tuple(tasks))
 
 
 def paths(
-    config: Config, tasks: list[dict[str, Any]], *, iteration: int, tuning: Tuning | None = None
-) -> dict[str, Any]:
+    settings: Settings,
+    tasks: Sequence[PathTask],
+    *,
+    iteration: int,
+    tuning: TunedStepSize | None = None,
+) -> Paths:
     """Describes where 2D navigation went.
 
     Args:
-      config: the settings of the evaluation.
-      tasks: what `rl.evaluation.paths` returns.
+      settings: of the evaluation.
+      tasks: the goals and the paths.
       iteration: of the weights.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    content = {
-        **_common("paths", config, iteration, tuning),
-        "steps": list(range(config.test_steps + 1)),
-        "tasks": tasks,
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    steps = tuple(range(settings.evaluation.steps + 1))
+    return Paths(**_common(settings, iteration, tuning), steps=steps, tasks=tuple(tasks))
 
 
-def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) -> dict[str, Any]:
-    trained = config.trained()
+class _Common(TypedDict):
+    """The fields of every result but its steps."""
+
+    problem: str
+    experiment: str
+    method: str
+    split: str
+    seed: int
+    shots: int
+    train_shots: int | None
+    inputs: str
+    step_size: float | None
+    asked_step_size: float
+    train_step_size: float
+    loss_reduction: str
+    head_stddev: float | None
+    iteration: int
+    best_weights: bool
+    asked_iteration: int | None
+    flags: tuple[str, ...]
+
+
+def _common(settings: Settings, iteration: int, tuning: TunedStepSize | None) -> _Common:
+    training, evaluation = settings.training, settings.evaluation
     return {
-        "version": VERSION,
-        "kind": kind,
-        "datasource": config.datasource,
-        "experiment": trained.experiment,
-        "method": config.method,
-        "split": split(config),
-        "seed": config.seed,
-        "shots": config.update_batch_size,
+        "problem": settings.problem.name,
+        "experiment": settings.experiment,
+        "method": settings.method.name,
+        "split": evaluation.split,
+        "seed": training.seed,
+        "shots": evaluation.shots,
         # A classifier of all classes was trained on no task's support set.
-        "train_shots": None if config.joint else trained.update_batch_size,
-        "inputs": config.inputs,
-        "step_size": step_size(config, tuning),
+        "train_shots": None if settings.joint else training.shots,
+        "inputs": evaluation.inputs,
+        "step_size": step_size(settings, tuning),
+        "asked_step_size": evaluation.step_size,
+        "train_step_size": training.step_size,
+        "loss_reduction": training.loss_reduction,
+        "head_stddev": training.head_stddev,
         "iteration": iteration,
+        "best_weights": evaluation.best,
+        "asked_iteration": evaluation.iteration,
+        "flags": tuple(line for line in to_flags(settings).splitlines() if line[:2] == "--"),
     }

@@ -4,13 +4,13 @@ import logging
 
 import pytest
 
-from maml_tf.cli import runs
+from maml_tf.experiments import machine
 
 
 @pytest.fixture(autouse=True)
 def leave_the_machine_alone(monkeypatch):
     """Thread counts and loggers are global; tests share a process."""
-    monkeypatch.setattr(runs, "set_up_machine", lambda config: None)
+    monkeypatch.setattr(machine, "set_up", lambda settings: None)
     yield
     log = logging.getLogger("maml_tf")
     log.handlers, log.propagate = [], True

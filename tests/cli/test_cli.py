@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import error_of
+from helpers import error_of, make_settings
 from PIL import Image
 
 from benchmarks import generated_images
-from maml_tf.cli import flags, runs
+from maml_tf import tasks as task_sources
+from maml_tf.cli import flags, original, runs
 from maml_tf.cli.main import run
 from maml_tf.experiments import build as experiment
-from maml_tf.experiments.settings import Config
+from maml_tf.experiments.records import Kind
+from maml_tf.experiments.settings import SETTINGS
 from maml_tf.supervised import evaluation
 from maml_tf.tasks import Episodes
 
@@ -207,18 +209,24 @@ def few_episodes(*image_shape, classes=None):
 FLAGFILES = sorted((ROOT / "flags").glob("*.flags"))
 
 
+def flagfile_names(settings):
+    """The experiment as it is evaluated, which names the file."""
+    shots = settings.evaluation.shots
+    return settings.replace(shots=shots).experiment
+
+
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_every_flagfile_is_named_by_its_experiment(path):
-    given, words = flags.parse([f"--flagfile={path}"])
-    assert not words and path.stem.startswith(Config(**given).experiment)
+    given, _, words = flags.parse([f"--flagfile={path}"])
+    assert not words and path.stem.startswith(flagfile_names(make_settings(**given)))
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "omniglot_episodes", few_episodes(28, 28, 1))
-    monkeypatch.setattr(experiment, "miniimagenet_episodes", few_episodes(84, 84, 3))
+    monkeypatch.setattr(task_sources, "omniglot_episodes", few_episodes(28, 28, 1))
+    monkeypatch.setattr(task_sources, "miniimagenet_episodes", few_episodes(84, 84, 3))
     monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={path}", "--logdir=logs", *FEW, "--meta_batch_size=2", "--num_filters=2"]
     line += [
@@ -228,21 +236,22 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
         "--jit_compile=False",
         "--task_chunks=1",
     ]
-    config = Config(**flags.parse(line)[0])
-    if config.reinforcement:
+    settings = make_settings(**flags.parse(line)[0])
+    if settings.problem.kind is Kind.POLICY:
         pytest.importorskip("mujoco", reason="needs the extra rl")
         line += ["--update_batch_size=2", "--horizon=3"]
-        config = Config(**flags.parse(line)[0])
+        settings = make_settings(**flags.parse(line)[0])
     assert run(["train", *line]) == 0
     assert run(["evaluate", "--test_set", *line]) == 0
-    told = f"{config.trained().experiment}, {config.method}, iteration {config.iterations}, test"
+    method = settings.method.name
+    told = f"{settings.experiment}, {method}, iteration {settings.run.iterations}, test"
     assert told in capsys.readouterr().out
     (directory,) = Path("logs").iterdir()
     (curve,) = (directory / "results").glob("test_*.json")
     result = json.loads(curve.read_text())
-    assert result["shots"] == config.update_batch_size and result["method"] == config.method
-    assert result["train_shots"] == (None if config.joint else config.trained().update_batch_size)
-    assert len(result["mean"]) == (1 if config.method == "nearest_neighbour" else 2)
+    assert result["shots"] == settings.evaluation.shots and result["method"] == method
+    assert result["train_shots"] == (None if settings.joint else settings.training.shots)
+    assert len(result["mean"]) == (1 if method == "nearest_neighbour" else 2)
     assert np.isfinite(result["mean"]).all()
 
 
@@ -323,7 +332,7 @@ def test_the_random_baseline_is_evaluated_without_training(tmp_path, capsys):
     assert ".random." in directory.name and (directory / "flags.txt").exists()
     (first,) = (r for r in results_of(directory).values() if r["kind"] == "curve")
     # Weights of standard deviation 0.01 predict about 0, so that what is left is the mean of y^2.
-    tasks = experiment.make_tasks(Config(update_batch_size=10), "val")(0, 24)
+    tasks = experiment.make_tasks(make_settings(shots=10), "val")(0, 24)
     assert first["mean"][0] == pytest.approx(np.mean(tasks.query.y.numpy() ** 2), rel=0.01)
     assert run(["evaluate", str(directory), "--progress=False"]) == 0
     assert run(["export", str(directory)]) == 0
@@ -352,7 +361,7 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
 def joint_run(request, tmp_path, monkeypatch):
     """A classifier of all classes of small data, trained a little: its flags and its directory."""
     shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
-    monkeypatch.setattr(experiment, f"{request.param}_episodes", few_episodes(*shape, classes=6))
+    monkeypatch.setattr(task_sources, f"{request.param}_episodes", few_episodes(*shape, classes=6))
     monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={ROOT / 'flags' / request.param}_5way_1shot_pretrained.flags", *FEW]
     line += [f"--logdir={tmp_path / 'logs'}", "--meta_batch_size=2", "--num_filters=2"]
@@ -400,10 +409,10 @@ def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tm
 
 def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_run):
     line, directory = joint_run
-    given, _ = flags.parse(line)
-    config = Config(**given)
-    learner, iteration = runs.restore(directory, config)
-    fresh = experiment.make_learner(config).model
+    given, *_ = flags.parse(line)
+    settings = make_settings(**given)
+    learner, iteration = runs.restore(directory, settings)
+    fresh = experiment.make_learner(settings).model
     for i, layer in enumerate(learner.model.layers):
         same = [
             np.array_equal(a, b)
@@ -415,7 +424,7 @@ def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_ru
             assert not any(same)
     assert iteration == 2
     kernels = [
-        experiment.make_learner(Config(**{**given, "seed": seed})).model.layers[-1].kernel.numpy()
+        experiment.make_learner(settings.replace(seed=seed)).model.layers[-1].kernel.numpy()
         for seed in (0, 1)
     ]
     np.testing.assert_array_equal(learner.model.layers[-1].kernel, kernels[0])
@@ -433,18 +442,27 @@ def test_a_flagfile_names_another_beside_it(tmp_path, monkeypatch):
     (tmp_path / "a" / "common.flags").write_text("--seed=3\n--num_updates=2\n")
     (tmp_path / "a" / "own.flags").write_text("--flagfile=common.flags\n--num_updates=7\n")
     monkeypatch.chdir(tmp_path)
-    given, _ = flags.parse(["--flagfile=a/own.flags", "--meta_lr=0.5"])
-    assert given == {"seed": 3, "num_updates": 7, "meta_lr": 0.5}
+    given, *_ = flags.parse(["--flagfile=a/own.flags", "--meta_lr=0.5"])
+    assert given == {"seed": 3, "inner_steps": 7, "meta_step_size": 0.5}
 
 
 def test_help_explains_every_flag(capsys):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    import dataclasses
+    for each in SETTINGS.values():
+        assert f"--{each.flag}={'derived' if each.default is None else each.default}\n" in text
+    assert "Seed of everything random. From 0 to 4294967295." in text
+    for old in (*original.RENAMED, *original.OTHERWISE):
+        assert f"--{old}: " in text
 
-    for field in dataclasses.fields(Config):
-        assert f"--{field.name}={field.default}" in text
-    assert "Everything random is a function of it. From 0 to 4294967295." in text
+
+def test_help_shows_what_is_derived_from_the_other_flags(capsys):
+    assert run(["train", "--problem=miniimagenet", "--method=pretrained", "--help"]) == 0
+    text = capsys.readouterr().out
+    for line in ("queries=15", "clip=10.0", "classes=all", "test_steps=10", "validate_every=500"):
+        assert f"--{line}\n" in text
+    assert run(["--problem=cheetah_velocity", "--help"]) == 0
+    assert "--test_tasks=40\n" in capsys.readouterr().out
 
 
 # --- mistakes: one line, the fault and the mend, exit code 1, nothing lost ---

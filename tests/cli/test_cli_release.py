@@ -6,8 +6,8 @@ import shutil
 import pytest
 from helpers import error_of
 
-from maml_tf.cli import runs
 from maml_tf.cli.main import run
+from maml_tf.experiments import machine
 
 SETTINGS = ["--norm=None", "--metatrain_iterations=20", "--validation_tasks=24"]
 SETTINGS += ["--progress=False", "--jit_compile=False", "--run_name=run"]
@@ -20,7 +20,7 @@ def trained(tmp_path_factory):
     """A run that was evaluated, and the release made of it."""
     place = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "set_up_machine", lambda config: None)
+        patch.setattr(machine, "set_up", lambda settings: None)
         assert run([*SETTINGS, f"--logdir={place}"]) == 0
         assert run(["evaluate", str(place / "run"), *EVALUATION]) == 0
         target = place / "models" / "sine"

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from helpers import make_settings
 
 pytest.importorskip("mujoco")
 
-from maml_tf.cli import evaluate, render, runs
+from maml_tf.cli import runs
 from maml_tf.cli.main import run
-from maml_tf.experiments.settings import Config
+from maml_tf.experiments import build
 from maml_tf.rl import rendering
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
@@ -23,14 +24,16 @@ def policy_run(tmp_path, monkeypatch):
     """A run of 2D navigation; its learner is not trained."""
 
     def of(given):
-        return Config(**{"datasource": "navigation_2d", **given})
+        changes = dict(given)
+        if "step_size" in changes:  # of a trained run, the evaluation's
+            changes["test_step_size"] = changes.pop("step_size")
+        return make_settings(**{"problem": "navigation_2d", **changes})
 
     sampler = Sampler("navigation_2d", tasks=2, episodes=2, horizon=5)
     learner = MetaTRPO(GaussianPolicy(2, 2, (4,)), meta_batch_size=2)
     monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, of(given)))
     monkeypatch.setattr(runs, "restore", lambda directory, config: (learner, 7))
-    for command in (evaluate, render):
-        monkeypatch.setattr(command, "make_tasks", lambda config, split: sampler)
+    monkeypatch.setattr(build, "make_tasks", lambda settings, split: sampler)
     return tmp_path
 
 
@@ -65,6 +68,6 @@ def test_a_mistake_is_one_line(policy_run, capsys):
 
 
 def test_what_has_no_policy_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, Config(**given)))
+    monkeypatch.setattr(runs, "locate", lambda given, words: (tmp_path, make_settings(**given)))
     assert run(["render", "RUN"]) == 1
     assert "render shows policies; sinusoid has none" in capsys.readouterr().err

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import error_of
+from helpers import error_of, make_settings
 
-from maml_tf.cli import runs
 from maml_tf.cli.main import run
 from maml_tf.estimates import STEP_SIZES
 from maml_tf.experiments import build as experiment
+from maml_tf.experiments import machine
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
@@ -42,7 +42,7 @@ def assert_same(one, other):
 def run_all(*commands):
     """What a fixture of the module's runs, which comes before conftest's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "set_up_machine", lambda config: None)
+        patch.setattr(machine, "set_up", lambda settings: None)
         assert all(run(command) == 0 for command in commands)
 
 
@@ -378,4 +378,4 @@ def test_without_the_extra(missing, tmp_path, capsys, monkeypatch):
     message = error_of(line("cheetah_velocity", tmp_path), capsys)
     assert missing in message and "maml-tf[rl]" in message
     assert not list(tmp_path.iterdir())
-    experiment.make_tasks(experiment.Config(), "val")  # needs no extra
+    experiment.make_tasks(make_settings(), "val")  # needs no extra

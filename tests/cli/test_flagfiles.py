@@ -3,11 +3,12 @@
 import os
 
 import pytest
+from helpers import make_settings
 
 from maml_tf.cli import flags
 from maml_tf.cli.main import run
-from maml_tf.experiments.identity import from_flags, to_flags
-from maml_tf.experiments.settings import Config
+from maml_tf.cli.original import from_flags
+from maml_tf.experiments.identity import to_flags
 
 PLAIN = "# The sinusoid.\n\n--seed=3\n--logdir=my runs/a=b\n// more\n--stop_grad\n--noprogress\n"
 GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": False}
@@ -15,7 +16,7 @@ GIVEN = {"seed": 3, "logdir": "my runs/a=b", "stop_grad": True, "progress": Fals
 
 def parsed(path, contents):
     path.write_bytes(contents)
-    given, words = flags.parse([f"--flagfile={path}"])
+    given, _, words = flags.parse([f"--flagfile={path}"])
     assert not words
     return given
 
@@ -129,9 +130,9 @@ def test_what_stands_behind_a_value_is_refused(line, told, tmp_path, capsys):
     ],
 )
 def test_a_run_s_own_flags_repeat_it_whatever_its_directories_are_called(text, tmp_path):
-    config = Config(logdir=text, to=text, data_dir=text)
+    config = make_settings(logdir=text, to=text, data_dir=text)
     given = parsed(tmp_path / "a.flags", to_flags(config).encode())
-    assert Config(**given) == config == from_flags(to_flags(config))
+    assert make_settings(**given) == config == from_flags(to_flags(config))
 
 
 @pytest.mark.parametrize("value", ["no", "yes", "2", "-1", ""])

@@ -14,6 +14,7 @@ from helpers import error_of
 from maml_tf import MetaLearner, export, losses, train
 from maml_tf.cli import runs
 from maml_tf.cli.main import run
+from maml_tf.experiments import machine
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
 
@@ -46,7 +47,7 @@ def files(directory):
 
 def final_weights(directory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "set_up_machine", lambda config: None)
+        patch.setattr(machine, "set_up", lambda settings: None)
         learner, _ = runs.restore(directory, runs.read_flags(directory))
     return learner.model.get_weights()
 
@@ -55,7 +56,7 @@ def final_weights(directory):
 def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "set_up_machine", lambda config: None)
+        patch.setattr(machine, "set_up", lambda settings: None)
         assert run([*SETTINGS, f"--logdir={place}"]) == 0
         assert run(["evaluate", str(place / "run"), *EVALUATION]) == 0
     return place / "run"

@@ -11,8 +11,8 @@ import pytest
 from helpers import error_of
 
 from maml_tf import MetaLearner, losses, train
-from maml_tf.cli import runs
 from maml_tf.cli.main import main, run
+from maml_tf.experiments import machine
 from maml_tf.experiments.identity import LONGEST_NAME
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
@@ -26,7 +26,7 @@ EVALUATION = ["--test_set", "--num_test_tasks=24", "--progress=False", "--test_s
 def trained(tmp_path_factory):
     place = tmp_path_factory.mktemp("logs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "set_up_machine", lambda config: None)
+        patch.setattr(machine, "set_up", lambda settings: None)
         assert run([*SETTINGS, f"--logdir={place}", "--run_name=run"]) == 0
         assert run(["evaluate", str(place / "run"), *EVALUATION]) == 0
     return place / "run"

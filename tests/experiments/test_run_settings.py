@@ -32,7 +32,7 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({"head_stddev": float("nan")}, "--head_stddev must be from 0"),
         ({"clip": 0.0}, "--clip must be above 0 to 1e\\+30, or None"),
         ({"norm": "batchnorm"}, "--norm must be one of batch_norm, layer_norm, none"),
-        ({**OMNIGLOT, "oracle": True}, "--oracle is for --problem=sinusoid, not .*; drop it"),
+        ({**OMNIGLOT, "oracle": True}, "--oracle is for --problem=sinusoid, not .*; drop --oracle"),
         ({**OMNIGLOT, "method": "oracle"}, "shows the network which task it is in; use it with"),
         ({**OMNIGLOT, "inputs": "half"}, "--inputs is for --problem=sinusoid"),
         ({**OMNIGLOT, "method": "multitask"}, "use it with --problem=sinusoid"),
@@ -142,7 +142,7 @@ def test_a_text_that_would_break_the_flagfile_is_refused(name, bad):
 
 @pytest.mark.parametrize("good", ["\u00a0", "\U0001f469\u200d\U0001f52c", "\u3000", "\ue000"])
 def test_a_text_of_other_characters_is_taken(good):
-    assert make_settings(run_name=f"a{good}b").run_name == f"a{good}b"
+    assert make_settings(run_name=f"a{good}b").run.run_name == f"a{good}b"
 
 
 OVERLOOKED = [".hid", "a.old1", "a.old23", "@eaDir", "@tmp", "#recycle", "~$x", "x~", "Lost+Found"]

@@ -37,7 +37,6 @@ def _tasks(settings: Settings, split: str) -> TaskSource:
 
     training = split == "train"
     shots = settings.training.shots if training else settings.evaluation.shots
-    assert shots is not None
     return Sinusoid(
         shots=shots,
         queries=query_shots(settings, shots),
