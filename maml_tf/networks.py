@@ -6,6 +6,7 @@ no scale, epsilon 1e-3. Every model is a function of `seed` alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,6 +16,8 @@ from maml_tf import arguments
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
+PARTS = ("all", "head", "context")
+"""Of a network, which the inner loop may adapt."""
 
 CONTEXT_NUMBERS = 5
 """Of the context vector beside an input vector (Finn et al. 2017, appendix)."""
@@ -54,6 +57,35 @@ class Context(layers.Layer):
     def get_config(self):
         """What makes another like it."""
         return {**super().get_config(), "size": self.size}
+
+
+def part_of(model: keras.Model, part: str) -> Callable[[keras.Variable], bool] | None:
+    """Which weights of a network belong to one of its parts, as a learner's `adapts` takes it.
+
+    Args:
+      model: one of this module's networks, or any with a layer of the part's kind.
+      part: "head", the layer of that name; "context", every `Context`; or "all".
+
+    Returns:
+      `variable -> bool`; None for "all", a learner's own choice.
+
+    Raises:
+      ValueError: the part is unknown, or the network has none.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}; not {arguments.shown(part)}.")
+    if part == "all":
+        return None
+    found = [
+        layer
+        for layer in model._flatten_layers()
+        if (isinstance(layer, Context) if part == "context" else layer.name == "head")
+    ]
+    if not found:
+        remedy = "context=True" if part == "context" else "its last layer name='head'"
+        raise ValueError(f"The network '{model.name}' has no {part}; give it {remedy}.")
+    own = [variable for layer in found for variable in layer.trainable_variables]
+    return lambda variable: any(variable is one for one in own)
 
 
 def dense_network(

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from maml_tf.networks import conv_network, dense_network
+from maml_tf.networks import conv_network, dense_network, part_of
 
 
 def layer_types(model):
@@ -123,3 +123,30 @@ def test_plain_keras_models_that_survive_cloning():
     model = conv_network((8, 8, 1), 2, filters=4)
     copy = keras.models.clone_model(model)
     assert [v.shape for v in copy.variables] == [v.shape for v in model.variables]
+
+
+@pytest.mark.parametrize(
+    "part, paths",
+    [("head", ["head/kernel", "head/bias"]), ("context", ["context/vector"])],
+)
+def test_the_weights_of_a_part(part, paths):
+    model, another = (dense_network(2, 3, context=True) for _ in range(2))
+    belongs = part_of(model, part)
+    chosen = [
+        v.path.removeprefix("dense_network/") for v in model.trainable_variables if belongs(v)
+    ]
+    assert chosen == paths
+    assert not any(map(belongs, another.trainable_variables))
+    assert part_of(model, "all") is None
+
+
+@pytest.mark.parametrize(
+    "part, said",
+    [
+        ("body", "part must be one of all, head, context; not 'body'"),
+        ("context", "'dense_network' has no context; give it context=True"),
+    ],
+)
+def test_a_part_that_is_not_there(part, said):
+    with pytest.raises(ValueError, match=said):
+        part_of(dense_network(2, 3), part)

@@ -132,7 +132,7 @@ def make_learner(config: Config, classes: int | None = None) -> MetaLearner | Me
         "step_size": config.update_lr,
         "meta_batch_size": config.meta_batch_size,
         "optimizer": keras.optimizers.Adam(config.meta_lr),
-        "adapts": None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
+        "adapts": networks.part_of(network, adapting),
         "clip": config.clip_value,
         "task_chunks": _task_chunks(config, jit),
         "jit_compile": jit,

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 
 from maml_tf.experiments.settings import Config
+from maml_tf.networks import part_of
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
@@ -81,9 +82,9 @@ def make_policy(config: Config) -> GaussianPolicy:
 
 def make_learner(config: Config) -> MetaTRPO:
     """Makes the learner for these settings; pre-training is TRPO without inner steps."""
-    adapting = "context" if config.method == "context" else config.adapt
+    policy = make_policy(config)
     return MetaTRPO(
-        make_policy(config),
+        policy,
         meta_batch_size=config.meta_batch_size,
         step_size=config.update_lr,
         inner_steps=config.inner_steps,
@@ -96,7 +97,7 @@ def make_learner(config: Config) -> MetaTRPO:
         first_order=config.stop_grad,
         learn_step_size=config.learn_step_size,
         task_chunks=None if config.task_chunks == -1 else config.task_chunks,
-        adapts=None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
+        adapts=part_of(policy.model, "context" if config.method == "context" else config.adapt),
     )
 
 
