@@ -68,7 +68,9 @@ def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate
         _write(directory, results.samples_name(config), samples)
     if config.datasource == "navigation_2d":
         split, alpha = results.split(config), results.step_size(config, tuning)
-        walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
+        from maml_tf.rl import recording  # needs an extra
+
+        walked = recording.paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
         paths = results.paths(config, walked, iteration=iteration, tuning=tuning)
         _write(directory, results.paths_name(config), paths)
     original = not config.reinforcement and config.test_set
@@ -76,36 +78,26 @@ def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate
         runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
 
 
-def _protocol(config: Config) -> dict[str, Any]:
+def _protocol(config: Config, split: str) -> dict[str, Any]:
     common = {
         "num_tasks": config.num_test_tasks,
         "steps": config.evaluation_steps,
         "progress": config.progress,
     }
     if config.reinforcement:
-        return common
+        return {**common, "split": split}
     return {**common, "batch_statistics": config.batch_statistics}
 
 
 def _measure(config: Config, learner: Any, tasks: Any, alpha: float | None) -> Estimate:
-    if config.reinforcement:
-        split = results.split(config)
-        return _rl().evaluate(learner, tasks, step_size=alpha, split=split, **_protocol(config))
-    return evaluate(learner, tasks, step_size=alpha, **_protocol(config))
+    return evaluate(learner, tasks, step_size=alpha, **_protocol(config, results.split(config)))
 
 
 def tune(learner: Any, config: Config) -> Tuning | None:
     """Chooses alpha on validation tasks, where the settings say so."""
     if not config.tunes_step_size:
         return None
-    choose = _rl().tune_step_size if config.reinforcement else tune_step_size
-    return choose(learner, make_tasks(config, "val"), **_protocol(config))
-
-
-def _rl():
-    from maml_tf.rl import evaluation  # needs an extra
-
-    return evaluation
+    return tune_step_size(learner, make_tasks(config, "val"), **_protocol(config, "val"))
 
 
 def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimate) -> None:

@@ -29,9 +29,6 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 
 def _export(learner: Any, config: Config, target: str) -> None:
-    if config.reinforcement:
-        from maml_tf.rl.export import export as export_policy  # needs an extra
-
-        return export_policy(learner, target)
     # A fresh head knows nothing before it has adapted.
-    return export(learner, target, steps=config.test_steps if config.joint else None)
+    options = {"steps": config.test_steps} if config.joint else {}
+    export(learner, target, **options)

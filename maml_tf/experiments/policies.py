@@ -96,7 +96,7 @@ def make_learner(config: Config) -> MetaTRPO:
         curvature_share=config.curvature_share,
         first_order=config.stop_grad,
         learn_step_size=config.learn_step_size,
-        task_chunks=None if config.task_chunks == -1 else config.task_chunks,
+        pieces=None if config.task_chunks == -1 else config.task_chunks,
         adapts=part_of(policy.model, "context" if config.method == "context" else config.adapt),
     )
 
@@ -109,4 +109,4 @@ def make_validation(config: Config, learner: MetaTRPO) -> ReturnEvaluator:
     tasks = config.validation_tasks
     sampler = make_sampler(dataclasses.replace(config, num_test_tasks=tasks), "val")
     steps = min(config.test_steps, max(config.deciding_step, 1))
-    return ReturnEvaluator(learner, sampler, num_tasks=tasks, steps=steps)
+    return learner.evaluator(sampler, num_tasks=tasks, steps=steps)

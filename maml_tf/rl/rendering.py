@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_tf.rl.envs.point import Navigation2D
-from maml_tf.rl.meta_trpo import MetaTRPO
-from maml_tf.rl.sampler import Act, Sampler
+from maml_tf.rl.meta_policy import MetaPolicy
+from maml_tf.rl.recording import Episode, record
+from maml_tf.rl.sampler import Sampler
 from maml_tf.system.files import replacing_file
-from maml_tf.types import Trajectories
 
 _HEADER = 44  # pixels above the pictures: two lines of text
 _GAP = 8  # pixels between them
@@ -30,15 +30,8 @@ _COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
 _VIEWS = {"half_cheetah.xml": (2.8, -12.0), "ant.xml": (5.0, -30.0)}  # distance, elevation
 
 
-class Episode(NamedTuple):
-    """What happened in one episode."""
-
-    positions: np.ndarray  # [n + 1, Q]: before each of n steps, and after the last
-    reward: float  # the sum over its steps
-
-
 def render(
-    learner: MetaTRPO,
+    learner: MetaPolicy,
     sampler: Sampler,
     path: str | os.PathLike[str],
     *,
@@ -84,58 +77,6 @@ def render(
     headline = ", ".join(filter(None, [title, env.describe(goal)]))
     _write(path, _compose(panels, texts, headline), fps)
     return episodes
-
-
-def record(
-    learner: MetaTRPO,
-    sampler: Sampler,
-    task: int,
-    step_sizes: Sequence[float | None],
-    split: str = "test",
-) -> tuple[np.ndarray, list[Episode]]:
-    """Adapts as an evaluation does, and keeps what one task looked like.
-
-    Returns:
-      The task `[G]`, and its first episode before the first and after the last gradient step.
-    """
-    batch, row = divmod(task, sampler.tasks)
-    recorder = _Recorder(sampler, row)
-    learner.roll_out_and_adapt(recorder, batch, step_sizes, split)
-    return recorder.task, [recorder.episodes[0], recorder.episodes[-1]]
-
-
-class _Recorder:
-    """A sampler that notes where the first episode of one task went."""
-
-    def __init__(self, sampler: Sampler, row: int):
-        self.episodes: list[Episode] = []
-        self.task = np.zeros(0)
-        self._sampler, self._row = sampler, row
-
-    def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
-        tasks = self._sampler.sample_tasks(index, split)
-        self.task = tasks[self._row]
-        return tasks
-
-    def sample(
-        self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
-    ) -> Trajectories:
-        env: Any = self._sampler.env
-        number, places = self._row * self._sampler.episodes, []
-
-        class Watched:
-            log_stds = act.log_stds
-
-            def __call__(self, observations, noise):
-                places.append(env.positions[number].copy())
-                return act(observations, noise)
-
-        trajectories = self._sampler.sample(Watched(), tasks, index, stage, split)
-        taken = int(trajectories.mask[self._row, 0].sum())
-        positions = np.stack([*places, env.positions[number]])[: taken + 1]
-        reward = float(trajectories.rewards[self._row, 0].sum())
-        self.episodes.append(Episode(positions[np.isfinite(positions).all(1)], reward))
-        return trajectories
 
 
 def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from maml_tf.rl.envs import faults
 from maml_tf.rl.envs.faults import EnvironmentFault
-from maml_tf.rl.envs.task_forms import TaskDraws, own_copies, rows
+from maml_tf.rl.envs.task_draws import TaskDraws
+from maml_tf.rl.envs.task_forms import own_copies, rows
 
 
 class ForeignVector(gymnasium.vector.VectorWrapper):
