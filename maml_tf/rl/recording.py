@@ -84,13 +84,13 @@ def paths(
     learner.roll_out_and_adapt(recorder, 0, schedule(learner, steps, step_size), split)
     return [
         {
-            "goal": np.round(goal, 4).tolist(),
+            "goal": goal,
             "paths": [
                 [_rounded(episode.positions) for episode in stage[task]]
                 for stage in recorder.stages
             ],
         }
-        for task, goal in enumerate(recorder.drawn)
+        for task, goal in enumerate(np.round(recorder.drawn, 4).tolist())
     ]
 
 

@@ -62,7 +62,9 @@ def make_vector(name: str, num_envs: int = 1, **kwargs) -> TaskVectorEnv:
     try:
         found = importlib.import_module(f"maml_tf.rl.envs.{module}")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} needs {error.name}; install maml-tf[rl].") from error
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}; pip install maml-tf[rl].", name=error.name
+        ) from error
     return getattr(found, cls)(num_envs, **kwargs)
 
 
