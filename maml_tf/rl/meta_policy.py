@@ -181,8 +181,8 @@ class MetaPolicy:
         """Samples with theta, adapts, samples again, and so on.
 
         Args:
-          sampler: of tasks and trajectories.
-          index: of the meta-batch.
+          sampler: where tasks and trajectories come from.
+          index: number of the meta-batch.
           step_sizes: alpha of each inner step; None for the learner's own.
           split: "train", "val" or "test".
 

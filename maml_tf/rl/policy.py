@@ -1,6 +1,6 @@
 """A Gaussian policy as a pure function of its weights, with a task axis.
 
-Shape letters: T tasks, B steps of a task, E episodes a task, O observation and A action numbers.
+Shape letters: T tasks, L steps of a task, E episodes per task, O observation and A action numbers.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from maml_tf.types import Weights
 class Gaussian(NamedTuple):
     """Diagonal Gaussians over actions; the spread of a task is the same at each of its steps."""
 
-    means: tf.Tensor  # [T, B, A]
+    means: tf.Tensor  # [T, L, A]
     log_stds: tf.Tensor  # [T, A], or [A] for all tasks
 
 
 def log_prob(gaussian: Gaussian, actions: tf.Tensor) -> tf.Tensor:
-    """Log pi(a|s) `[T, B]` of `actions [T, B, A]`."""
+    """Log pi(a|s) `[T, L]` of `actions [T, L, A]`."""
     size = actions.shape[-1]
     apart = _scaled_squares(actions - gaussian.means, gaussian.log_stds)
     return -0.5 * (apart + size * math.log(2 * math.pi)) - _sum(gaussian.log_stds)
 
 
 def kl(old: Gaussian, new: Gaussian) -> tf.Tensor:
-    """KL(old || new) `[T, B]`, one number a step."""
+    """KL(old || new) `[T, L]`, one number per step."""
     apart = _scaled_squares(old.means - new.means, new.log_stds)
     wider = old.log_stds - new.log_stds
     return 0.5 * (apart + _sum(tf.math.expm1(2 * wider))) - _sum(wider)
 
 
 def _scaled_squares(differences: tf.Tensor, log_stds: tf.Tensor) -> tf.Tensor:
-    """Squares in units of the variances, summed: `[T, B]`.
+    """Squares in units of the variances, summed: `[T, L]`.
 
     As a product, since broadcasting a few numbers along many steps is slow, in derivatives too.
     """
@@ -77,7 +77,7 @@ class GaussianPolicy:
           observation_size: O.
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
-          seed: of the initial weights, 0 or more.
+          seed: seed of the initial weights, 0 or more.
           context: put a `Context` of five numbers beside the observation.
 
         Raises:
@@ -118,7 +118,7 @@ class GaussianPolicy:
         return [*self.model.trainable_variables, self.log_std]
 
     def __call__(self, weights: Weights, observations: tf.Tensor) -> Gaussian:
-        """The policy under `weights` (shared or stacked) at `observations [T, B, O]`."""
+        """The policy under `weights` (shared or stacked) at `observations [T, L, O]`."""
         means = self._apply(weights[:-1], observations)
         return Gaussian(means, tf.maximum(weights[-1], LOG_STD_FLOOR))
 

@@ -40,7 +40,7 @@ def record(
 
     Args:
       learner: whose weights are adapted; they stay as they are.
-      sampler: as an evaluation's: of this package's environments.
+      sampler: of this package's environments, as for an evaluation.
       task: its number among those of an evaluation.
       step_sizes: alpha of each gradient step; None: the learner's own.
       split: "val" or "test".

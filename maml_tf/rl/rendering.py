@@ -45,12 +45,12 @@ def render(
 
     Args:
       learner: whose weights are adapted; they stay as they are.
-      sampler: as an evaluation's: of this package's environments.
+      sampler: of this package's environments, as for an evaluation.
       path: the file, `*.gif`; its directory is created.
       step_sizes: alpha of each gradient step; None: the learner's own.
       task: number of the task that is shown, among those of an evaluation.
       split: "val" or "test".
-      fps: pictures a second.
+      fps: pictures per second.
       title: above the pictures, before the task.
 
     Returns:
@@ -116,26 +116,26 @@ def _robot(env: Any, positions: np.ndarray, task: np.ndarray, back_end: str) -> 
 
 
 def _on_the_plane(shown: Sequence[np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
-    """Pictures `[n, height, width, 3]` of each episode: the way so far, in one scale for all."""
+    """Pictures `[n, height, width, 3]` of each episode: the path so far, in one scale for all."""
     reach = 1.1 * max(0.5, *(float(np.abs(positions).max()) for positions in shown))
     return [
-        _ways(positions, goal, reach, colour)
+        _drawn_paths(positions, goal, reach, colour)
         for positions, colour in zip(shown, _COLOURS, strict=True)
     ]
 
 
-def _ways(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
+def _drawn_paths(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
     figure = Figure(figsize=(3.4, 3.4), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
     axes.grid(alpha=0.3)
     axes.plot(0, 0, "o", color="black", markersize=4)
     axes.plot(*goal[:, None], "*", color="#D55E00", markersize=14)
-    (way,) = axes.plot([], [], color=colour, linewidth=1.0)
+    (path,) = axes.plot([], [], color=colour, linewidth=1.0)
     (point,) = axes.plot([], [], "o", color=colour, markersize=7, markeredgecolor="black")
     pictures = []
     for last in range(1, len(positions) + 1):
-        way.set_data(*positions[:last].T)
+        path.set_data(*positions[:last].T)
         point.set_data(*positions[last - 1 : last].T)
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -41,10 +41,10 @@ class Sampler:
     What is drawn is a function of (seed, split, index, stage), whatever the number of threads.
 
     Attributes:
-        observation_size: O.
-        action_size: A.
-        horizon: H.
-        diverged: episodes, since the sampler was made, that ended because their simulation did.
+      observation_size: O.
+      action_size: A.
+      horizon: H.
+      diverged: episodes, since the sampler was made, that ended because their simulation did.
     """
 
     def __init__(
@@ -64,25 +64,26 @@ class Sampler:
         """Makes the environments.
 
         Args:
-            environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
-                a module first), or a function that makes one environment, with
-                `sample_tasks(rng, n)` and `set_task(task)`; or B environments in one, with
-                `sample_tasks(rng, n)` and `set_tasks(tasks [B, G])`.
-            tasks: T.
-            episodes: E.
-            horizon: H; the environment's own if not given.
-            seed: the run's seed, 0 or more.
-            threads: native threads of MuJoCo; as many as processors if not given.
-            dynamics: "paper" or "gymnasium", of this package's robots.
-            squared_reward: minus the squared distance; of 2D navigation.
-            oracle: append the task to the observation.
-            resample: a task of each episode's own: all tasks at once, as pre-training sees them.
+          environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
+            a module first), or a function that makes one environment, with
+            `sample_tasks(rng, n)` and `set_task(task)`; or P environments in one, with
+            `sample_tasks(rng, n)` and `set_tasks(tasks [P, G])`.
+          tasks: T.
+          episodes: E.
+          horizon: H; the environment's own if not given.
+          seed: the run's seed, 0 or more.
+          threads: native threads of MuJoCo; as many as processors if not given.
+          dynamics: "paper" or "gymnasium", of this package's robots.
+          squared_reward: minus the squared distance; of 2D navigation.
+          oracle: append the task to the observation.
+          resample: give each episode a task of its own: all tasks at once, as pre-training sees
+            them.
 
         Raises:
-            ValueError: a number is no whole one or below 1, the dynamics are unknown, an option is
-                not the environment's, or the environment is unknown, its module cannot be imported,
-                it has no tasks, no horizon, or other actions than vectors of real numbers, or does
-                not keep to Gymnasium's interface.
+          ValueError: a number is no whole one or below 1, the dynamics are unknown, an option is
+            not the environment's, or the environment is unknown, its module cannot be imported,
+            it has no tasks, no horizon, or other actions than vectors of real numbers, or does
+            not keep to Gymnasium's interface.
         """
         numbers = {"tasks": tasks, "episodes": episodes, "horizon": horizon, "threads": threads}
         for name, number in numbers.items():
@@ -141,19 +142,19 @@ class Sampler:
         """Rolls out E episodes of each task.
 
         Args:
-            act: the policy.
-            tasks: what `sample_tasks` returns, [T, G], or [T, E, G]: one an episode.
-            index: meta-batch number.
-            stage: inner step; each has its own noise.
-            split: "train", "val" or "test".
+          act: the policy.
+          tasks: what `sample_tasks` returns, [T, G], or [T, E, G]: one per episode.
+          index: meta-batch number.
+          stage: inner step; each has its own noise.
+          split: "train", "val" or "test".
 
         Returns:
-            New arrays, zero after an episode's end and at a step in which a simulation diverged.
+          New arrays, zero after an episode's end and at a step in which a simulation diverged.
 
         Raises:
-            ValueError: if the tasks are not T, or an environment of your own raises an error, does
-                not keep to Gymnasium's interface, or gives numbers that are not finite in every
-                episode of a task.
+          ValueError: if the tasks are not T, or an environment of your own raises an error, does
+            not keep to Gymnasium's interface, or gives numbers that are not finite in every
+            episode of a task.
         """
         tasks = task_forms.as_array(tasks)
         if len(tasks) != self.tasks:
@@ -162,8 +163,8 @@ class Sampler:
             )
         rng = seeds.generator(self.seed, split, f"episodes of stage {stage}", index)
         shape = (self.tasks, self.episodes)
-        one_an_episode = tasks.ndim == (2 if tasks.dtype == object else 3)
-        each = tasks if one_an_episode else np.repeat(tasks[:, None], self.episodes, axis=1)
+        one_per_episode = tasks.ndim == (2 if tasks.dtype == object else 3)
+        each = tasks if one_per_episode else np.repeat(tasks[:, None], self.episodes, axis=1)
         self.env.set_tasks(each.reshape(-1, *each.shape[2:]))
         observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
         observations = observations.reshape(*shape, -1)

@@ -18,15 +18,15 @@ _LENGTH = 90
 LARGEST_REWARD = 1e15
 """Sums of ten thousand rewards up to here, and the squares of such sums, are finite in float32."""
 
-MENDS = {
+DUTIES = {
     "__init__": "gymnasium.make, or the function given, makes one without arguments",
     "sample_tasks": "sample_tasks(rng, n) draws n tasks with rng",
     "set_task": "set_task(task) takes what sample_tasks gave",
-    "set_tasks": "set_tasks(tasks) takes what sample_tasks gave, one an environment",
+    "set_tasks": "set_tasks(tasks) takes what sample_tasks gave, one per environment",
     "reset": "reset(seed=..., options=...) returns an observation of its space and a dictionary",
     "step": "step(action) returns observation, reward, terminated, truncated and a dictionary",
 }
-"""What each method is to do."""
+"""What each method has to do."""
 
 
 class EnvironmentFault(ValueError):
@@ -59,22 +59,22 @@ def raised(name: str, method: str, error: BaseException, where: str = "") -> Env
     """The fault of an error that a method raised.
 
     Args:
-        name: of the environment.
-        method: a key of `MENDS`.
-        error: what was raised.
-        where: the step and the task, if there are any.
+      name: the environment's.
+      method: a key of `DUTIES`.
+      error: what was raised.
+      where: the step and the task, if there are any.
     """
     if isinstance(error, EnvironmentFault):
         return error
     return EnvironmentFault(
-        f"{name} raised {brief(error)} in {where or method}; mend it: {MENDS[method]}"
+        f"{name} raised {brief(error)} in {where or method}; fix it so that {DUTIES[method]}"
         f"{_old_interface(method, error)}."
     )
 
 
 def wrong(name: str, method: str, what: str, where: str) -> EnvironmentFault:
     """The fault of what a method returned; arguments as `raised`."""
-    return EnvironmentFault(f"{name}, in {where}, {what}; mend it: {MENDS[method]}.")
+    return EnvironmentFault(f"{name}, in {where}, {what}; fix it so that {DUTIES[method]}.")
 
 
 def place(method: str, step: int) -> str:
@@ -95,14 +95,14 @@ def _old_interface(method: str, error: BaseException) -> str:
 
 
 def is_finite(numbers: np.ndarray) -> np.ndarray:
-    """Which rows are finite in float32, [B] of [B, ...]."""
+    """Which rows are finite in float32, [P] of [P, ...]."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(numbers.astype(np.float32, copy=False))
     return np.all(finite.reshape(len(finite), -1), axis=1)
 
 
 def can_be_learned(observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """Which environments returned numbers to learn from, [B] of [B, O] and [B]."""
+    """Which environments returned numbers to learn from, [P] of [P, O] and [P]."""
     return is_finite(observations) & (np.abs(rewards) <= LARGEST_REWARD)
 
 
@@ -151,7 +151,7 @@ class Divergences:
         """Takes the environments' name."""
         self._name = name
         self._first: dict[int, str] = {}
-        self._is_told = False
+        self._is_logged = False
 
     def clear(self) -> None:
         """Begins new episodes."""
@@ -161,10 +161,10 @@ class Divergences:
         """Keeps the first time of each environment; not where the action was not finite itself.
 
         Args:
-            rows: [B] bool: which environments did.
-            step: from 1.
-            actions: [B, A].
-            rewards: [B].
+          rows: [P] bool: which environments did.
+          step: from 1.
+          actions: [P, A].
+          rewards: [P].
         """
         for row in np.flatnonzero(rows & np.isfinite(actions).all(axis=1)):
             reward = rewards[row]
@@ -179,25 +179,25 @@ class Divergences:
         """Refuses episodes of no use.
 
         Args:
-            rows: their environments.
-            tasks: of all environments.
+          rows: their environments.
+          tasks: of all environments.
 
         Raises:
-            ValueError: names the first one's task and step.
+          ValueError: names the first one's task and step.
         """
         for row in rows:
             if row in self._first:
                 raise EnvironmentFault(
                     f"{self._name} returned {self._first[row]} of every episode with task "
-                    f"{brief(tasks[row])}; mend its step, or do not draw this task."
+                    f"{brief(tasks[row])}; fix its step, or do not draw this task."
                 )
 
     def warn(self, tasks: Sequence[Any]) -> None:
         """Says once that all episodes ended so."""
         for row, what in list(self._first.items())[:1]:
-            if not self._is_told:
+            if not self._is_logged:
                 _LOG.warning(
                     "All episodes of %s ended early: it returned %s of an episode with task %s.",
                     *(self._name, what, brief(tasks[row])),
                 )
-            self._is_told = True
+            self._is_logged = True

@@ -17,7 +17,7 @@ from maml_tf.rl.envs.task_draws import TaskDraws
 
 
 class ForeignTasks(gymnasium.vector.VectorWrapper):
-    """B environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
+    """P environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
 
     `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
     a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
@@ -46,17 +46,17 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """Makes the environments, and tries one of them for a step.
 
         Args:
-            make: makes one environment.
-            num_envs: B.
-            oracle: append the task to the observation: its numbers, a dictionary's in the order of
-                the keys.
-            asynchronous: step each in a process of its own.
-            name: of the environment, for messages; by default its id or class.
+          make: makes one environment.
+          num_envs: P.
+          oracle: append the task to the observation: its numbers, a dictionary's in the order of
+            the keys.
+          asynchronous: step each in a process of its own.
+          name: of the environment, for messages; by default its id or class.
 
         Raises:
-            ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
-                actions or none as observations, does not keep to Gymnasium's interface, or `make`
-                returns the same object again.
+          ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
+            actions or none as observations, does not keep to Gymnasium's interface, or `make`
+            returns the same object again.
         """
         self._one = made(make, name)
         self.name = name = name or faults.name_of(self._one)
@@ -141,8 +141,8 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """Draws tasks, as the environment does.
 
         Returns:
-            [num_tasks, G] float64 where the environment gives an array of floats, else
-            [num_tasks] objects, each as the environment gives it.
+          [num_tasks, G] float64 where the environment gives an array of floats, else
+          [num_tasks] objects, each as the environment gives it.
         """
         drawn = self._draws(rng, num_tasks)
         made = task_forms.rows(drawn)
@@ -156,10 +156,10 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         return made
 
     def set_tasks(self, tasks: np.ndarray) -> None:
-        """Sets each environment's task: B rows of what `sample_tasks` returns.
+        """Sets each environment's task: P rows of what `sample_tasks` returns.
 
         Raises:
-            ValueError: there are not B of them, or they have another form.
+          ValueError: there are not P of them, or they have another form.
         """
         if len(tasks) != self.num_envs:
             raise ValueError(f"{len(tasks)} tasks are given for {self.num_envs} environments.")
@@ -178,14 +178,14 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             except ValueError as error:
                 raise ValueError(
                     f"tasks have shape {list(np.shape(tasks))}; {self.name} takes "
-                    f"{_shape(form.shape)}, one a row."
+                    f"{_shape(form.shape)}, one per row."
                 ) from error
         if self._as_vector:
             given = [np.array([task]) if task_forms.is_number(task) else task for task in given]
         return given
 
     def _numbers(self, tasks: np.ndarray) -> np.ndarray:
-        """What an oracle is shown of each task, [B, G]."""
+        """What an oracle is shown of each task, [P, G]."""
         made = [task_forms.numbers_of(self.name, task) for task in tasks]
         shown = getattr(self, "_shown", None)
         size = len(made[0]) if shown is None else shown.shape[1]
@@ -197,10 +197,10 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         return np.stack(made)
 
     def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes; returns observations [B, O] float32.
+        """Starts new episodes; returns observations [P, O] float32.
 
         Raises:
-            ValueError: an observation is not finite.
+          ValueError: an observation is not finite.
         """
         observations, infos = self.env.reset(**kwargs)
         finite = faults.is_finite(observations)

@@ -154,7 +154,7 @@ def check_spaces(name: str, observations: Any, actions: Any) -> None:
     """Refuses spaces other than vectors of real numbers.
 
     Raises:
-        ValueError: naming the environment and the space.
+      ValueError: naming the environment and the space.
     """
     for kind, space in (("observations", observations), ("actions", actions)):
         real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)

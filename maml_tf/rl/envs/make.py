@@ -134,7 +134,7 @@ def _register(environment: str) -> None:
         if isinstance(error, ModuleNotFoundError) and error.name in _prefixes(module):
             raise ValueError(f"{error}; is the directory of {module} on PYTHONPATH?") from error
         raise ValueError(
-            f"{module} cannot be imported, for it raised {faults.brief(error)}; repair it until "
+            f"{module} cannot be imported, for it raised {faults.brief(error)}; fix it until "
             f'python -c "import {module}" works.'
         ) from error
     try:

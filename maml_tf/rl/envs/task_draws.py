@@ -42,7 +42,7 @@ class TaskDraws:
         """Takes the function, and the environment that it belongs to.
 
         Raises:
-            ValueError: the function takes other things than a generator and a number of tasks.
+          ValueError: the function takes other things than a generator and a number of tasks.
         """
         self._name, self._sample, self._env = name, sample, env
         self._arguments = _arguments_of(name, sample)
@@ -52,7 +52,7 @@ class TaskDraws:
         """Draws tasks, n of them, as the environment gives them.
 
         Raises:
-            ValueError: the environment raises an error, or gives something else than n tasks.
+          ValueError: the environment raises an error, or gives something else than n tasks.
         """
         seed = int(copy.deepcopy(rng).integers(2**31))
         args, kwargs = self._arguments(rng, seed, num_tasks)
@@ -67,7 +67,7 @@ class TaskDraws:
         if drawn is None:
             raise EnvironmentFault(
                 f"{self._name} gave {brief(gave)} where {num_tasks} tasks were asked for; "
-                "sample_tasks returns an array or a list, one entry a task."
+                "sample_tasks returns an array or a list, one entry per task."
             )
         if len(drawn) != num_tasks:
             more = drawn is not gave and len(drawn) > num_tasks
@@ -82,11 +82,11 @@ class TaskDraws:
         """Checks that the same seed draws the same tasks, and returns these.
 
         Args:
-            num_tasks: how many are drawn.
-            begin: sets a task, which some environments need before a reset.
+          num_tasks: how many are drawn.
+          begin: sets a task, which some environments need before a reset.
 
         Raises:
-            ValueError: two draws of one seed differ.
+          ValueError: two draws of one seed differ.
         """
         self._draw(num_tasks)  # the first draw may make a stock of tasks
         if same(self._draw(num_tasks), drawn := self._draw(num_tasks)):
@@ -141,7 +141,7 @@ def _arguments_of(name: str, sample: Callable) -> Callable[[Any, int, int], tupl
     """How to call `sample_tasks`: `(rng, seed, n) -> args, kwargs`."""
     try:
         given = list(inspect.signature(sample).parameters.values())
-    except (TypeError, ValueError):  # a builtin, which does not tell
+    except (TypeError, ValueError):  # a builtin, which has no signature
         return lambda rng, seed, n: ([rng, n], {})
     own = [p for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if not own and any(p.kind is p.VAR_POSITIONAL for p in given):

@@ -48,7 +48,7 @@ def numbers_of(name: str, task: Any) -> np.ndarray:
     """A task's numbers [G]: an array row after row, a dictionary in the order of its keys.
 
     Raises:
-        ValueError: it holds something else than numbers that are finite in float32.
+      ValueError: it holds something else than numbers that are finite in float32.
     """
     flat: list[float] = []
     try:
@@ -84,7 +84,7 @@ def _collect(task: Any, flat: list[float]) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two draws are the same, as far as can be told."""
+    """Whether two draws are the same, as far as can be seen."""
     try:
         return _same(one, other)
     except Exception:  # of objects of the user's, or of one that holds itself
