@@ -57,7 +57,7 @@ Named = dict[str, tf.Tensor]
 """Weights by name."""
 
 
-def servable(learner: MetaPolicy, steps: int, step_size: float | None) -> Servable:
+def servable(learner: MetaPolicy, *, steps: int = 1, step_size: float | None = None) -> Servable:
     """Makes what `export` writes; see `MetaPolicy.servable`."""
     steps = arguments.count("steps", steps, 0)
     step_size = default_step_size(learner.inner, step_size)

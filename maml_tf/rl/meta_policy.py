@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -276,33 +276,23 @@ class MetaPolicy:
 
     # --- held-out tasks, and other programs ---
 
-    def evaluator(
-        self,
-        tasks: TrajectorySource,
-        *,
-        num_tasks: int = 40,
-        steps: int = 3,
-        step_size: float | None = None,
-        split: str = "val",
-    ) -> ReturnEvaluator:
-        """What measures the return on held-out tasks; see `ReturnEvaluator`."""
-        return ReturnEvaluator(
-            self, tasks, num_tasks=num_tasks, steps=steps, step_size=step_size, split=split
-        )
+    def evaluator(self, tasks: TrajectorySource, **options: Any) -> ReturnEvaluator:
+        """What measures the return on held-out tasks; the options are `ReturnEvaluator`'s."""
+        return ReturnEvaluator(self, tasks, **options)
 
-    def servable(self, *, steps: int = 1, step_size: float | None = None) -> Servable:
+    def servable(self, **options: Any) -> Servable:
         """The policy as a program for one task, for `maml_tf.export`; see `rl.export`.
 
         Args:
-          steps: default number of gradient steps of `adapt`, on the same episodes.
-          step_size: default alpha; the learner's own by default. A learner with meta-learned step
-            sizes uses those until a number is given, here or in a call; NaN in a call stands for
-            the meta-learned ones.
+          **options: `steps`: default number of gradient steps of `adapt`, on the same episodes; 1
+            by default. `step_size`: default alpha; the learner's own by default. A learner with
+            meta-learned step sizes uses those until a number is given, here or in a call; NaN in a
+            call stands for the meta-learned ones.
 
         Raises:
-          ValueError: an argument is out of range.
+          ValueError: an option is out of range.
         """
-        return servable(self, steps, step_size)
+        return servable(self, **options)
 
 
 def _inner_loop(

@@ -7,11 +7,14 @@ G numbers of a task.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
+
+Infos: TypeAlias = dict[str, np.ndarray]
+"""`diverged` [P] bool, if it is there; and `_diverged`, where it is said."""
 
 Rows = slice | np.ndarray
 """Environments of a batch: all of them, or the indices [n] of some."""
@@ -156,7 +159,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, Infos]:
         """Starts new episodes: all, or those of `options["reset_mask"]` [P] bool.
 
         Returns:
@@ -179,7 +182,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment that has not ended.
 
         Returns:
@@ -250,13 +253,13 @@ class TaskEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, dict[str, bool]]:
         """Starts an episode; returns its observation [O], and no information."""
         super().reset(seed=seed)
         self._vector.np_random = self.np_random
         return self._vector.reset()[0][0], {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, bool]]:
         """Takes an action [A]; returns observation [O], reward, terminated, False, information."""
         actions = np.asarray(action)[None]
         observations, rewards, terminated, _, infos = self._vector.step(actions)

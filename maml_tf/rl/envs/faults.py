@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -38,7 +37,7 @@ def name_of(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """A value in one line of bounded length; an error by its type and first line."""
     is_error = isinstance(value, BaseException)
     kind = type(value).__name__
@@ -106,7 +105,7 @@ def can_be_learned(observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:
     return is_finite(observations) & (np.abs(rewards) <= LARGEST_REWARD)
 
 
-def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
+def observation(value: object, shape: tuple[int, ...]) -> np.ndarray | str:
     """An observation as an array, or what is wrong with it in a few words."""
     try:
         array = np.asarray(value)
@@ -119,7 +118,7 @@ def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
     return array
 
 
-def reward(value: Any) -> float | str:
+def reward(value: object) -> float | str:
     """A reward as a number, or what is wrong with it in a few words."""
     if isinstance(value, (float, int, np.floating, np.integer)):
         try:
@@ -135,7 +134,7 @@ def reward(value: Any) -> float | str:
     return float(array)
 
 
-def flag(name: str, value: Any) -> bool | str:
+def flag(name: str, value: object) -> bool | str:
     """`terminated` or `truncated` as a bool, or what is wrong with it in a few words."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -175,7 +174,7 @@ class Divergences:
                 what = f"the reward {reward} that is beyond {LARGEST_REWARD}"
             self._first.setdefault(int(row), f"{what} in step {step}")
 
-    def refuse(self, rows: np.ndarray, tasks: Sequence[Any]) -> None:
+    def refuse(self, rows: np.ndarray, tasks: Sequence[object]) -> None:
         """Refuses episodes of no use.
 
         Args:
@@ -192,7 +191,7 @@ class Divergences:
                     f"{brief(tasks[row])}; fix its step, or do not draw this task."
                 )
 
-    def warn(self, tasks: Sequence[Any]) -> None:
+    def warn(self, tasks: Sequence[object]) -> None:
         """Says once that all episodes ended so."""
         for row, what in list(self._first.items())[:1]:
             if not self._is_logged:

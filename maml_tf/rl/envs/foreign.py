@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.spaces import flatdim
 
 from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
 from maml_tf.rl.envs.guarded import Guarded, check, made, maker
 from maml_tf.rl.envs.task_draws import TaskDraws
@@ -196,7 +197,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             )
         return np.stack(made)
 
-    def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, **kwargs) -> tuple[np.ndarray, Infos]:
         """Starts new episodes; returns observations [P, O] float32.
 
         Raises:
@@ -213,7 +214,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
         clipped = np.where(self._bounded, np.clip(actions, -1.0, 1.0), actions)
         scaled = (self._low + 0.5 * (clipped + 1.0) * self._span).astype(self._low.dtype)

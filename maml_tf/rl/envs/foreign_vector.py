@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from maml_tf.rl.envs import faults
+from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
 from maml_tf.rl.envs.task_draws import TaskDraws
 from maml_tf.rl.envs.task_forms import own_copies, rows
@@ -48,7 +49,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         self._tasks = tasks
         self._run("set_tasks", own_copies(tasks))
 
-    def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, **kwargs) -> tuple[np.ndarray, Infos]:
         """Starts new episodes; returns observations [P, O]."""
         result = self._run("reset", **kwargs)
         if not isinstance(result, tuple) or len(result) != 2:
@@ -65,7 +66,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
         self._steps += 1
         result = self._run("step", actions)

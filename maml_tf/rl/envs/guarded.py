@@ -150,15 +150,17 @@ def check(name: str, env: gymnasium.Env) -> None:
     check_spaces(name, *spaces)
 
 
-def check_spaces(name: str, observations: Any, actions: Any) -> None:
+def check_spaces(name: str, observations: object, actions: object) -> None:
     """Refuses spaces other than vectors of real numbers.
 
     Raises:
       ValueError: naming the environment and the space.
     """
     for kind, space in (("observations", observations), ("actions", actions)):
-        real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not real or len(space.shape or ()) != 1 or not space.shape[0]:
+        shape: tuple[int, ...] | None = None
+        if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            shape = space.shape
+        if shape is None or len(shape) != 1 or not shape[0]:
             raise ValueError(
                 f"{name} has {kind} {faults.brief(space)}; a Gaussian policy needs a Box of real "
                 "numbers with one axis and at least one number."
