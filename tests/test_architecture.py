@@ -23,12 +23,11 @@ WINGS = {
     | {"system", "engine", "networks", "losses", "objectives", "sources", "estimates"}
     | {"saving"},
     "rl": VOCABULARY | {"system", "engine", "networks", "saving", "estimates"},
-    "training": VOCABULARY
-    | {"system", "engine", "saving", "estimates", "sources", "supervised", "plotting"},
+    "training": VOCABULARY | {"system", "engine", "saving", "estimates"},
     "experiments": VOCABULARY
     | {"networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
     "results": VOCABULARY | {"system", "tasks", "estimates", "supervised", "experiments"},
-    "plotting": VOCABULARY | {"system", "results", "paper"},
+    "plotting": VOCABULARY | {"system", "results", "paper", "training"},
     "paper": VOCABULARY | {"results", "plotting"},
 }
 """What each wing may import, besides itself."""

@@ -16,10 +16,10 @@ from maml_tf.paper import numbers as paper
 from maml_tf.paper import tables
 from maml_tf.paper.numbers import Piece
 from maml_tf.plotting import curves as figures
+from maml_tf.plotting.event_file import FIGURES_SUFFIX, write_event_file
 from maml_tf.results import files as result_files
 from maml_tf.results.files import Result
 from maml_tf.system.files import staging, sweep, write_atomically
-from maml_tf.training.summaries import FIGURES_SUFFIX, Summaries
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,11 +66,7 @@ def _write(directory: Path, named: dict[str, Any]) -> None:
             figures.save(content, directory / name)
     with staging(directory / "events") as place:
         if named:
-            summaries = Summaries(place, suffix=FIGURES_SUFFIX)
-            for name, content in named.items():
-                show = summaries.table if isinstance(content, str) else summaries.figure
-                show(name, content)
-            summaries.close()
+            write_event_file(place, named)
         for old in directory.glob(f"events.out.tfevents.*{FIGURES_SUFFIX}"):
             old.unlink()
         for new in place.iterdir():

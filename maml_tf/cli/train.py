@@ -10,6 +10,7 @@ from maml_tf.cli import runs
 from maml_tf.experiments.build import make_learner, make_tasks, make_validation
 from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.settings import Config
+from maml_tf.plotting.callbacks import AdaptationCurves
 from maml_tf.tasks import JointBatches
 from maml_tf.training.loop import TrainingResult, train
 
@@ -63,6 +64,7 @@ def _train(config: Config, initial=None):
             log_every=config.log_every,
             validate_every=config.validate_every,
             save_every=config.save_every,
+            callbacks=[AdaptationCurves()],
             description=to_flags(config),
             progress=config.progress,
         )
