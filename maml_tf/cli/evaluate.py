@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import sys
 import time
@@ -12,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from maml_tf.cli import runs
+from maml_tf.cli.samples import sample_tasks
 from maml_tf.estimates import Tuning, evaluate, tune_step_size
 from maml_tf.experiments.build import make_tasks
 from maml_tf.experiments.settings import Config
 from maml_tf.results import build as results
+from maml_tf.results.files import write
+from maml_tf.results.names import original_name
+from maml_tf.results.records import PathTask, Result
+from maml_tf.system.files import write_atomically
 from maml_tf.tasks import Sinusoid
 from maml_tf.types import Estimate
 
@@ -54,6 +58,7 @@ def run(given: dict[str, Any], words: list[str]) -> int:
 
 def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate, seconds) -> None:
     """Writes result files, before anything is printed: standard output may be closed or full."""
+    alpha = results.step_size(config, tuning)
     curve = results.curve(
         config,
         estimate,
@@ -62,42 +67,51 @@ def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate
         seconds=seconds,
         tuning=tuning,
     )
-    _write(directory, results.curve_name(config), curve)
+    _write(directory, curve)
     if isinstance(tasks, Sinusoid):
-        samples = results.samples(config, learner, tasks, iteration=iteration, tuning=tuning)
-        _write(directory, results.samples_name(config), samples)
+        statistics = config.batch_statistics
+        sampled = sample_tasks(learner, tasks, step_size=alpha, batch_statistics=statistics)
+        _write(directory, results.samples(config, sampled, iteration=iteration, tuning=tuning))
     if config.datasource == "navigation_2d":
-        split, alpha = results.split(config), results.step_size(config, tuning)
-        from maml_tf.rl import recording  # needs an extra
-
-        walked = recording.paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
-        paths = results.paths(config, walked, iteration=iteration, tuning=tuning)
-        _write(directory, results.paths_name(config), paths)
+        split = results.split(config)
+        walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
+        goals = [PathTask.from_json(task) for task in walked]
+        _write(directory, results.paths(config, goals, iteration=iteration, tuning=tuning))
     original = not config.reinforcement and config.test_set
     if original and config.batch_statistics == "transductive" and config.inputs == "all":
-        runs.write_atomically(directory / results.original_name(config), _original_csv(estimate))
+        write_atomically(directory / original_name(curve), _original_csv(estimate))
 
 
-def _protocol(config: Config, split: str) -> dict[str, Any]:
+def _protocol(config: Config) -> dict[str, Any]:
     common = {
         "num_tasks": config.num_test_tasks,
         "steps": config.evaluation_steps,
         "progress": config.progress,
     }
     if config.reinforcement:
-        return {**common, "split": split}
+        return common
     return {**common, "batch_statistics": config.batch_statistics}
 
 
 def _measure(config: Config, learner: Any, tasks: Any, alpha: float | None) -> Estimate:
-    return evaluate(learner, tasks, step_size=alpha, **_protocol(config, results.split(config)))
+    if config.reinforcement:
+        split = results.split(config)
+        return _rl().evaluate(learner, tasks, step_size=alpha, split=split, **_protocol(config))
+    return evaluate(learner, tasks, step_size=alpha, **_protocol(config))
 
 
 def tune(learner: Any, config: Config) -> Tuning | None:
     """Chooses alpha on validation tasks, where the settings say so."""
     if not config.tunes_step_size:
         return None
-    return tune_step_size(learner, make_tasks(config, "val"), **_protocol(config, "val"))
+    choose = _rl().tune_step_size if config.reinforcement else tune_step_size
+    return choose(learner, make_tasks(config, "val"), **_protocol(config))
+
+
+def _rl():
+    from maml_tf.rl import evaluation  # needs an extra
+
+    return evaluation
 
 
 def _say(config: Config, learner: Any, iteration: int, tuning, estimate: Estimate) -> None:
@@ -130,10 +144,8 @@ def table(estimate: Estimate, metric: str) -> str:
     return "\n".join([*lines, f"({estimate.num_tasks} tasks)"])
 
 
-def _write(directory: Path, name: str, result: dict[str, Any]) -> None:
-    path = directory / "results" / name
-    runs.write_atomically(path, json.dumps(result, indent=1) + "\n")
-    _LOG.info("Wrote %s", path)
+def _write(directory: Path, result: Result) -> None:
+    _LOG.info("Wrote %s", write(result, directory))
 
 
 def _original_csv(estimate: Estimate) -> str:

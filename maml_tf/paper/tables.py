@@ -3,140 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-from maml_tf.paper import numbers as paper
-from maml_tf.paper.numbers import Piece, Row
-from maml_tf.results.choice import choose, pool
-from maml_tf.results.files import Curve, Result
+from maml_tf.paper.numbers import TABLES, Layout, Row, Table
+from maml_tf.paper.pieces import Piece
+from maml_tf.results.choice import pool
+from maml_tf.results.records import Curve, Result
 
 MISSING = "—"
 
-_RUN = ("iterations", "seeds", "tasks")
-
-
-def table_1(results: Iterable[Result]) -> Piece:
-    """Accuracy on Omniglot and MiniImagenet."""
-    title = (
-        "Table 1: accuracy (%) on classes held out of training, ± 95 % interval over tasks. Quoted "
-        "are 3 gradient steps for Omniglot 5-way, 5 for Omniglot 20-way and 10 for MiniImagenet. "
-        "The published 5-shot figures of Omniglot are those of the model trained 1-shot."
-    )
-    return _table("table_1", title, _CLASSIFICATION, paper.TABLE_1, results)
-
-
-def table_2(results: Iterable[Result]) -> Piece:
-    """Sinusoid regression beside its baselines."""
-    title = (
-        "Table 2: mean squared error of 5-shot sinusoid regression after 1, 5 and 10 gradient "
-        "steps, ± 95 % interval over tasks. All models are trained with 10 shots."
-    )
-    return _table("table_2", title, _REGRESSION, paper.TABLE_2, results)
-
-
-def table_3(results: Iterable[Result]) -> Piece:
-    """Adapting a context vector alone, beside MAML."""
-    title = (
-        "Table 3: accuracy (%) on Omniglot 5-way after 3 gradient steps that move a context vector "
-        "alone, or all weights (MAML); ± 95 % interval over tasks."
-    )
-    return _table("table_3", title, _CLASSIFICATION, paper.TABLE_3, results)
-
-
-def table_4(results: Iterable[Result]) -> Piece:
-    """Returns of 2D navigation, those of adapting a context vector alone among them."""
-    title = f"Table 4: return of 2D navigation after 0 to 3 gradient steps. {_ABOUT_RETURNS}"
-    return _table("table_4", title, _RETURN, paper.TABLE_4, results)
-
-
-def table_5(results: Iterable[Result]) -> Piece:
-    """Returns of the cheetah's direction, those of adapting a context vector alone among them."""
-    title = (
-        "Table 5: return of the half-cheetah that is to run forward or backward after 0 to 3 "
-        f"gradient steps. {_ABOUT_RETURNS}"
-    )
-    return _table("table_5", title, _RETURN, paper.TABLE_5, results)
-
-
-def returns(results: Iterable[Result]) -> Piece:
-    """Returns of every method in every environment; the ant's goal if there are results of it."""
-    title = f"Return in every environment after 0 to 3 gradient steps. {_ABOUT_RETURNS}"
-    results = list(results)
-    more = [row for row in paper.MORE_RETURNS if choose(results, row.wanted)]
-    return _table("returns", title, _ALL_RETURNS, [*paper.RETURNS, *more], results)
-
-
-ALL = (table_1, table_2, table_3, table_4, table_5, returns)
-
-_ABOUT_RETURNS = (
-    "Means over held-out tasks, ± 95 % interval over tasks; the first step takes alpha, the later "
-    "ones alpha / 2, each learns from the trajectories of the present policy. The oracle sees the "
-    "task and takes no step. The paper's numbers are those of the original program's result files, "
-    "the context vector's those that it prints."
-)
-
-
-class _Layout(NamedTuple):
-    """The columns of a table."""
-
-    lead: tuple[str, ...]  # keys of `_LEADS`
-    steps: tuple[int, ...] | None = None  # quoted by every row; None: each row has one of its own
-    last: tuple[str, ...] = _RUN  # keys of `_LASTS`
-
-    @property
-    def headings(self) -> list[str]:
-        numbers = ("paper", "measured")
-        by_step = [
-            f"{which}, {step} step{'s' * (step != 1)}"
-            for step in self.steps or ()
-            for which in numbers
-        ]
-        return [*self.lead, *(by_step or numbers), *self.last]
-
-
-_CLASSIFICATION = _Layout(("data", "method", "shots", "trained with", "steps"))
-_REGRESSION = _Layout(("method",), (1, 5, 10))
-_RETURN = _Layout(("method",), paper.RETURN_STEPS, ("trajectories", *_RUN))
-_ALL_RETURNS = _RETURN._replace(lead=("environment", "method"))
-
-_LEADS: dict[str, Callable[[Row], str]] = {
+LEADS: dict[str, Callable[[Row], str]] = {
     "data": lambda row: row.data,
     "environment": lambda row: row.data,
-    "method": lambda row: paper.METHODS[row.wanted.method],
-    "shots": lambda row: f"{row.wanted.shots}-shot",
+    "method": lambda row: row.cell.method_title,
+    "shots": lambda row: f"{row.cell.shots}-shot",
     "trained with": lambda row: (
-        f"{row.wanted.train_shots}-shot" if row.wanted.train_shots else "all classes"
+        "all classes" if row.cell.experiment.is_joint else f"{row.cell.experiment.shots}-shot"
     ),
     "steps": lambda row: str(row.steps[0] or MISSING),
 }
-_LASTS: dict[str, Callable[[Sequence[Curve]], str]] = {
+"""What stands before a row's numbers, by its heading."""
+
+LASTS: dict[str, Callable[[Sequence[Curve]], str]] = {
     "trajectories": lambda curves: str(curves[0].shots),
     "iterations": lambda curves: str(curves[0].iteration),
     "seeds": lambda curves: ", ".join(str(curve.seed) for curve in curves),
-    "tasks": lambda curves: str(sum(curve.estimate.num_tasks for curve in curves)),
+    "tasks": lambda curves: str(sum(curve.num_tasks for curve in curves)),
 }
+"""What stands behind a row's numbers, by its heading."""
 
 
-def _table(
-    name: str, title: str, layout: _Layout, rows: Sequence[Row], results: Iterable[Result]
-) -> Piece:
-    results = list(results)
-    chosen = [choose(results, row.wanted) for row in rows]
-    headings = layout.headings
+def make(name: str, results: Iterable[Result]) -> Piece:
+    """Makes one of `numbers.TABLES`, as far as the results allow."""
+    table, results = TABLES[name], list(results)
+    chosen = [(row, row.cell.choose(results, Curve)) for row in table.rows]
+    chosen = [(row, curves) for row, curves in chosen if curves or not row.cell.is_optional]
+    missing = [row.cell for row, curves in chosen if not curves]
+    made = any(curves for _, curves in chosen)
+    return Piece(name, _markdown(table, chosen) if made else None, missing)
+
+
+def _markdown(table: Table, chosen: Sequence[tuple[Row, Sequence[Curve]]]) -> str:
+    headings = _headings(table.layout)
     lines = [headings, ["---"] * len(headings)]
-    lines += [_cells(layout, row, curves) for row, curves in zip(rows, chosen, strict=True)]
-    text = "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
-    missing = [row.wanted for row, curves in zip(rows, chosen, strict=True) if not curves]
-    return Piece(name, text if any(chosen) else None, missing)
+    lines += [_cells(table.layout, row, curves) for row, curves in chosen]
+    return "\n".join([table.title, "", *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
-def _cells(layout: _Layout, row: Row, curves: Sequence[Curve]) -> list[str]:
-    cells = [_LEADS[heading](row) for heading in layout.lead]
+def _headings(layout: Layout) -> list[str]:
+    numbers = ("paper", "measured")
+    by_step = [
+        f"{which}, {step} step{'s' * (step != 1)}"
+        for step in layout.steps or ()
+        for which in numbers
+    ]
+    return [*layout.lead, *(by_step or numbers), *layout.last]
+
+
+def _cells(layout: Layout, row: Row, curves: Sequence[Curve]) -> list[str]:
+    cells = [LEADS[heading](row) for heading in layout.lead]
     published = dict(zip(row.steps, row.published, strict=True))
     for step in layout.steps or row.steps:
         measured = _measured(curves, step) if curves and step in published else MISSING
         cells += [published.get(step) or MISSING, measured]
-    return cells + [_LASTS[heading](curves) if curves else MISSING for heading in layout.last]
+    return cells + [LASTS[heading](curves) if curves else MISSING for heading in layout.last]
 
 
 def _measured(curves: Sequence[Curve], step: int) -> str:

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf.plotting import curves
+from maml_tf.plotting.style import to_image
 from maml_tf.types import Estimate
 
 
@@ -43,4 +44,4 @@ class AdaptationCurves(keras.callbacks.Callback):
 
     def _draw(self, estimate: Estimate, metric: str) -> None:
         figure = curves.adaptation_curve({"validation": estimate}, metric)
-        tf.summary.image("validation/adaptation_curve", curves.to_image(figure)[None])
+        tf.summary.image("validation/adaptation_curve", to_image(figure)[None])

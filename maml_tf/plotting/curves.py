@@ -1,59 +1,29 @@
-"""Result files in, pictures out. Nothing here trains or evaluates.
-
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers and dashes
-differ too, for readers without colours.
-"""
+"""Curves over gradient steps: results in, pictures out. Nothing here trains or evaluates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from maml_tf.paper import numbers as paper
+from maml_tf.plotting.style import (
+    COLOURS,
+    METHODS,
+    SETTINGS,
+    WIDTH,
+    Line,
+    legend_below,
+)
 from maml_tf.results.choice import pool
-from maml_tf.results.files import Curve, Result, step_size_text
-from maml_tf.system.files import replacing_file
+from maml_tf.results.records import Curve, Result
 from maml_tf.types import Estimate
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
 _LABELS = {"accuracy": "accuracy on query data (%)", "loss": "mean squared error on query data"}
-WIDTH = 7.0
-"""Inches: a page of two columns."""
-
-SETTINGS: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 7.5,
-    "legend.fontsize": 8,
-    "pdf.fonttype": 42,
-}
-
-
-class Line(NamedTuple):
-    """How a line looks."""
-
-    colour: str
-    dashes: str = "-"
-    marker: str = ""
-
-
-METHODS = {
-    "maml": Line("#0072B2", "-", "o"),
-    "fomaml": Line("#56B4E9", "--", "s"),
-    "pretrained": Line("#D55E00", "-", "^"),
-    "random": Line("#CC79A7", "--", "v"),
-    "oracle": Line("#000000", ":", "D"),
-}
-"""How each method of a learning curve is drawn, in the order of the legend."""
 
 # --- drawings ---
 
@@ -90,7 +60,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     """Draws learning curves at meta-test time, panels side by side with one scale.
 
     Args:
-      panels: title -> method (a key of `paper.METHODS`) -> its curves, one a seed.
+      panels: title -> method (a key of `style.METHODS`) -> its curves, one per seed.
 
     Returns:
       A figure, a page wide if there are three panels.
@@ -98,7 +68,7 @@ def learning_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     width = max(WIDTH / 3 * len(panels), 3.6)
     figure = Figure(figsize=(width, 2.6), layout="constrained", dpi=200)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for axes, (title, methods) in zip(grid, panels.items(), strict=True):
         for method, curves in methods.items():
             label = _with_step_sizes(method, panels.values())
@@ -117,7 +87,7 @@ def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure
     The oracle knows the task, and its return before any gradient step is a horizontal line.
 
     Args:
-      panels: title -> method (a key of `METHODS`) -> its curves, one a seed.
+      panels: title -> method (a key of `style.METHODS`) -> its curves, one per seed.
 
     Returns:
       A figure, with one legend below.
@@ -127,11 +97,11 @@ def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure
     width, height = max(2.6 * columns, 4.6), 2.0 * rows + 0.6
     figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
     grid = figure.subplots(rows, columns, squeeze=False)
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
         for method, curves in methods.items():
             if method == "oracle":
-                label, draw = paper.METHODS[method], _draw_level
+                label, draw = curves[0].method_title, _draw_level
             else:
                 label, draw = _with_step_sizes(method, panels.values()), _draw_curve
             handles[label] = draw(axes, pool(curves), METHODS[method], label)
@@ -198,36 +168,15 @@ def _scale_to_ends(grid: Iterable[Axes], curves: Sequence[Estimate]) -> None:
 
 def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]]) -> str:
     """Names a method with its alpha; with one for each panel where they differ."""
-    given = [step_size_text(panel[method][0]) for panel in panels if method in panel]
+    drawn = [panel[method][0] for panel in panels if method in panel]
+    given = [curve.step_size_text for curve in drawn]
     different = list(dict.fromkeys(given))
     shown = given if len(different) > 1 else different
-    return ", ".join([paper.METHODS[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
-
-
-def legend_below(figure: Figure, handles: Mapping[str, Any]) -> None:
-    """One legend for all panels, in as many columns as the figure is wide enough for."""
-    canvas = FigureCanvasAgg(figure)
-    for columns in range(len(handles), 0, -1):
-        legend = figure.legend(
-            list(handles.values()),
-            list(handles),
-            loc="outside lower center",
-            ncols=columns,
-            frameon=False,
-        )
-        if (
-            columns == 1
-            or legend.get_window_extent(canvas.get_renderer()).width <= figure.bbox.width
-        ):
-            return
-        legend.remove()
-
-
-# --- files ---
+    return ", ".join([drawn[0].method_title, shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
 
 
 def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
-    """Draws the curves of one run: an adaptation curve a metric, with all its evaluations.
+    """Draws the curves of one run: an adaptation curve per metric, with all its evaluations.
 
     Returns:
       File name, without its ending -> figure.
@@ -237,28 +186,7 @@ def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
     drawn = {}
     for metric in sorted({curve.metric for curve in curves}):
         chosen = [curve for curve in curves if curve.metric == metric]
-        title = f"{chosen[0].experiment}, {paper.METHODS.get(chosen[0].method, chosen[0].method)}"
+        title = f"{chosen[0].experiment}, {chosen[0].method_title}"
         estimates = {curve.label: curve.estimate for curve in chosen}
         drawn[f"adaptation_{metric}"] = adaptation_curve(estimates, metric, title)
     return drawn
-
-
-def to_image(figure: Figure) -> np.ndarray:
-    """Renders a figure to `[height, width, 3]` uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-@matplotlib.rc_context(SETTINGS)
-def save(figure: Figure, path: Path) -> list[Path]:
-    """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths.
-
-    Raises:
-      OSError: nothing can be written there.
-    """
-    written = [path.with_suffix(".png"), path.with_suffix(".pdf")]
-    for target, metadata in zip(written, ({}, {"CreationDate": None}), strict=True):
-        with replacing_file(target) as place:
-            figure.savefig(place, metadata=metadata)
-    return written

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from maml_tf.plotting import curves
+from maml_tf.plotting.style import to_image
 from maml_tf.training.summaries import Summaries
 
 FIGURES_SUFFIX = ".figures"
@@ -29,5 +29,5 @@ def write_event_file(directory: Path, named: Mapping[str, Figure | str]) -> None
         if isinstance(content, str):
             summaries.table(f"tables/{name}", content)
         else:
-            summaries.image(f"figures/{name}", curves.to_image(content))
+            summaries.image(f"figures/{name}", to_image(content))
     summaries.close()

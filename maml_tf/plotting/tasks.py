@@ -1,4 +1,4 @@
-"""Pictures of single tasks before and after adaptation: sine waves, and ways on a plane."""
+"""Pictures of single tasks before and after adaptation: sine waves, and paths on a plane."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
 
-from maml_tf.plotting.curves import SETTINGS, WIDTH, Line, legend_below
-from maml_tf.results.files import Samples, SampleTask
+from maml_tf.plotting.style import SETTINGS, WIDTH, Line, legend_below
+from maml_tf.results.records import Samples, SampleTask
 
 _TRUTH = Line("#000000")
 _AFTER = (  # fewest steps first
@@ -40,13 +40,13 @@ class PathCell(NamedTuple):
 
     title: str
     goal: np.ndarray  # [2]
-    paths: Sequence[np.ndarray]  # an episode: [points, 2]
+    paths: Sequence[np.ndarray]  # of each episode: [points, 2]
     adapted: bool
 
 
 @matplotlib.rc_context(SETTINGS)
 def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
-    """Draws regression tasks before and after adaptation, a panel a task.
+    """Draws regression tasks before and after adaptation, one panel per task.
 
     Args:
       rows: the panels; None leaves one empty. All have the same gradient steps.
@@ -77,10 +77,10 @@ def sample_grid(rows: Sequence[Sequence[SampleCell | None]]) -> Figure:
 def path_grid(rows: Sequence[Sequence[PathCell | None]]) -> Figure:
     """Draws where a point went on the plane, a panel for a task before or after adaptation.
 
-    All panels have one scale: of the goals and of the adapted ways. Others may leave it.
+    All panels have one scale: of the goals and of the adapted paths. Others may leave it.
 
     Args:
-      rows: the panels, a row a task; None leaves one empty. Titles stand above the first row.
+      rows: the panels, a row per task; None leaves one empty. Titles stand above the first row.
 
     Returns:
       A figure with one legend below.

@@ -1,40 +1,31 @@
-"""What an evaluation leaves in `<run>/results/`: dictionaries ready for JSON.
+"""From an evaluation's settings and what was measured to its results.
 
-Three kinds: a "curve" is a metric after every gradient step; "samples" are a few sinusoids with
-what the model predicted for them, and "paths" a few tasks of 2D navigation with where the policy
-went, each for a picture.
+The one module of this wing that knows the settings of a run.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
-import tensorflow as tf
 
-from maml_tf.estimates import Tuning
+from maml_tf import estimates
 from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.settings import Config
-from maml_tf.results.files import VERSION
-from maml_tf.results.names import curve_name as curve_name
-from maml_tf.results.names import original_name as original_name
-from maml_tf.results.names import paths_name as paths_name
-from maml_tf.results.names import samples_name as samples_name
-from maml_tf.results.names import split as split
-from maml_tf.results.schema import writable
-from maml_tf.supervised.evaluation import predictions_while_adapting
-from maml_tf.supervised.learner import MetaLearner
-from maml_tf.tasks.sinusoid import INPUT_RANGE, Sinusoid
+from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask, Tuning
 from maml_tf.types import Estimate
 
-SAMPLES = 4
-"""Sinusoids of a samples file: the first of their split."""
-
 SAMPLE_STEPS = (0, 1, 10)
-GRID_POINTS = 100
+"""Gradient steps after which samples are looked at."""
 
 
-def step_size(config: Config, tuning: Tuning | None) -> float | None:
+def split(config: Config) -> str:
+    """The split that is evaluated."""
+    return "test" if config.test_set else "val"
+
+
+def step_size(config: Config, tuning: estimates.Tuning | None) -> float | None:
     """Alpha in force; None: the meta-learned ones, or there is no gradient step."""
     if tuning:
         return tuning.step_size
@@ -49,120 +40,99 @@ def curve(
     metric: str,
     iteration: int,
     seconds: float,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
+    tuning: estimates.Tuning | None = None,
+) -> Curve:
     """Describes an evaluation.
 
     Args:
       config: the settings of the evaluation.
-      estimate: what was measured.
+      estimate: what was measured after each step, `[S + 1]`.
       metric: its name.
       iteration: of the weights.
       seconds: wall time, tuning included.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    content = {
-        **_common("curve", config, iteration, tuning),
-        "metric": metric,
-        "num_tasks": estimate.num_tasks,
-        "ways": config.num_classes if config.classification else None,
-        "queries": None if config.reinforcement else config.query_shots,
-        "conv": config.classification and config.conv,
-        "batch_statistics": config.batch_statistics,
-        "tuning": tuning and {"step_sizes": tuning.step_sizes, "scores": tuning.scores},
-        "steps": list(range(len(estimate.mean))),
-        "mean": list(estimate.mean),
-        "ci95": list(estimate.ci95),
-        "std": list(estimate.std),
-        "seconds": round(seconds, 3),
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    chosen = Tuning(np.array(tuning.step_sizes), np.array(tuning.scores)) if tuning else None
+    return Curve(
+        **_common(config, iteration, tuning),
+        steps=tuple(range(len(estimate.mean))),
+        metric=metric,
+        num_tasks=estimate.num_tasks,
+        ways=config.num_classes if config.classification else None,
+        queries=None if config.reinforcement else config.query_shots,
+        conv=config.classification and config.conv,
+        batch_statistics=config.batch_statistics,
+        tuning=chosen,
+        mean=np.asarray(estimate.mean),
+        ci95=np.asarray(estimate.ci95),
+        std=np.asarray(estimate.std),
+        seconds=round(seconds, 3),
+    )
 
 
 def samples(
     config: Config,
-    learner: MetaLearner,
-    tasks: Sinusoid,
+    tasks: Sequence[SampleTask],
     *,
     iteration: int,
-    tuning: Tuning | None = None,
-) -> dict[str, Any]:
-    """Adapts to a few sinusoids and describes what the model then predicts.
+    tuning: estimates.Tuning | None = None,
+) -> Samples:
+    """Describes what the model predicts for a few sinusoids after each of `SAMPLE_STEPS`.
 
     Args:
       config: the settings of the evaluation.
-      learner: the model under evaluation.
-      tasks: where the sinusoids come from.
+      tasks: the sinusoids.
       iteration: of the weights.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    curves, support = tasks.parameters(0, SAMPLES), tasks(0, SAMPLES).support
-    x = np.linspace(*INPUT_RANGE, GRID_POINTS, dtype=np.float32)
-    grid = tasks.examples(curves, tf.tile(x[None, :, None], [SAMPLES, 1, 1]))
-    predicted = predictions_while_adapting(
-        learner,
-        support,
-        grid.x,
-        max(SAMPLE_STEPS),
-        step_size=step_size(config, tuning),
-        batch_statistics=config.batch_statistics,
-    )
-    content = {
-        **_common("samples", config, iteration, tuning),
-        "steps": list(SAMPLE_STEPS),
-        "tasks": [
-            {
-                "amplitude": float(curves.amplitude[t]),
-                "phase": float(curves.phase[t]),
-                "support_x": support.x[t, :, 0].numpy().tolist(),
-                "support_y": support.y[t, :, 0].numpy().tolist(),
-                "x": x.tolist(),
-                "y": grid.y[t, :, 0].numpy().tolist(),
-                "predictions": [predicted[step, t, :, 0].tolist() for step in SAMPLE_STEPS],
-            }
-            for t in range(SAMPLES)
-        ],
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    return Samples(**_common(config, iteration, tuning), steps=SAMPLE_STEPS, tasks=tuple(tasks))
 
 
 def paths(
-    config: Config, tasks: list[dict[str, Any]], *, iteration: int, tuning: Tuning | None = None
-) -> dict[str, Any]:
+    config: Config,
+    tasks: Sequence[PathTask],
+    *,
+    iteration: int,
+    tuning: estimates.Tuning | None = None,
+) -> Paths:
     """Describes where 2D navigation went.
 
     Args:
       config: the settings of the evaluation.
-      tasks: what `rl.evaluation.paths` returns.
+      tasks: the goals and the paths.
       iteration: of the weights.
       tuning: how alpha was chosen, if it was.
-
-    Returns:
-      The file's contents.
     """
-    content = {
-        **_common("paths", config, iteration, tuning),
-        "steps": list(range(config.test_steps + 1)),
-        "tasks": tasks,
-        "flags": to_flags(config).splitlines(),
-    }
-    return writable(content)
+    steps = tuple(range(config.test_steps + 1))
+    return Paths(**_common(config, iteration, tuning), steps=steps, tasks=tuple(tasks))
 
 
-def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) -> dict[str, Any]:
+class _Common(TypedDict):
+    """The fields of every result but its steps."""
+
+    problem: str
+    experiment: str
+    method: str
+    split: str
+    seed: int
+    shots: int
+    train_shots: int | None
+    inputs: str
+    step_size: float | None
+    asked_step_size: float
+    train_step_size: float
+    loss_reduction: str
+    head_stddev: float | None
+    iteration: int
+    best_weights: bool
+    asked_iteration: int | None
+    flags: tuple[str, ...]
+
+
+def _common(config: Config, iteration: int, tuning: estimates.Tuning | None) -> _Common:
     trained = config.trained()
     return {
-        "version": VERSION,
-        "kind": kind,
-        "datasource": config.datasource,
+        "problem": config.datasource,
         "experiment": trained.experiment,
         "method": config.method,
         "split": split(config),
@@ -172,5 +142,12 @@ def _common(kind: str, config: Config, iteration: int, tuning: Tuning | None) ->
         "train_shots": None if config.joint else trained.update_batch_size,
         "inputs": config.inputs,
         "step_size": step_size(config, tuning),
+        "asked_step_size": config.update_lr,
+        "train_step_size": trained.update_lr,
+        "loss_reduction": config.loss_reduction,
+        "head_stddev": None if config.head_stddev == -1 else config.head_stddev,
         "iteration": iteration,
+        "best_weights": config.use_best,
+        "asked_iteration": None if config.test_iter == -1 else config.test_iter,
+        "flags": tuple(to_flags(config).splitlines()),
     }

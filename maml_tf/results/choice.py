@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from maml_tf.results.files import Curve, Paths, Result, Samples
+from maml_tf.results.records import Curve, Paths, Result, Samples
 from maml_tf.types import Estimate
+
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Wanted(Generic[R]):
     """Which results would do for one line of a figure, or one row of a table; None: any."""
 
+    kind: type[R]
     method: str
-    datasource: str
+    problem: str
     shots: int | None = None  # None: that of the most episodes, for policies
     train_shots: int | None = None
     step: int = 0  # the last gradient step that is looked at
     ways: int | None = None
     conv: bool | None = None
     inputs: str = "all"
-    kind: type[Result] = Curve
+    batch_statistics: str = "transductive"
 
     def fits(self, result: Result) -> bool:
         """Whether `result` is one: of the test split, by the paper's protocol."""
-        if any(getattr(self, n) != getattr(result, n) for n in ("method", "datasource", "inputs")):
+        if any(getattr(self, n) != getattr(result, n) for n in ("method", "problem", "inputs")):
             return False
         if result.split != "test" or self.step not in result.steps:
             return False
@@ -39,15 +42,24 @@ class Wanted:
         wanted = {name: getattr(self, name) for name in given}
         if any(v is not None and v != getattr(result, name) for name, v in wanted.items()):
             return False
-        if isinstance(result, Curve) and result.ways and self.train_shots != result.train_shots:
+        if not isinstance(result, Curve):
+            return True
+        if result.ways and self.train_shots != result.train_shots:
             return False  # of classification, None is a training on all classes at once
-        return not isinstance(result, Curve) or result.batch_statistics == "transductive"
+        return result.batch_statistics == self.batch_statistics
 
 
-def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
-    """Picks the results that `wanted` is to be made of: the longest trained, one a seed.
+def choose(
+    results: Iterable[Result],
+    wanted: Wanted[R],
+    as_published: Callable[[Result], bool] = lambda result: True,
+) -> list[R]:
+    """Picks the results that `wanted` is to be made of: the longest trained, one per seed.
 
-    Those of the mean cross-entropy or another initial head give way to those of the published.
+    Args:
+      results: all there are.
+      wanted: what is looked for.
+      as_published: whether a result's training is the paper's; others give way to those.
 
     Returns:
       Results of the wanted kind, by ascending seed; none if none fits.
@@ -55,12 +67,12 @@ def choose(results: Iterable[Result], wanted: Wanted) -> list[Any]:
     Raises:
       ValueError: two files fit equally well.
     """
-    fit = [result for result in results if wanted.fits(result)]
-    fit = [r for r in fit if r.as_published] or fit
+    fit = [r for r in results if isinstance(r, wanted.kind) and wanted.fits(r)]
+    fit = [r for r in fit if as_published(r)] or fit
     fit = [r for r in fit if r.iteration == max(f.iteration for f in fit)]
     fit = [r for r in fit if r.shots == max(f.shots for f in fit)]
     fit = [r for r in fit if r.as_trained] or fit
-    by_seed: dict[int, Result] = {}
+    by_seed: dict[int, R] = {}
     for result in fit:
         other = by_seed.setdefault(result.seed, result)
         if other is not result and not _equal(other, result):

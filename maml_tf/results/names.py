@@ -5,52 +5,41 @@ They depend on what was asked for, not on what was measured, so a repetition rep
 
 from __future__ import annotations
 
-from maml_tf.experiments.settings import Config
+from maml_tf.results.records import Curve, Result, Samples
 
 
-def curve_name(config: Config) -> str:
-    """A curve's file name."""
-    unit = "trajectories" if config.reinforcement else "shot"
-    name = f"{split(config)}_{config.update_batch_size}{unit}_{_adaptation_name(config)}"
-    name += _inputs_name(config)
-    name += "_inductive" if config.batch_statistics == "inductive" else ""
-    return name + _weights_and_tasks_name(config) + ".json"
+def file_name(result: Result) -> str:
+    """The name of the file that holds a result."""
+    own = _inputs_name(result) + _weights_and_tasks_name(result)
+    if isinstance(result, Samples):
+        return f"samples_{result.shots}shot{own}.json"
+    if not isinstance(result, Curve):
+        return f"{result.kind}_{result.shots}trajectories{own}.json"
+    amount = result.amount.replace("-", "").replace(" ", "")
+    name = f"{result.split}_{amount}_{_adaptation_name(result)}{_inputs_name(result)}"
+    name += "_inductive" if result.batch_statistics == "inductive" else ""
+    return name + _weights_and_tasks_name(result) + ".json"
 
 
-def samples_name(config: Config) -> str:
-    """A samples file's name."""
-    own = _inputs_name(config) + _weights_and_tasks_name(config)
-    return f"samples_{config.update_batch_size}shot{own}.json"
-
-
-def paths_name(config: Config) -> str:
-    """The name of a file of paths on the plane."""
-    own = _weights_and_tasks_name(config)
-    return f"paths_{config.update_batch_size}trajectories{own}.json"
-
-
-def original_name(config: Config) -> str:
+def original_name(curve: Curve) -> str:
     """The name that the original program gave its CSV file."""
-    return f"test_ubs{config.update_batch_size}_{_adaptation_name(config)}.csv"
+    return f"test_ubs{curve.shots}_{_adaptation_name(curve)}.csv"
 
 
-def split(config: Config) -> str:
-    """The split that is evaluated."""
-    return "test" if config.test_set else "val"
+def _adaptation_name(curve: Curve) -> str:
+    if curve.method == "nearest_neighbour":
+        return curve.method
+    if curve.tuned or curve.asked_step_size is None:
+        return "stepsizetuned"
+    return f"stepsize{curve.asked_step_size:g}"
 
 
-def _adaptation_name(config: Config) -> str:
-    if config.method == "nearest_neighbour":
-        return config.method
-    return "stepsizetuned" if config.tunes_step_size else f"stepsize{config.update_lr:g}"
+def _inputs_name(result: Result) -> str:
+    return "_half" if result.inputs == "half" else ""
 
 
-def _inputs_name(config: Config) -> str:
-    return "_half" if config.inputs == "half" else ""
-
-
-def _weights_and_tasks_name(config: Config) -> str:
-    """Tells what was asked for beside the last weights, and other tasks than seed 0's."""
-    name = "_best" if config.use_best else ""
-    name = f"_iteration{config.test_iter}" if config.test_iter != -1 else name
-    return name + (f"_seed{config.seed}" if config.seed else "")
+def _weights_and_tasks_name(result: Result) -> str:
+    """Names what was asked for beside the last weights, and other tasks than seed 0's."""
+    name = "_best" if result.best_weights else ""
+    name = name if result.asked_iteration is None else f"_iteration{result.asked_iteration}"
+    return name + (f"_seed{result.seed}" if result.seed else "")

@@ -42,7 +42,7 @@ def test_a_log_directory_gives_all_that_its_files_allow(logs, capsys):
     said = capsys.readouterr().err
     assert f"Wrote {logs / 'figures'}: figure_2, figure_3" in said
     assert (
-        "figure_3 made without results that ./run_experiments.sh NAME makes, "
+        "figure_3 made without results that `maml-tf reproduce NAME` makes, "
         "NAME: sinusoid_10shot_oracle (5-shot, 10-shot)." in said
     )
 
