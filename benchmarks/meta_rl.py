@@ -2,10 +2,10 @@
 
     python -m benchmarks.meta_rl --environment cheetah_velocity --iterations 3
 
-The learner is the command line's: 100-100 ReLU policy, two single-threaded lanes of pieces on two
-cores. Beside the clock's seconds stand those of the processors, all cores added, which other
-programs on the machine disturb less. `gradient`, `products` (ten) and `objective` (one place of the
-line search) are measured alone, on the last iteration's trajectories.
+The learner is the command line's: 100-100 ReLU policy, two single-threaded pieces of the tasks at a
+time on two cores. Beside the clock's seconds stand those of the processors, all cores added, which
+other programs on the machine disturb less. `gradient`, `products` (ten) and `objective` (one place
+of the line search) are measured alone, on the last iteration's trajectories.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--inner_steps", type=int, default=1)
     parser.add_argument("--curvature_share", type=float, default=1.0)
-    parser.add_argument("--task_chunks", type=int, default=None)
+    parser.add_argument("--pieces", type=int, default=None)
     parser.add_argument("--iterations", type=int, default=3)
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -85,7 +85,7 @@ def main() -> None:
         meta_batch_size=options.tasks,
         inner_steps=options.inner_steps,
         curvature_share=options.curvature_share,
-        task_chunks=options.task_chunks,
+        pieces=options.pieces,
     )
     for index in range(options.iterations + 1):
         clock, processors, seen = timed(learner.meta_step, sampler, index)
@@ -99,7 +99,7 @@ def main() -> None:
         rollouts.share(options.curvature_share),
     )
     steps = options.episodes * sampler.horizon
-    number = options.task_chunks or pieces.default_number(options.tasks, steps)
+    number = options.pieces or pieces.default_number(options.tasks, steps)
     for name, function in parts(learner, number).items():
         function(*arguments)  # compiles
         show(f"    {name}", *timed(function, *arguments)[:2])

@@ -52,7 +52,7 @@ def plot(path: Path, results: dict[str, dict[str, dict]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from maml_tf.plotting.curves import COLOURS
+    from maml_tf.plotting.style import COLOURS
 
     figure = Figure(figsize=(8, 6), layout="constrained", dpi=120)
     grid = figure.subplots(2, len(results), squeeze=False)

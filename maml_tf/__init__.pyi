@@ -12,6 +12,7 @@ from .engine.run import stacked as stacked
 from .estimates import Tuning as Tuning
 from .estimates import evaluate as evaluate
 from .estimates import tune_step_size as tune_step_size
+from .plotting.callbacks import AdaptationCurves as AdaptationCurves
 from .saving.export import export as export
 from .saving.saved_models import load_export as load_export
 from .supervised.baselines import MultitaskLearner as MultitaskLearner

@@ -7,6 +7,8 @@ from helpers import paper_results, result_content
 from maml_tf import Estimate
 from maml_tf.paper import figures as paper_figures
 from maml_tf.plotting import curves as figures
+from maml_tf.plotting import style
+from maml_tf.results.records import Curve
 
 CURVE = Estimate(np.array([0.2, 0.9, 0.95]), np.ones(3), np.array([0.01, 0.02, 0.03]), 600)
 
@@ -26,7 +28,7 @@ def test_the_curve_shows_its_means_and_its_interval_in_per_cent():
 
 
 def test_an_image_is_what_tensorboard_takes():
-    image = figures.to_image(figures.adaptation_curve({"test": CURVE}, "loss"))
+    image = style.to_image(figures.adaptation_curve({"test": CURVE}, "loss"))
     assert image.dtype == np.uint8 and image.shape[2] == 3 and image.std() > 0
 
 
@@ -51,10 +53,10 @@ def test_many_curves_have_their_legend_below():
 
 
 def test_evaluations_of_one_run_are_told_apart():
-    curve = next(r for r in paper_results() if r.method == "maml" and isinstance(r, figures.Curve))
+    curve = next(r for r in paper_results() if r.method == "maml" and isinstance(r, Curve))
     others = [{"inputs": "half"}, {"split": "val"}, {"step_size": 0.3}, {"step_size": None}]
     others += [{"batch_statistics": "inductive"}, {"shots": 7}, {"seed": 1}]
-    others += [{"flags": ("--use_best=True",)}, {"flags": ("--test_iter=10",)}]
+    others += [{"best_weights": True}, {"asked_iteration": 10}]
     curves = [dataclasses.replace(curve, **other) for other in [{}, *others]]
     assert len({curve.label for curve in curves}) == 10
     (drawn,) = figures.draw_run(curves).values()
@@ -63,7 +65,9 @@ def test_evaluations_of_one_run_are_told_apart():
 
 def test_the_same_figure_makes_the_same_files(tmp_path):
     for name in ("one", "two"):
-        written = figures.save(paper_figures.figure_3(paper_results()).content, tmp_path / name)
+        written = style.save(
+            paper_figures.make("figure_3", paper_results()).content, tmp_path / name
+        )
         assert [path.suffix for path in written] == [".png", ".pdf"]
     for suffix, magic in ((".png", b"\x89PNG"), (".pdf", b"%PDF")):
         one, two = ((tmp_path / name).with_suffix(suffix).read_bytes() for name in ("one", "two"))

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from helpers import RESULTS, paper_results, result_content, write_result
 
-from maml_tf.paper import figures as paper_figures
-from maml_tf.paper import numbers as paper
+from maml_tf.experiments.methods import METHODS
+from maml_tf.paper.figures import make
+from maml_tf.paper.numbers import FIGURES
+from maml_tf.paper.protocol import ENVIRONMENTS
 
 ALPHA = {"maml": 0.01, "fomaml": 0.01, "pretrained": 0.02, "random": 0.01, "oracle": 0.01}
 SUFFIX = {"maml": "", "fomaml": "_first_order"}
@@ -25,14 +27,14 @@ def content(method, name):
 
 
 @pytest.mark.parametrize(
-    "make, shots, methods",
+    "name, shots, methods",
     [
-        (paper_figures.figure_3, (5, 10), ["maml", "pretrained", "oracle"]),
-        (paper_figures.figure_6, (5, 10, 20), ["maml", "fomaml", "pretrained", "random", "oracle"]),
+        ("figure_3", (5, 10), ["maml", "pretrained", "oracle"]),
+        ("figure_6", (5, 10, 20), ["maml", "fomaml", "pretrained", "random", "oracle"]),
     ],
 )
-def test_learning_curves_at_meta_test_time(make, shots, methods):
-    piece = make(paper_results())
+def test_learning_curves_at_meta_test_time(name, shots, methods):
+    piece = make(name, paper_results())
     assert not piece.missing
     panels = piece.content.axes
     assert [axes.get_title() for axes in panels] == [f"K = {k}" for k in shots]
@@ -46,7 +48,7 @@ def test_learning_curves_at_meta_test_time(make, shots, methods):
             np.testing.assert_array_equal(line.get_ydata(), said["mean"])
             for step in range(11):
                 assert interval(band, step)[1] == pytest.approx(said["ci95"][step])
-    expected = [f"{paper.METHODS[method]}, α = {ALPHA[method]}" for method in methods]
+    expected = [f"{METHODS[method].title}, α = {ALPHA[method]}" for method in methods]
     assert sorted(legend(piece.content)) == sorted(expected)
     looks = {(line.get_color(), line.get_marker()) for line in panels[0].lines}
     assert len(looks) == len(methods)
@@ -75,23 +77,23 @@ RETURNS = {
 
 
 @pytest.mark.parametrize(
-    "make, environments",
+    "name, environments",
     [
-        (paper_figures.figure_4, ["navigation_2d"]),
-        (paper_figures.figure_5, list(RETURNS)[1:]),
+        ("figure_4", ["navigation_2d"]),
+        ("figure_5", list(RETURNS)[1:]),
     ],
 )
-def test_returns_at_meta_test_time(make, environments):
-    piece = make(paper_results())
+def test_returns_at_meta_test_time(name, environments):
+    piece = make(name, paper_results())
     panels = piece.content.axes
-    titles = [paper.ENVIRONMENTS[name] for name in environments]
+    titles = [ENVIRONMENTS[name] for name in environments]
     assert [axes.get_title() for axes in panels] == titles
     assert panels[0].get_ylabel() == "return" and panels[-1].get_xlabel() == "gradient steps"
     for axes, name in zip(panels, environments, strict=True):
         bands = [*axes.collections, *axes.patches]  # curves, then the oracle's level
         for method, line, band in zip(RETURNS[name], axes.lines, bands, strict=True):
             said = return_files(name, method)
-            assert line.get_label().startswith(paper.METHODS[method])
+            assert line.get_label().startswith(METHODS[method].title)
             if method == "oracle":
                 assert list(line.get_ydata()) == [said["mean"][0]] * 2
                 low, high = band.get_y(), band.get_y() + band.get_height()
@@ -106,7 +108,7 @@ def test_returns_at_meta_test_time(make, environments):
 
 
 def test_the_legend_of_returns_names_each_panels_step_size():
-    labels = legend(paper_figures.figure_5(paper_results()).content)
+    labels = legend(make("figure_5", paper_results()).content)
     assert sorted(labels) == [
         "MAML, α = 0.1",
         "oracle",
@@ -116,8 +118,8 @@ def test_the_legend_of_returns_names_each_panels_step_size():
 
 
 def test_returns_without_some_files_say_which():
-    piece = paper_figures.figure_5(paper_results())
-    assert [paper.experiment(wanted) for wanted in piece.missing] == [
+    piece = make("figure_5", paper_results())
+    assert [cell.experiment.name for cell in piece.missing] == [
         "cheetah_direction_random",
         "ant_velocity_pretrained",
         "ant_velocity_oracle",
@@ -125,14 +127,14 @@ def test_returns_without_some_files_say_which():
         "ant_direction_random",
         "ant_direction_oracle",
     ]
-    assert not paper_figures.figure_4(paper_results()).missing
+    assert not make("figure_4", paper_results()).missing
 
 
 def test_the_ants_goal_has_a_panel_where_there_are_results(tmp_path):
     for number, data in enumerate(("ant_velocity", "ant_goal")):
         path = tmp_path / str(number) / "results" / "a.json"
         write_result(path, "ant_velocity", "test_20trajectories_stepsize0.1", datasource=data)
-    panels = paper_figures.figure_5(paper_results(tmp_path)).content.axes
+    panels = make("figure_5", paper_results(tmp_path)).content.axes
     assert [axes.get_title() for axes in panels] == ["ant, goal velocity", "ant, goal place"]
 
 
@@ -141,7 +143,7 @@ def test_a_task_that_diverges_on_the_way_does_not_hide_the_curves(tmp_path):
     write_result(
         tmp_path / "results" / "a.json", "sinusoid_10shot", "test_5shot_stepsize0.01", mean=mean
     )
-    (axes,) = paper_figures.figure_3(paper_results(tmp_path)).content.axes
+    (axes,) = make("figure_3", paper_results(tmp_path)).content.axes
     assert 3.0 < axes.get_ylim()[1] < 5.0
     assert [text.get_text() for text in axes.texts] == ["above the scale: up to 14.1"]
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), mean)
@@ -149,11 +151,11 @@ def test_a_task_that_diverges_on_the_way_does_not_hide_the_curves(tmp_path):
 
 def test_a_learning_curve_without_some_files_says_which():
     files = [r for r in paper_results() if (r.method, r.shots) != ("oracle", 5)]
-    piece = paper_figures.figure_3([r for r in files if r.method != "pretrained"])
+    piece = make("figure_3", [r for r in files if r.method != "pretrained"])
     assert [len(axes.lines) for axes in piece.content.axes] == [1, 2]
-    lacks = [(wanted.method, wanted.shots) for wanted in piece.missing]
+    lacks = [(cell.method, cell.shots) for cell in piece.missing]
     assert lacks == [("pretrained", 5), ("oracle", 5), ("pretrained", 10)]
-    assert all(make([]).content is None and make([]).missing for make in paper_figures.ALL)
+    assert all(make(n, []).content is None and make(n, []).missing for n in FIGURES)
 
 
 # --- tasks before and after adaptation ---
@@ -172,12 +174,12 @@ def check_panel(axes, said, task):
 
 
 def test_figure_2_shows_one_task_before_and_after():
-    piece = paper_figures.figure_2(paper_results())
+    piece = make("figure_2", paper_results())
     assert not piece.missing
     panels = list(itertools.product(("maml", "pretrained"), (5, 10)))
     for axes, (method, k) in zip(piece.content.axes, panels, strict=True):
         check_panel(axes, content(method, f"samples_{k}shot"), 1)  # the task of amplitude 3.6
-        assert axes.get_title() == f"{paper.METHODS[method]}, K = {k}, α = {ALPHA[method]}"
+        assert axes.get_title() == f"{METHODS[method].title}, K = {k}, α = {ALPHA[method]}"
         assert axes.get_xlabel() == "x (rad)"
     assert piece.content.axes[0].get_ylabel() == "y"
     assert legend(piece.content) == [
@@ -189,11 +191,9 @@ def test_figure_2_shows_one_task_before_and_after():
     ]
 
 
-@pytest.mark.parametrize(
-    "make, half", [(paper_figures.figure_7, ""), (paper_figures.figure_7_half, "_half")]
-)
-def test_figure_7_shows_two_tasks_a_method_and_k(make, half):
-    piece = make(paper_results())
+@pytest.mark.parametrize("name, half", [("figure_7", ""), ("figure_7_half", "_half")])
+def test_figure_7_shows_two_tasks_a_method_and_k(name, half):
+    piece = make(name, paper_results())
     assert not piece.missing and piece.name == "figure_7" + half
     panels = list(itertools.product((5, 10, 20), ("maml", "pretrained"), (0, 1)))
     for axes, (k, method, task) in zip(piece.content.axes, panels, strict=True):
@@ -202,7 +202,7 @@ def test_figure_7_shows_two_tasks_a_method_and_k(make, half):
 
 
 def test_figure_4_shows_the_ways_to_each_goal():
-    piece = paper_figures.figure_4_paths(paper_results())
+    piece = make("figure_4_paths", paper_results())
     assert not piece.missing and len(piece.content.axes) == 3 * 4
     panels = itertools.product(range(3), ("maml", "pretrained"), (0, 3))
     for axes, (task, method, step) in zip(piece.content.axes, panels, strict=True):
@@ -225,14 +225,14 @@ def test_figure_4_shows_the_ways_to_each_goal():
 
 
 def test_ways_without_the_pretrained_leave_its_panels_empty():
-    piece = paper_figures.figure_4_paths([r for r in paper_results() if r.method == "maml"])
+    piece = make("figure_4_paths", [r for r in paper_results() if r.method == "maml"])
     assert [axes.axison for axes in piece.content.axes] == [True, True, False, False] * 3
-    assert [paper.experiment(wanted) for wanted in piece.missing] == ["navigation_2d_pretrained"]
+    assert [cell.experiment.name for cell in piece.missing] == ["navigation_2d_pretrained"]
 
 
 def test_figure_7_without_some_files_leaves_their_panels_empty():
     files = [r for r in paper_results() if r.method != "pretrained" and r.shots != 20]
-    piece = paper_figures.figure_7(files)
+    piece = make("figure_7", files)
     assert [axes.axison for axes in piece.content.axes] == [True, True, False, False] * 2
     assert [(w.method, w.shots) for w in piece.missing] == [
         ("pretrained", 5),

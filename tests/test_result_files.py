@@ -6,13 +6,14 @@ import pytest
 from helpers import paper_results, result_content, write_result
 
 from maml_tf.paper import numbers as paper
+from maml_tf.paper.protocol import find
 from maml_tf.results import choice as result_choice
 from maml_tf.results import files as result_files
 from maml_tf.results.choice import Wanted
-from maml_tf.results.files import Curve, Paths, Samples
+from maml_tf.results.records import Curve, Paths, Samples
 
 PATHS = ["navigation_2d", "paths_40trajectories"]
-OMNIGLOT = Wanted("maml", "omniglot", 1, 1, step=3, ways=5, conv=True)
+OMNIGLOT = Wanted(Curve, "maml", "omniglot", 1, 1, step=3, ways=5, conv=True)
 
 
 def read_one(path, *arguments, **changes):
@@ -125,7 +126,7 @@ def test_what_another_protocol_measured_does_not_fit(tmp_path, change):
 def test_pretraining_on_tasks_is_not_the_classifier_of_all_classes(tmp_path):
     of_tasks = read_one(tmp_path / "a.json", method="pretrained", train_shots=1)
     joint = dataclasses.replace(of_tasks, train_shots=None)
-    wanted = Wanted("pretrained", "omniglot", 1, None, step=3, ways=5)
+    wanted = Wanted(Curve, "pretrained", "omniglot", 1, None, step=3, ways=5)
     assert wanted.fits(joint) and not wanted.fits(of_tasks)
 
 
@@ -143,8 +144,23 @@ def test_the_published_loss_and_head_go_before_others_trained_longer(tmp_path, f
     published = read_one(tmp_path / "published.json", flags=flags, iteration=5000)
     other = read_one(tmp_path / "other.json", flags=[flag])
     assert other.iteration > published.iteration
-    assert result_choice.choose([other, published], OMNIGLOT) == [published]
-    assert result_choice.choose([other], OMNIGLOT) == [other]
+    filled = paper.cell("omniglot_5way_1shot", 1)
+    assert filled.wanted(Curve) == OMNIGLOT
+    assert filled.choose([other, published], Curve) == [published]
+    assert filled.choose([other], Curve) == [other]
+    assert result_choice.choose([other, published], OMNIGLOT) == [other]
+
+
+def test_an_experiment_of_another_loss_or_head_is_its_own_record(tmp_path):
+    mean = read_one(tmp_path / "mean.json", flags=["--loss_reduction=mean"])
+    head = read_one(tmp_path / "head.json", flags=["--head_stddev=0.1"])
+    own = {name: find(f"omniglot_20way_1shot{name}") for name in ("", "_mean", "_small_head")}
+    as_published = {name: [e.as_published(r) for r in (mean, head)] for name, e in own.items()}
+    assert as_published == {
+        "": [False, False],
+        "_mean": [True, False],
+        "_small_head": [False, True],
+    }
 
 
 def test_alpha_as_trained_goes_before_another(tmp_path):
@@ -160,11 +176,10 @@ def test_returns_of_the_most_episodes_count_and_no_other_metric_does(tmp_path):
     many = read_one(tmp_path / "many.json", *name)
     few = read_one(tmp_path / "few.json", *name, shots=20)
     ways = read_one(tmp_path / "paths.json", *PATHS)
-    wanted = paper.returns("maml", "navigation_2d")
-    assert result_choice.choose([few, many, ways], wanted) == [many]
-    assert result_choice.choose([few, ways], wanted) == [few]
-    walks = paper.returns("maml", "navigation_2d", kind=Paths)
-    assert result_choice.choose([few, many, ways], walks) == [ways]
+    filled = paper.returns("maml", "navigation_2d")
+    assert filled.choose([few, many, ways], Curve) == [many]
+    assert filled.choose([few, ways], Curve) == [few]
+    assert filled.choose([few, many, ways], Paths) == [ways]
     assert many.as_trained and many.label == "test, 40 trajectories, α = 0.5"
 
 
@@ -193,19 +208,3 @@ def test_seeds_are_pooled_as_one_evaluation_over_all_their_tasks(tmp_path):
     np.testing.assert_allclose(pooled.std, together.std(0))
     np.testing.assert_allclose(pooled.ci95, 1.96 * together.std(0) / 200**0.5)
     assert pooled.num_tasks == 200
-
-
-def test_what_is_wanted_names_the_flagfile_that_makes_it():
-    assert paper.experiment(OMNIGLOT) == "omniglot_5way_1shot"
-    names = {paper.experiment(row.wanted) for row in (*paper.TABLE_1, *paper.TABLE_2)}
-    assert {
-        "omniglot_20way_5shot --train_update_batch_size=-1",
-        "omniglot_5way_1shot_dense",
-        "miniimagenet_5way_5shot_first_order",
-        "sinusoid_10shot",
-        "sinusoid_10shot_multitask_l2",
-    } <= names
-    rows = (*paper.RETURNS, *paper.MORE_RETURNS)
-    names = {paper.experiment(row.wanted) for row in rows}
-    assert {"navigation_2d", "navigation_2d_context", "ant_goal_oracle"} <= names
-    assert len(names) == len(rows) == 26

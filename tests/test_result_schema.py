@@ -14,13 +14,15 @@ from maml_tf.estimates import Tuning
 from maml_tf.experiments.identity import from_flags
 from maml_tf.experiments.settings import Config
 from maml_tf.paper import tables
+from maml_tf.paper.numbers import TABLES
 from maml_tf.plotting import curves as figures
 from maml_tf.results import build as results
 from maml_tf.results import choice as result_choice
 from maml_tf.results import files as result_files
+from maml_tf.results import names as result_names
 from maml_tf.results import schema as result_schema
 from maml_tf.results.choice import Wanted
-from maml_tf.results.files import Curve, Paths, Samples
+from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask
 from maml_tf.types import Estimate
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +61,9 @@ RIGHT = {
     "step_size": [1.5, None],
     "train_shots": [None],
     "ways": [None],
-    **dict.fromkeys(("seconds", "queries", "tuning"), WRONG),  # nobody reads them
+    "seconds": [1.5, None],
+    "queries": [None],
+    "tuning": [None],
 }
 
 
@@ -162,7 +166,7 @@ def test_a_diverged_evaluation_is_written_as_json_and_read_back(tmp_path):
     tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN))
     content = results.curve(
         config, estimate, metric="loss", iteration=3, seconds=1.0, tuning=tuning
-    )
+    ).to_json()
     path = tmp_path / "results" / "a.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content, allow_nan=False))
@@ -171,7 +175,7 @@ def test_a_diverged_evaluation_is_written_as_json_and_read_back(tmp_path):
     np.testing.assert_array_equal(curve.estimate.std, [1.0, NAN, NAN])
     assert content["tuning"]["scores"] == [1.0, None]
     assert figures.draw_run([curve]).keys() == {"adaptation_loss"}
-    assert all(make([curve]) for make in tables.ALL)
+    assert all(tables.make(name, [curve]) for name in TABLES)
     released = result_files.release([path], 3)
     assert json.dumps(released, allow_nan=False)
 
@@ -190,12 +194,14 @@ def test_a_file_of_an_earlier_version_that_holds_nan_is_read_and_released_withou
 def test_spaces_in_directories_stay_in_their_flags(tmp_path):
     config = Config(logdir="my runs/--seed=7 x", data_dir="the data", to=" t ", init="a b")
     estimate = Estimate(*np.ones((3, 11)), 600)
-    content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0)
+    content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0).to_json()
     assert from_flags("\n".join(content["flags"])) == config
     (tmp_path / "a.json").write_text(json.dumps(content))
     (curve,) = result_files.read(tmp_path / "a.json")
-    assert curve.settings["logdir"] == config.logdir and curve.settings["seed"] == "0"
-    assert result_choice.choose([curve], Wanted("maml", "sinusoid", 5)) == []  # not of the test
+    assert curve.flags == tuple(content["flags"])
+    assert (
+        result_choice.choose([curve], Wanted(Curve, "maml", "sinusoid", 5)) == []
+    )  # not of the test
     (inner,) = result_files.release([tmp_path / "a.json"], 3)["results"]
     assert not any("runs" in f or "the data" in f or "a b" in f for f in inner["flags"])
 
@@ -246,13 +252,68 @@ def test_leftovers_do_not_get_into_a_release(tmp_path):
     assert len(result_files.release(tmp_path.glob("*"), iteration)["results"]) == 1
 
 
-SETTINGS = [
-    {},
-    {"datasource": "navigation_2d", "test_set": True, "update_batch_size": 40},
-    {"method": "pretrained", "inputs": "half", "seed": 2**32 - 1},
-    {"batch_statistics": "inductive", "use_best": True, "update_lr": 1e-7},
-    {"datasource": "omniglot", "method": "nearest_neighbour", "test_iter": 10**12},
-]
+SETTINGS = {
+    "val_5shot_stepsize0.01": {},
+    "test_40trajectories_stepsize0.01": {
+        "datasource": "navigation_2d",
+        "test_set": True,
+        "update_batch_size": 40,
+    },
+    "val_5shot_stepsizetuned_half_seed4294967295": {
+        "method": "pretrained",
+        "inputs": "half",
+        "seed": 2**32 - 1,
+    },
+    "val_5shot_stepsize1e-07_inductive_best": {
+        "batch_statistics": "inductive",
+        "use_best": True,
+        "update_lr": 1e-7,
+    },
+    "val_5shot_nearest_neighbour_iteration1000000000000": {
+        "datasource": "omniglot",
+        "method": "nearest_neighbour",
+        "test_iter": 10**12,
+    },
+}
+
+
+def made(kind, settings, **measured):
+    """A result of an evaluation by some settings."""
+    config = Config(**settings)
+    if kind is Samples:
+        task = SampleTask(1.0, 0.0, np.ones(3), np.ones(3), np.ones(5), np.ones(5), np.ones((3, 5)))
+        return results.samples(config, [task], iteration=3)
+    if kind is Paths:
+        steps = config.test_steps + 1
+        task = PathTask(np.ones(2), ((np.zeros((4, 2)),),) * steps)
+        return results.paths(config, [task], iteration=3)
+    tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN)) if config.tunes_step_size else None
+    estimate = Estimate(*np.random.default_rng(0).normal(size=(3, 11)), 600)
+    metric = "return" if config.reinforcement else "loss"
+    measured = {"metric": metric, "seconds": 1.0, **measured}
+    return results.curve(config, estimate, iteration=3, tuning=tuning, **measured)
+
+
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("settings", SETTINGS.values())
+def test_what_is_written_is_read_back_by_the_same_definition(kind, settings, tmp_path):
+    result = made(kind, settings)
+    (again,) = result_files.read(result_files.write(result, tmp_path))
+    assert again.path.parent == tmp_path / "results" and type(again) is kind
+    assert again.to_json() == result.to_json()
+    assert list(result.to_json())[:2] == ["version", "kind"]
+
+
+def test_what_a_file_of_an_earlier_version_says_in_flags_alone(tmp_path):
+    flags = ["--update_lr=0.1", "--train_update_lr=0.4", "--loss_reduction=mean", "--use_best=True"]
+    flags += ["--head_stddev=0.1", "--test_iter=500"]
+    write_result(tmp_path / "a.json", flags=flags)
+    (result,) = result_files.read(tmp_path / "a.json")
+    assert (result.asked_step_size, result.train_step_size) == (0.1, 0.4)
+    assert (result.loss_reduction, result.head_stddev) == ("mean", 0.1)
+    assert (result.best_weights, result.asked_iteration) == (True, 500)
+    assert not result.as_trained and result_names.file_name(result).endswith("_iteration500.json")
+
 
 # --- results of the same settings ---
 
@@ -316,7 +377,7 @@ def test_without_that_name_two_results_of_the_same_settings_are_refused(flags, t
         {"flags": ["--update_lr=0.1"]},
         {"flags": ["--update_lr=0.4", "--use_best=True"]},
         {"flags": ["--update_lr=0.4", "--test_iter=5"]},
-        {"flags": ["--update_lr=0.4", "--tune_step_size=True"]},
+        {"tuning": {"step_sizes": [0.4], "scores": [0.9]}},
     ],
 )
 def test_results_of_other_settings_stay_whatever_their_names(changes, tmp_path, caplog):
@@ -336,13 +397,22 @@ def test_another_machine_s_release_is_named(tmp_path, caplog):
 
 
 def test_an_evaluation_s_own_names_are_implied_by_what_it_writes(tmp_path):
-    estimate = Estimate(*np.ones((3, 11)), 600)
-    for settings in SETTINGS:
-        config = Config(**settings)
-        path = tmp_path / results.curve_name(config)
-        content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0)
-        path.write_text(json.dumps(content))
-        assert result_files._implied_name(result_files.read(path)[0]) == path.name
+    for name, settings in SETTINGS.items():
+        result = made(Curve, settings)
+        path = result_files.write(result, tmp_path)
+        assert path == tmp_path / "results" / f"{name}.json"
+        (again,) = result_files.read(path)
+        assert result_names.file_name(again) == path.name
+
+
+def test_files_of_earlier_versions_have_the_names_of_their_settings(tmp_path):
+    since = {"asked_step_size", "train_step_size", "best_weights", "asked_iteration"}
+    for name, settings in SETTINGS.items():
+        content = made(Curve, settings).to_json()
+        kept = {key: value for key, value in content.items() if key not in since}
+        (tmp_path / "a.json").write_text(json.dumps(kept))
+        (result,) = result_files.read(tmp_path / "a.json")
+        assert result_names.file_name(result) == f"{name}.json"
 
 
 @pytest.mark.parametrize("folder", [".stversions", "@eaDir", ".dropbox.cache", "#recycle"])
@@ -352,11 +422,10 @@ def test_what_synchronisation_keeps_aside_does_not_count(folder, tmp_path):
     assert len(result_files.find([tmp_path])) == 1
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-def test_our_own_names_are_no_leftovers(settings):
-    config = Config(**settings)
-    for name in (results.curve_name, results.samples_name, results.paths_name):
-        assert result_files.is_own(Path(name(config)))
+@pytest.mark.parametrize("kind", NAMES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("settings", SETTINGS.values())
+def test_our_own_names_are_no_leftovers(kind, settings):
+    assert result_files.is_own(Path(result_names.file_name(made(kind, settings))))
 
 
 @pytest.mark.parametrize("kind", [Samples, Paths])
@@ -364,7 +433,7 @@ def test_a_copy_of_a_file_is_drawn_once(kind, tmp_path):
     for name in ("a.json", "b.json"):
         write_result(tmp_path / name, *NAMES[kind])
     one, two = (result_files.read(tmp_path / name)[0] for name in ("a.json", "b.json"))
-    wanted = Wanted(one.method, one.datasource, kind=kind)
+    wanted = Wanted(kind, one.method, one.problem)
     assert result_choice.choose([one, two], wanted) == [one]
     other = dataclasses.replace(two, tasks=two.tasks[:1])
     with pytest.raises(ValueError, match="a.json and .*b.json would fill the same place"):

@@ -1,9 +1,9 @@
 import pytest
 from helpers import paper_results, result_content, write_result
 
-from maml_tf.paper import numbers as paper
-from maml_tf.paper import tables
-from maml_tf.results import choice as result_choice
+from maml_tf.experiments.methods import METHODS
+from maml_tf.paper.numbers import TABLES
+from maml_tf.paper.tables import make
 
 REST = ["60000", "0", "600"]
 EMPTY = ["—"] * 4
@@ -26,7 +26,7 @@ def rows(piece):
 
 
 def test_table_1():
-    piece = tables.table_1(paper_results())
+    piece = make("table_1", paper_results())
     heading, cells = rows(piece)
     assert heading[:7] == "data,method,shots,trained with,steps,paper,measured".split(",")
     assert heading[7:] == ["iterations", "seeds", "tasks"]
@@ -58,18 +58,18 @@ def test_a_cell_is_the_files_number_at_the_quoted_step():
 
 
 def test_table_2():
-    piece = tables.table_2(paper_results())
+    piece = make("table_2", paper_results())
     heading, cells = rows(piece)
     assert heading[1:5] == ["paper, 1 step", "measured, 1 step", "paper, 5 steps"] + [
         "measured, 5 steps"
     ]
     expected = []
-    for row in paper.TABLE_2:
-        line = [paper.METHODS[row.wanted.method]]
-        there = row.wanted.method != "multitask_mean"
+    for row in TABLES["table_2"].rows:
+        line = [METHODS[row.cell.method].title]
+        there = row.cell.method != "multitask_mean"
         if there:
-            suffix = "" if row.wanted.method == "maml" else f"_{row.wanted.method}"
-            alpha = "0.02" if row.wanted.method == "pretrained" else "0.01"
+            suffix = "" if row.cell.method == "maml" else f"_{row.cell.method}"
+            alpha = "0.02" if row.cell.method == "pretrained" else "0.01"
             said = result_content(f"sinusoid_10shot{suffix}", f"test_5shot_stepsize{alpha}")
         for step, published in zip((1, 5, 10), row.published, strict=True):
             ours = f"{said['mean'][step]:.2f} ± {said['ci95'][step]:.2f}" if there else "—"
@@ -77,11 +77,11 @@ def test_table_2():
         expected.append(line + (["70000", "0", "600"] if there else ["—"] * 3))
     assert cells == expected
     assert cells[0][:4] == ["MAML", "0.67", "0.78 ± 0.07", "0.38"]
-    assert [wanted.method for wanted in piece.missing] == ["multitask_mean"]
+    assert [cell.method for cell in piece.missing] == ["multitask_mean"]
 
 
 def test_table_3():
-    piece = tables.table_3(paper_results())
+    piece = make("table_3", paper_results())
     _, cells = rows(piece)
     context = ["Omniglot 5-way", "context vector"]
     assert cells == [
@@ -100,12 +100,12 @@ NAVIGATION = [
 
 
 def test_table_4():
-    piece = tables.table_4(paper_results())
+    piece = make("table_4", paper_results())
     heading, cells = rows(piece)
     by_step = [f"{w}, {s}" for s in ("0 steps", "1 step", "2 steps", "3 steps") for w in NUMBERS]
     assert heading == ["method", *by_step, "trajectories", "iterations", "seeds", "tasks"]
     assert [row[0] for row in cells] == [
-        paper.METHODS[name] for name in ("maml", "pretrained", "random", "oracle", "context")
+        METHODS[name].title for name in ("maml", "pretrained", "random", "oracle", "context")
     ]
     assert [cells[0], cells[3]] == NAVIGATION and not piece.missing
     assert cells[4][1:7:2] == ["−42.42", "−13.90", "−5.17"]
@@ -113,7 +113,7 @@ def test_table_4():
 
 
 def test_table_5():
-    piece = tables.table_5(paper_results())
+    piece = make("table_5", paper_results())
     _, cells = rows(piece)
     assert cells[0][1:3] == ["−50.7 ± 6", "−48.2 ± 18.6"]
     assert cells[4] == ["context vector", *CONTEXT, *["—"] * 4]
@@ -121,14 +121,14 @@ def test_table_5():
 
 
 def test_returns_of_every_environment(tmp_path):
-    piece = tables.returns(paper_results())
+    piece = make("returns", paper_results())
     heading, cells = rows(piece)
     assert heading[:2] == ["environment", "method"] and len(cells) == 22
     assert [row[1:] for row in cells if row[0] == "2D navigation"][::3] == NAVIGATION
     assert len(piece.missing) == sum(row[-4:] == EMPTY for row in cells) == 7
     name = "test_40trajectories_stepsize0.1"
     write_result(tmp_path / "results" / "a.json", "ant_direction", name, datasource="ant_goal")
-    _, cells = rows(tables.returns(paper_results(tmp_path)))  # which the paper has not
+    _, cells = rows(make("returns", paper_results(tmp_path)))  # which the paper has not
     assert len(cells) == 23
     assert cells[-1][:4] == ["ant, goal place", "MAML", "—", "7.9 ± 37.2"]
 
@@ -136,19 +136,17 @@ def test_returns_of_every_environment(tmp_path):
 def test_seeds_share_a_row(tmp_path):
     for seed in (0, 1):
         write_result(tmp_path / "results" / f"{seed}.json", seed=seed)
-    _, cells = rows(tables.table_1(paper_results(tmp_path)))
+    _, cells = rows(make("table_1", paper_results(tmp_path)))
     assert cells[0][6:] == ["97.61 ± 0.45", "60000", "0, 1", "1200"]  # 0.64 / sqrt(2)
 
 
-@pytest.mark.parametrize("make", tables.ALL)
-def test_without_files_there_is_no_table(make):
-    piece = make([])
+@pytest.mark.parametrize("name", TABLES)
+def test_without_files_there_is_no_table(name):
+    piece = make(name, [])
     assert piece.content is None and len(piece.missing) >= 5
 
 
 def test_every_method_of_the_tables_has_a_name():
-    wanted = [row.wanted for row in (*paper.TABLE_1, *paper.TABLE_2, *paper.TABLE_3)]
-    assert {w.method for w in wanted} <= set(paper.METHODS)
-    wanted += [row.wanted for row in (*paper.RETURNS, *paper.MORE_RETURNS)]
-    assert all(isinstance(w, result_choice.Wanted) and w.step in (0, 3, 5, 10) for w in wanted)
-    assert {w.method for w in wanted} <= set(paper.METHODS)
+    cells = [cell for table in TABLES.values() for cell in table.cells]
+    assert {cell.method for cell in cells} <= set(METHODS)
+    assert all(cell.evaluation.steps in (0, 3, 5, 10) for cell in cells)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import MetaLearner, losses, networks, train
+from maml_tf import AdaptationCurves, MetaLearner, losses, networks, train
 from maml_tf.tasks import Sinusoid
 from maml_tf.training import loop as training
 from maml_tf.training.checkpoints import Checkpoints
 from maml_tf.training.loop import NonFiniteLoss
-from maml_tf.training.summaries import Summaries, training_scalars
+from maml_tf.training.summaries import Summaries
+from maml_tf.training.window import means
 
 
 def make_learner(hidden=(6,), step_size=0.01, **options):
@@ -239,7 +240,8 @@ def events(directory):
 
 def test_what_tensorboard_shows(tmp_path):
     learner = make_learner(inner_steps=2)
-    run(tmp_path, 20, learner, log_every=10, validation_steps=2, description="--seed=0")
+    options = {"validation_steps": 2, "description": "--seed=0", "callbacks": [AdaptationCurves()]}
+    run(tmp_path, 20, learner, log_every=10, **options)
     names = {tag for tag, _ in events(tmp_path)}
     assert names == {
         "flags",
@@ -277,5 +279,5 @@ def test_classification_has_its_metric():
         "query_loss": np.ones(3),
         "query_metric": np.ones(3),
     }
-    assert "train/query_accuracy" in training_scalars("accuracy", metrics)
-    assert "train/query_loss" in training_scalars("loss", metrics)
+    assert "query_accuracy" in means("accuracy", metrics)
+    assert "query_loss" in means("loss", metrics)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from maml_tf.cli import runs
 from maml_tf.experiments import machine
 from maml_tf.experiments.records import SettingValue
-from maml_tf.experiments.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -22,22 +20,12 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
             f"--method={settings.method.name} adapts no weights, so there is nothing to export; "
             f"use --method={settings.method.evaluates}."
         )
+    from maml_tf.saving.export import export
+
     machine.set_up(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     target = settings.run.to or str(directory / "export")
-    _export(learner, settings, target)
+    # A fresh head knows nothing before it has adapted.
+    export(learner, target, **({"steps": settings.evaluation.steps} if settings.joint else {}))
     _LOG.info("Wrote the model of iteration %d to %s", iteration, target)
     return 0
-
-
-def _export(learner: Any, settings: Settings, target: str) -> None:
-    from maml_tf.experiments.records import Kind
-
-    if settings.problem.kind is Kind.POLICY:
-        from maml_tf.rl.export import export as export_policy  # needs an extra
-
-        return export_policy(learner, target)
-    from maml_tf.saving.export import export
-
-    # A fresh head knows nothing before it has adapted.
-    return export(learner, target, steps=settings.evaluation.steps if settings.joint else None)

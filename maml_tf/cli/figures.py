@@ -17,11 +17,11 @@ from maml_tf.paper import figures as paper_figures
 from maml_tf.paper import tables
 from maml_tf.paper.numbers import FIGURES, TABLES
 from maml_tf.plotting.curves import draw_run
+from maml_tf.plotting.event_file import FIGURES_SUFFIX, write_event_file
 from maml_tf.plotting.style import save
 from maml_tf.results import files as result_files
 from maml_tf.results.records import Result
 from maml_tf.system.files import staging, sweep, write_atomically
-from maml_tf.training.summaries import FIGURES_SUFFIX, Summaries
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,18 +84,8 @@ def _write(directory: Path, named: Mapping[str, Content]) -> None:
             save(content, directory / name)
     with staging(directory / "events") as place:
         if named:
-            _write_events(place, named)
+            write_event_file(place, named)
         for old in directory.glob(f"events.out.tfevents.*{FIGURES_SUFFIX}"):
             old.unlink()
         for new in place.iterdir():
             os.replace(new, directory / new.name)
-
-
-def _write_events(place: Path, named: Mapping[str, Content]) -> None:
-    summaries = Summaries(place, suffix=FIGURES_SUFFIX)
-    for name, content in named.items():
-        if isinstance(content, str):
-            summaries.table(name, content)
-        else:
-            summaries.figure(name, content)
-    summaries.close()

@@ -62,8 +62,8 @@ def sample_tasks(
 def path_tasks(
     learner: Any, sampler: Any, steps: int, *, step_size: float | None, split: str
 ) -> list[PathTask]:
-    """Where a policy goes on the plane after each gradient step; see `rl.evaluation.paths`."""
-    from maml_tf.rl import evaluation  # needs an extra
+    """Where a policy goes on the plane after each gradient step; see `rl.recording.paths`."""
+    from maml_tf.rl import recording  # needs an extra
 
-    walked = evaluation.paths(learner, sampler, steps, step_size=step_size, split=split)
+    walked = recording.paths(learner, sampler, steps, step_size=step_size, split=split)
     return [PathTask.from_json(task) for task in walked]

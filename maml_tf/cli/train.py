@@ -46,6 +46,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
 
 def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any]:
     from maml_tf.experiments.build import make_learner, make_tasks, make_validation
+    from maml_tf.plotting.callbacks import AdaptationCurves
     from maml_tf.tasks import JointBatches
     from maml_tf.training.loop import train
 
@@ -72,6 +73,7 @@ def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any
             log_every=run.log_every,
             validate_every=run.validate_every,
             save_every=run.save_every,
+            callbacks=[AdaptationCurves()],
             description=to_flags(settings),
             progress=run.progress,
         )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from maml_tf.rl.meta_trpo import MetaTRPO
     from maml_tf.rl.policy import GaussianPolicy
     from maml_tf.rl.sampler import Sampler
+    from maml_tf.types import Evaluator
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,20 +110,17 @@ def learner(settings: Settings, classes: int | None = None) -> MetaTRPO:
         curvature_share=training.curvature_share,
         first_order=settings.method.first_order,
         learn_step_size=training.learn_step_size,
-        task_chunks=settings.machine.pieces,
+        pieces=settings.machine.pieces,
         adapts=networks.part_of(acts.model, settings.adapts),
     )
 
 
-def validation(settings: Settings, learner: MetaTRPO):
+def validation(settings: Settings, learner: MetaTRPO) -> Evaluator:
     """Measures the return until the step that decides which weights are best, and after one step.
 
     Each step costs as many trajectories as the ones before.
     """
-    from maml_tf.rl.evaluation import ReturnEvaluator
-
-    number, best_after = settings.run.validation_tasks, settings.run.best_after
-    trained_shots = settings.replace(test_tasks=number, test_shots=settings.training.shots)
-    steps = min(settings.evaluation.steps, max(best_after, 1))
-    sampler = tasks(trained_shots, "val")
-    return ReturnEvaluator(learner, sampler, num_tasks=number, steps=steps)
+    run = settings.run
+    sampler = tasks(settings.replace(test_tasks=run.validation_tasks), "val")
+    steps = min(settings.evaluation.steps, max(run.best_after, 1))
+    return learner.evaluator(sampler, num_tasks=run.validation_tasks, steps=steps)

@@ -10,7 +10,7 @@ from maml_tf.paper.numbers import FIGURES
 from maml_tf.paper.pieces import Piece
 from maml_tf.paper.protocol import ENVIRONMENTS, Cell
 from maml_tf.plotting import curves, tasks
-from maml_tf.plotting.style import METHOD_TITLES, METHODS
+from maml_tf.plotting.style import METHODS
 from maml_tf.plotting.tasks import PathCell, SampleCell
 from maml_tf.results.records import Curve, Paths, Result, Samples
 
@@ -82,7 +82,7 @@ def _wave(found: Sequence[Samples], task: int | None) -> SampleCell | None:
         task = next(tall, 0)
     if task >= len(samples.tasks):
         return None
-    title = f"{METHOD_TITLES[samples.method]}, K = {samples.shots}, {samples.step_size_text}"
+    title = f"{samples.method_title}, K = {samples.shots}, {samples.step_size_text}"
     return SampleCell(title, samples, task)
 
 
@@ -98,7 +98,7 @@ def _before_and_after(paths: Paths | None, number: int) -> list[PathCell | None]
     if paths is None:
         return [None, None]
     task, last = paths.tasks[number], paths.steps[-1]
-    method, after = METHOD_TITLES[paths.method], f"{last} step{'s' * (last > 1)}"
+    method, after = paths.method_title, f"{last} step{'s' * (last > 1)}"
     return [
         PathCell(f"{method}, pre-update", task.goal, task.paths[0], adapted=False),
         PathCell(f"{method}, {after}", task.goal, task.paths[-1], adapted=True),

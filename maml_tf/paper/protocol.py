@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from maml_tf.experiments.methods import METHODS
 from maml_tf.results import choice
 from maml_tf.results.choice import Wanted
 from maml_tf.results.records import Result
@@ -105,6 +106,11 @@ class Cell:
     def method(self) -> str:
         """The method that is evaluated."""
         return self.evaluation.method or self.experiment.method
+
+    @property
+    def method_title(self) -> str:
+        """The method's name in figures and tables."""
+        return METHODS[self.method].title
 
     @property
     def shots(self) -> int:

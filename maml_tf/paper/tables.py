@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from maml_tf.paper.numbers import TABLES, Layout, Row, Table
 from maml_tf.paper.pieces import Piece
-from maml_tf.plotting.style import METHOD_TITLES
 from maml_tf.results.choice import pool
 from maml_tf.results.records import Curve, Result
 
@@ -15,7 +14,7 @@ MISSING = "—"
 LEADS: dict[str, Callable[[Row], str]] = {
     "data": lambda row: row.data,
     "environment": lambda row: row.data,
-    "method": lambda row: METHOD_TITLES[row.cell.method],
+    "method": lambda row: row.cell.method_title,
     "shots": lambda row: f"{row.cell.shots}-shot",
     "trained with": lambda row: (
         "all classes" if row.cell.experiment.is_joint else f"{row.cell.experiment.shots}-shot"

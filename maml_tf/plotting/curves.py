@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 
 from maml_tf.plotting.style import (
     COLOURS,
-    METHOD_TITLES,
     METHODS,
     SETTINGS,
     WIDTH,
@@ -102,7 +101,7 @@ def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure
     for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
         for method, curves in methods.items():
             if method == "oracle":
-                label, draw = METHOD_TITLES[method], _draw_level
+                label, draw = curves[0].method_title, _draw_level
             else:
                 label, draw = _with_step_sizes(method, panels.values()), _draw_curve
             handles[label] = draw(axes, pool(curves), METHODS[method], label)
@@ -169,10 +168,11 @@ def _scale_to_ends(grid: Iterable[Axes], curves: Sequence[Estimate]) -> None:
 
 def _with_step_sizes(method: str, panels: Iterable[Mapping[str, Sequence[Curve]]]) -> str:
     """Names a method with its alpha; with one for each panel where they differ."""
-    given = [panel[method][0].step_size_text for panel in panels if method in panel]
+    drawn = [panel[method][0] for panel in panels if method in panel]
+    given = [curve.step_size_text for curve in drawn]
     different = list(dict.fromkeys(given))
     shown = given if len(different) > 1 else different
-    return ", ".join([METHOD_TITLES[method], shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
+    return ", ".join([drawn[0].method_title, shown[0], *(t.split(" = ")[-1] for t in shown[1:])])
 
 
 def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
@@ -186,7 +186,7 @@ def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
     drawn = {}
     for metric in sorted({curve.metric for curve in curves}):
         chosen = [curve for curve in curves if curve.metric == metric]
-        title = f"{chosen[0].experiment}, {METHOD_TITLES.get(chosen[0].method, chosen[0].method)}"
+        title = f"{chosen[0].experiment}, {chosen[0].method_title}"
         estimates = {curve.label: curve.estimate for curve in chosen}
         drawn[f"adaptation_{metric}"] = adaptation_curve(estimates, metric, title)
     return drawn

@@ -49,20 +49,6 @@ METHODS = {
 }
 """How each method of a learning curve is drawn, in the order of the legend."""
 
-METHOD_TITLES = {
-    "maml": "MAML",
-    "fomaml": "MAML, first order",
-    "pretrained": "pretrained",
-    "random": "random initialisation",
-    "oracle": "oracle",
-    "context": "context vector",
-    "multitask": "multi-task, no regularisation",
-    "multitask_l2": "multi-task, L2",
-    "multitask_mean": "multi-task, L2 towards the mean",
-    "nearest_neighbour": "nearest neighbour",
-}
-"""Every method by its name in result files, with its name in figures and tables."""
-
 
 def legend_below(figure: Figure, handles: Mapping[str, Artist]) -> None:
     """Adds one legend for all panels, in as many columns as the figure is wide enough for."""

@@ -6,10 +6,11 @@ The one module of this wing that knows the settings of a run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
+from maml_tf import estimates
 from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import Settings, query_shots
@@ -20,23 +21,7 @@ SAMPLE_STEPS = (0, 1, 10)
 """Gradient steps after which samples are looked at."""
 
 
-class TunedStepSize(Protocol):
-    """How an evaluation chose its step size."""
-
-    @property
-    def step_size(self) -> float:
-        """The best."""
-
-    @property
-    def step_sizes(self) -> Sequence[float]:
-        """All that were tried."""
-
-    @property
-    def scores(self) -> Sequence[float]:
-        """The metric after the last step with each."""
-
-
-def step_size(settings: Settings, tuning: TunedStepSize | None) -> float | None:
+def step_size(settings: Settings, tuning: estimates.Tuning | None) -> float | None:
     """Alpha in force; None: the meta-learned ones, or there is no gradient step."""
     if tuning:
         return tuning.step_size
@@ -51,7 +36,7 @@ def curve(
     metric: str,
     iteration: int,
     seconds: float,
-    tuning: TunedStepSize | None = None,
+    tuning: estimates.Tuning | None = None,
 ) -> Curve:
     """Describes an evaluation.
 
@@ -87,7 +72,7 @@ def samples(
     tasks: Sequence[SampleTask],
     *,
     iteration: int,
-    tuning: TunedStepSize | None = None,
+    tuning: estimates.Tuning | None = None,
 ) -> Samples:
     """Describes what the model predicts for a few sinusoids after each of `SAMPLE_STEPS`.
 
@@ -105,7 +90,7 @@ def paths(
     tasks: Sequence[PathTask],
     *,
     iteration: int,
-    tuning: TunedStepSize | None = None,
+    tuning: estimates.Tuning | None = None,
 ) -> Paths:
     """Describes where 2D navigation went.
 
@@ -141,7 +126,7 @@ class _Common(TypedDict):
     flags: tuple[str, ...]
 
 
-def _common(settings: Settings, iteration: int, tuning: TunedStepSize | None) -> _Common:
+def _common(settings: Settings, iteration: int, tuning: estimates.Tuning | None) -> _Common:
     training, evaluation = settings.training, settings.evaluation
     return {
         "problem": settings.problem.name,

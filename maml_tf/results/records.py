@@ -68,6 +68,11 @@ class Result(Stored):
         return self.train_step_size in (None, self.asked_step_size)
 
     @property
+    def method_title(self) -> str:
+        """The method's name in figures and tables."""
+        return METHODS[self.method].title
+
+    @property
     def step_size_text(self) -> str:
         """Names alpha, for a label."""
         return "α meta-learned" if self.step_size is None else f"α = {self.step_size:g}"

@@ -2,7 +2,7 @@
 
 Sums over time are products with a triangular matrix `[H, H]`: exact, and one operation.
 
-Shape letters: T tasks, E episodes a task, H horizon.
+Shape letters: T tasks, E episodes per task, H horizon.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def generalized_advantages(
       rewards: `[T, E, H]`.
       values: `[T, E, H]`.
       mask: `[T, E, H]`, 1 where the step was taken.
-      discount: of later rewards.
-      gae_lambda: 1 gives the discounted return minus the value.
+      discount: discount factor for later rewards.
+      gae_lambda: lambda; 1 gives the discounted return minus the value.
 
     Returns:
       `[T, E, H]`, 0 where the mask is.

@@ -1,4 +1,4 @@
-"""Exports a meta-learned policy as a SavedModel that runs on TensorFlow alone.
+"""What `maml_tf.export` writes of a policy: a SavedModel that runs on TensorFlow alone.
 
 Neither Keras nor maml_tf is needed where it runs::
 
@@ -29,20 +29,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf._version import __version__
-from maml_tf.engine.adaptation import adapt_for, stack
-from maml_tf.engine.inner_loop import InnerLoop
-from maml_tf.engine.served_weights import default_step_size, given_or_learned, unique_names
-from maml_tf.rl.meta_trpo import MetaTRPO
+from maml_tf.engine.served_weights import (
+    default_step_size,
+    given_or_learned,
+    served_variables,
+    unique_names,
+)
 from maml_tf.rl.objectives import policy_batch, reinforce
-from maml_tf.saving.saved_models import replacing, write
-from maml_tf.types import Trajectories, Weights
+from maml_tf.types import Servable, Trajectories, Weights
+
+if TYPE_CHECKING:
+    from tensorflow.types.experimental import PolymorphicFunction
+
+    from maml_tf.rl.meta_policy import MetaPolicy
 
 _TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
 _TAKEN_OUTPUTS = ("means", "log_stds")
@@ -51,48 +57,19 @@ Named = dict[str, tf.Tensor]
 """Weights by name."""
 
 
-def export(
-    learner: MetaTRPO,
-    directory: str | os.PathLike[str],
-    *,
-    steps: int = 1,
-    step_size: float | None = None,
-) -> None:
-    """Writes a policy as a SavedModel, and beside it `maml_tf.json`, which says what it is.
-
-    The directory appears whole or not at all; an earlier export in that place is replaced.
-
-    Args:
-      learner: whose policy to export, with its weights as they are now.
-      directory: where to; it and its parents are created.
-      steps: default number of gradient steps of `adapt`, on the same episodes.
-      step_size: default alpha; the learner's own by default. A learner with meta-learned step
-        sizes uses those until a number is given, here or in a call; NaN in a call stands for the
-        meta-learned ones.
-
-    Raises:
-      ValueError: an argument is out of range, or the directory holds something else than an export.
-      OSError: nothing can be written there.
-    """
-    arguments.learner(learner, ("policy", "step_sizes"), "make one: MetaTRPO(policy)")
-    arguments.count("steps", steps, 0)
-    step_size = default_step_size(_inner(learner), step_size)
-    with replacing(directory) as staging:
-        servable = ServablePolicy(learner)
-        signatures = compiled(servable, steps, step_size)
-        write(staging, servable, signatures, _description(servable, steps, step_size))
+def servable(learner: MetaPolicy, *, steps: int = 1, step_size: float | None = None) -> Servable:
+    """Makes what `export` writes; see `MetaPolicy.servable`."""
+    steps = arguments.count("steps", steps, 0)
+    step_size = default_step_size(learner.inner, step_size)
+    served = ServedPolicy(learner)
+    signatures = _compiled(served, steps, step_size)
+    return Servable(served, signatures, _description(served, steps, step_size))
 
 
-def _inner(learner: MetaTRPO) -> InnerLoop:
-    return InnerLoop(
-        learner.policy.variables, learner.adapts, learner.step_size, learner.step_sizes
-    )
+class ServedPolicy(tf.Module):
+    """Holds what is saved: variables, and the functions that `_compiled` adds."""
 
-
-class ServablePolicy(tf.Module):
-    """Holds what is saved: variables, and the functions that `compiled` adds."""
-
-    def __init__(self, learner: MetaTRPO):
+    def __init__(self, learner: MetaPolicy):
         """Reads the learner's weights as they are now."""
         super().__init__(name="policy")
         self.learner = learner
@@ -100,13 +77,7 @@ class ServablePolicy(tf.Module):
         prefix = f"{policy.model.name}/"
         paths = [v.path.removeprefix(prefix) for v in policy.variables]
         names = unique_names(paths, (*_TAKEN, *_TAKEN_OUTPUTS))
-        values = zip(names, learner.initial_weights(), strict=True)
-        self.initial = {name: tf.Variable(value, name=name) for name, value in values}
-        moving = [name for name, own in zip(names, learner.adapts, strict=True) if own]
-        self.step_sizes = {
-            name: tf.Variable(alpha.value, name=f"{name}_step_size")
-            for name, alpha in zip(moving, learner.step_sizes, strict=False)
-        }
+        self.initial, self.step_sizes = served_variables(learner.inner, names)
 
     @property
     def dtype(self) -> tf.DType:
@@ -121,13 +92,13 @@ class ServablePolicy(tf.Module):
         """Means `[B, A]`, log-stds `[A]`, and with a seed or noise `[B, A]` also actions."""
         observations = tf.cast(observations, self.dtype)
         means, log_stds = self.learner.policy(self._in_order(weights), observations[tf.newaxis])
-        told = {"means": means[0], "log_stds": log_stds}
+        given = {"means": means[0], "log_stds": log_stds}
         if seed is not None:
             seeds = tf.stack([seed, 0])
             noise = tf.random.stateless_normal(tf.shape(means[0]), seeds, dtype=means.dtype)
         if noise is not None:
-            told["actions"] = means[0] + tf.exp(log_stds) * tf.cast(noise, means.dtype)
-        return told
+            given["actions"] = means[0] + tf.exp(log_stds) * tf.cast(noise, means.dtype)
+        return given
 
     def weights_after(self, episodes, weights: Named | None, steps, step_size) -> Named:
         """Weights after `steps` steps on the episodes `[E, H, ...]` of one task."""
@@ -141,13 +112,12 @@ class ServablePolicy(tf.Module):
         trajectories = Trajectories._make(column[tf.newaxis] for column in columns)
         how = {"discount": learner.discount, "gae_lambda": learner.gae_lambda}
         batch, _ = policy_batch(trajectories, **how)
-        adapted, _ = adapt_for(
+        adapted, _ = learner.inner.loop(
             reinforce(learner.policy),
-            stack(values, 1, learner.adapts),
+            learner.inner.stacked(1, values),
             batch,
             steps,
             step_size=given_or_learned(step_size, self.initial, self.step_sizes),
-            adapts=learner.adapts,
         )
         own = zip(self.initial, adapted, learner.adapts, strict=True)
         return {name: value[0] if moves else value for name, value, moves in own}
@@ -157,68 +127,89 @@ class ServablePolicy(tf.Module):
         return [given[name] for name in self.initial]
 
 
-def compiled(servable: ServablePolicy, steps: int, step_size: float) -> dict[str, Any]:
-    """Gives `servable` its compiled functions, and returns its signatures."""
-    policy, dtype = servable.learner.policy, servable.dtype
-
-    def spec(name, *shape, dtype=dtype):
-        return tf.TensorSpec(shape, dtype, name)
-
-    size, count = policy.observation_size, policy.action_size
-    observations, noise = spec("observations", None, size), spec("noise", None, count)
-    seed = spec("seed", dtype=tf.int32)
-    weights = {name: spec(name, *v.shape, dtype=v.dtype) for name, v in servable.initial.items()}
-    episodes = (
-        spec("observations", None, None, size),
-        spec("actions", None, None, count),
-        spec("rewards", None, None),
-    )
-    mask = spec("mask", None, None)
-    how = spec("steps", dtype=tf.int32), spec("step_size", dtype=tf.float32)
-    # Tensors, so that a number in a call is one, too, and not a constant of another graph.
-    steps, step_size = tf.constant(steps, tf.int32), tf.constant(step_size, tf.float32)
+def _compiled(served: ServedPolicy, steps: int, step_size: float) -> dict[str, Callable]:
+    """Gives `served` its compiled functions, and returns its signatures."""
+    specs = _Specs(served)
 
     @tf.function(autograph=False, input_signature=[])
     def initial_weights():
-        return servable.weights_before()
+        return served.weights_before()
 
     @tf.function(autograph=False)
     def act(observations, weights=None, seed=None, noise=None):
-        return servable.actions(observations, weights, seed, noise)
+        return served.actions(observations, weights, seed, noise)
 
-    compute = tf.function(servable.weights_after, autograph=False)  # one graph for all types
+    served.initial_weights, served.act = initial_weights, act
+    adapt = served.adapt = _adapt(served, steps, step_size)
+    specs.trace_all(act, adapt)
+    return {
+        "initial_weights": initial_weights,
+        "act": act.get_concrete_function(specs.observations, specs.weights, specs.seed, None),
+        "adapt": adapt.get_concrete_function(
+            *specs.episodes, specs.mask, specs.weights, *specs.numbers
+        ),
+    }
+
+
+def _adapt(served: ServedPolicy, steps: int, step_size: float) -> PolymorphicFunction:
+    compute = tf.function(served.weights_after, autograph=False)  # one graph for all types
+    # Tensors, so that a number in a call is one, too, and not a constant of another graph.
+    steps, step_size = tf.constant(steps, tf.int32), tf.constant(step_size, tf.float32)
 
     @tf.function(autograph=False)
     def adapt(
         observations, actions, rewards, mask=None, weights=None, steps=steps, step_size=step_size
     ):
         columns = (observations, actions, rewards, mask)
-        taken = [None if column is None else tf.cast(column, dtype) for column in columns]
+        taken = [None if column is None else tf.cast(column, served.dtype) for column in columns]
         return compute(taken, weights, steps, step_size)
 
-    # Every way to call them; numpy's own floats and many environments' are of 64 bits.
-    wide = {
-        of: tf.TensorSpec(of.shape, tf.float64, of.name)
-        for of in (observations, noise, *episodes, mask)
-    }
-    flags = tf.TensorSpec(mask.shape, tf.bool, mask.name)
-    for given in (None, weights):
-        for seen in (observations, wide[observations]):
-            for drawn in ((None, None), (seed, None), (None, noise), (None, wide[noise])):
-                act.get_concrete_function(seen, given, *drawn)
-        for columns in itertools.product(*((column, wide[column]) for column in episodes)):
-            for taken in (None, mask, wide[mask], flags):
-                adapt.get_concrete_function(*columns, taken, given, *how)
-    servable.initial_weights, servable.act, servable.adapt = initial_weights, act, adapt
-    return {
-        "initial_weights": initial_weights,
-        "act": act.get_concrete_function(observations, weights, seed, None),
-        "adapt": adapt.get_concrete_function(*episodes, mask, weights, *how),
-    }
+    return adapt
 
 
-def _description(servable: ServablePolicy, steps: int, step_size: float) -> dict[str, Any]:
-    learner = servable.learner
+class _Specs:
+    """Shapes and types of what the functions of an exported policy take."""
+
+    def __init__(self, served: ServedPolicy):
+        policy, dtype = served.learner.policy, served.dtype
+
+        def spec(name, *shape, dtype=dtype):
+            return tf.TensorSpec(shape, dtype, name)
+
+        size, count = policy.observation_size, policy.action_size
+        self.observations, self.noise = spec("observations", None, size), spec("noise", None, count)
+        self.seed = spec("seed", dtype=tf.int32)
+        self.weights = {
+            name: spec(name, *v.shape, dtype=v.dtype) for name, v in served.initial.items()
+        }
+        self.episodes = (
+            spec("observations", None, None, size),
+            spec("actions", None, None, count),
+            spec("rewards", None, None),
+        )
+        self.mask = spec("mask", None, None)
+        self.numbers = spec("steps", dtype=tf.int32), spec("step_size", dtype=tf.float32)
+
+    def trace_all(self, act: PolymorphicFunction, adapt: PolymorphicFunction) -> None:
+        """Traces every form of a call; NumPy's and many environments' floats are of 64 bits."""
+        wide = {
+            of: tf.TensorSpec(of.shape, tf.float64, of.name)
+            for of in (self.observations, self.noise, *self.episodes, self.mask)
+        }
+        flags = tf.TensorSpec(self.mask.shape, tf.bool, self.mask.name)
+        noises = (None, self.noise, wide[self.noise])
+        drawn = [(self.seed, None), *((None, noise) for noise in noises)]
+        for given in (None, self.weights):
+            for seen in (self.observations, wide[self.observations]):
+                for seed, noise in drawn:
+                    act.get_concrete_function(seen, given, seed, noise)
+            for columns in itertools.product(*((c, wide[c]) for c in self.episodes)):
+                for taken in (None, self.mask, wide[self.mask], flags):
+                    adapt.get_concrete_function(*columns, taken, given, *self.numbers)
+
+
+def _description(served: ServedPolicy, steps: int, step_size: float) -> dict[str, object]:
+    learner = served.learner
     return {
         "maml_tf": __version__,
         "model": "policy",
@@ -230,5 +221,5 @@ def _description(servable: ServablePolicy, steps: int, step_size: float) -> dict
             "steps": steps,
             "step_size": "meta-learned" if math.isnan(step_size) else step_size,
         },
-        "weights": list(servable.initial),
+        "weights": list(served.initial),
     }

@@ -3,7 +3,7 @@
     features(s, t) = [o, o^2, t, t^2, t^3, 1]     o = s clipped to +-10, t = step / 100
     coefficients = argmin_c sum over steps (features . c - return)^2 + ridge |c|^2
 
-Shape letters: T tasks, E episodes a task, H horizon, O observation numbers, F = 2 O + 4 features.
+Shape letters: T tasks, E episodes per task, H horizon, O observation numbers, F = 2 O + 4 features.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow as tf
 from maml_tf.engine.shapes import sizes
 
 CLIP = 10.0
-STEPS_A_UNIT = 100.0
+STEPS_PER_UNIT = 100.0
 RIDGE = 1e-5
 TRIES = 5
 """The ridge grows tenfold for a task whose equations cannot be solved, this many times in all."""
@@ -23,7 +23,7 @@ def features(observations: tf.Tensor) -> tf.Tensor:
     """`[T, E, H, O]` -> `[T, E, H, F]`."""
     o = tf.clip_by_value(observations, -CLIP, CLIP)
     *lead, horizon, _ = sizes(observations)
-    t = tf.cast(tf.range(horizon), o.dtype)[:, tf.newaxis] / STEPS_A_UNIT
+    t = tf.cast(tf.range(horizon), o.dtype)[:, tf.newaxis] / STEPS_PER_UNIT
     of_time = tf.concat([t, t**2, t**3, tf.ones_like(t)], 1)
     return tf.concat([o, o**2, tf.broadcast_to(of_time, [*lead, horizon, 4])], -1)
 

@@ -1,8 +1,8 @@
-"""What the inner and the outer loop of meta-RL descend, one number a task.
+"""What the inner and the outer loop of meta-RL descend, one number per task.
 
 Means are over the steps that were taken (`mask`), as over the original's concatenated paths.
 
-Shape letters: T tasks, E episodes a task, H horizon, B = E * H steps, O and A numbers.
+Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a task, O and A numbers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from maml_tf.types import LossFn, Trajectories, Weights
 class PolicyBatch(NamedTuple):
     """Steps of T tasks, and how much better than expected each action was."""
 
-    observations: tf.Tensor  # [T, B, O]
-    actions: tf.Tensor  # [T, B, A]
-    advantages: tf.Tensor  # [T, B], standardised for each task
-    mask: tf.Tensor  # [T, B]
+    observations: tf.Tensor  # [T, L, O]
+    actions: tf.Tensor  # [T, L, A]
+    advantages: tf.Tensor  # [T, L], standardised for each task
+    mask: tf.Tensor  # [T, L]
     old: Gaussian  # the policy that drew the actions
 
     def first(self, steps: int) -> PolicyBatch:
@@ -42,7 +42,7 @@ def policy_batch(
 
     Args:
       trajectories: of T tasks.
-      discount: of later rewards.
+      discount: discount factor for later rewards.
       gae_lambda: see `advantages.generalized_advantages`.
 
     Returns:
@@ -67,7 +67,7 @@ def policy_batch(
 
 
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """`[T, B]` -> `[T]`, over the steps where the mask is 1."""
+    """`[T, L]` -> `[T]`, over the steps where the mask is 1."""
     return tf.reduce_sum(mask * values, 1) / tf.reduce_sum(mask, 1)
 
 

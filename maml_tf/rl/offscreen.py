@@ -31,7 +31,7 @@ class View(NamedTuple):
     width: int = 400
     follow: str = "torso"  # the body in the middle
     distance: float = 4.0  # m, of the camera
-    elevation: float = -15.0  # degrees, of the way it looks
+    elevation: float = -15.0  # degrees, of the direction in which it looks
 
 
 def frames(
@@ -46,7 +46,7 @@ def frames(
 
     Args:
       model: the robot.
-      positions: `[n, Q]`, one a frame.
+      positions: `[n, Q]`, one per frame.
       view: size and camera.
       back_end: one of `BACK_ENDS`, such as `working_back_end` finds.
       goal: a place `[2]` on the floor to be marked.

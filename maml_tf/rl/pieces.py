@@ -1,35 +1,41 @@
-"""Work on many tasks a piece at a time: large batches, whose tensors leave the caches.
+"""Work on many tasks, one piece of them at a time: large batches, whose tensors leave the caches.
 
 A piece holds a few tasks' steps, so that its tensors stay near the core that works on it, while
 other cores work on other pieces. Each piece runs the same compiled function. Sums over pieces are
 taken in the pieces' order, so that results do not depend on the number of cores.
 
-Shape letters: T tasks, B steps of a task, n numbers of a vector.
+Shape letters: T tasks, L steps of a task, n numbers of a vector.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import tensorflow as tf
 
 from maml_tf.rl.trust_region import Product
 from maml_tf.types import Weights
 
-STEPS_A_PIECE = 8000
+Argument = TypeVar("Argument")
+Piece = TypeVar("Piece")
+"""A structure of tensors."""
+Result = TypeVar("Result")
+"""A structure of tensors."""
+
+STEPS_PER_PIECE = 8000
 """A piece has at least so many steps, if its tasks have them: an operation that is over sooner
 spends its time on being called."""
 
 
 def default_number(tasks: int, steps: int) -> int:
-    """The most pieces into which T tasks of B steps divide, each of `STEPS_A_PIECE` or more."""
+    """The most pieces into which T tasks of L steps divide, each of `STEPS_PER_PIECE` or more."""
     numbers = [n for n in range(1, tasks + 1) if tasks % n == 0]
-    return max(n for n in numbers if n == 1 or tasks // n * steps >= STEPS_A_PIECE)
+    return max(n for n in numbers if n == 1 or tasks // n * steps >= STEPS_PER_PIECE)
 
 
-def cut(structure: Any, number: int) -> list[Any]:
+def cut(structure: Piece, number: int) -> list[Piece]:
     """Cuts tensors `[T, ...]` into a `number` of structures of `[T / number, ...]`.
 
     Raises:
@@ -42,18 +48,20 @@ def cut(structure: Any, number: int) -> list[Any]:
     return [tf.nest.pack_sequence_as(structure, part) for part in zip(*parts, strict=True)]
 
 
-def mean(function: Callable[..., Any], pieces: Sequence[Any]) -> Callable[[Any], Any]:
+def mean(
+    function: Callable[[Argument, Piece], Result], pieces: Sequence[Piece]
+) -> Callable[[Argument], Result]:
     """The mean over pieces of `function(argument, piece)`, a function of the argument."""
     compiled = _one_for_all(function)
 
     def over_pieces(argument):
-        return _average(_in_lanes(lambda piece: compiled(argument, piece), pieces))
+        return _average(_a_few_at_a_time(lambda piece: compiled(argument, piece), pieces))
 
     return over_pieces
 
 
 def mean_product(
-    product: Callable[[Weights, Any], Product], weights: Weights, pieces: Sequence[Any]
+    product: Callable[[Weights, Piece], Product], weights: Weights, pieces: Sequence[Piece]
 ) -> Product:
     """The mean over pieces of products with a matrix of each.
 
@@ -68,8 +76,8 @@ def mean_product(
     """
     size = sum(w.shape.num_elements() for w in weights)
     stages = _TwoStages(product, tf.TensorSpec([size], weights[0].dtype))
-    kept = _in_lanes(lambda piece: stages.prepare(weights, piece), pieces)
-    return lambda vector: _average(_in_lanes(lambda own: stages.apply(vector, own), kept))
+    kept = _a_few_at_a_time(lambda piece: stages.prepare(weights, piece), pieces)
+    return lambda vector: _average(_a_few_at_a_time(lambda own: stages.apply(vector, own), kept))
 
 
 class _TwoStages:
@@ -81,7 +89,6 @@ class _TwoStages:
 
     def __init__(self, outer: Callable[..., Callable], vector: tf.TensorSpec):
         self._outer, self._vector = outer, vector
-        self._inner: Any = None
         self.prepare = _one_for_all(self._prepare)
         self.apply = _one_for_all(self._apply)
 
@@ -102,24 +109,24 @@ class _TwoStages:
 
 
 def _one_for_all(function: Callable) -> Callable:
-    """`function`, compiled once; inlined, the graph would hold a copy a piece."""
+    """`function`, compiled once; inlined, the graph would hold one copy per piece."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def _in_lanes(function: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+def _a_few_at_a_time(function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result]:
     """Calls `function` on each piece, as many at a time as there are threads for operations.
 
     All at once, they would take turns at every operation, and the caches and memory would have to
     hold them all.
     """
-    lanes = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
-    results: list[Any] = []
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
+    results: list[Result] = []
     for index, piece in enumerate(pieces):
-        before = tf.nest.flatten(results[index - lanes]) if index >= lanes else []
+        before = tf.nest.flatten(results[index - threads]) if index >= threads else []
         with tf.control_dependencies(before):
             results.append(function(piece))
     return results
 
 
-def _average(results: Sequence[Any]) -> Any:
+def _average(results: Sequence[Result]) -> Result:
     return tf.nest.map_structure(lambda *parts: tf.add_n(parts) / len(parts), *results)

@@ -1,11 +1,10 @@
 """A Gaussian policy as a pure function of its weights, with a task axis.
 
-Shape letters: T tasks, B steps of a task, E episodes a task, O observation and A action numbers.
+Shape letters: T tasks, L steps of a task, E episodes per task, O observation and A action numbers.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -17,34 +16,33 @@ from keras import initializers, layers
 from maml_tf import arguments
 from maml_tf.engine.functional import functional
 from maml_tf.networks import CONTEXT_NUMBERS, Context
+from maml_tf.rl.actor import LOG_STD_FLOOR, Actor
 from maml_tf.types import Weights
-
-LOG_STD_FLOOR = math.log(1e-6)
 
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussians over actions; the spread of a task is the same at each of its steps."""
 
-    means: tf.Tensor  # [T, B, A]
+    means: tf.Tensor  # [T, L, A]
     log_stds: tf.Tensor  # [T, A], or [A] for all tasks
 
 
 def log_prob(gaussian: Gaussian, actions: tf.Tensor) -> tf.Tensor:
-    """Log pi(a|s) `[T, B]` of `actions [T, B, A]`."""
+    """Log pi(a|s) `[T, L]` of `actions [T, L, A]`."""
     size = actions.shape[-1]
     apart = _scaled_squares(actions - gaussian.means, gaussian.log_stds)
     return -0.5 * (apart + size * math.log(2 * math.pi)) - _sum(gaussian.log_stds)
 
 
 def kl(old: Gaussian, new: Gaussian) -> tf.Tensor:
-    """KL(old || new) `[T, B]`, one number a step."""
+    """KL(old || new) `[T, L]`, one number per step."""
     apart = _scaled_squares(old.means - new.means, new.log_stds)
     wider = old.log_stds - new.log_stds
     return 0.5 * (apart + _sum(tf.math.expm1(2 * wider))) - _sum(wider)
 
 
 def _scaled_squares(differences: tf.Tensor, log_stds: tf.Tensor) -> tf.Tensor:
-    """Squares in units of the variances, summed: `[T, B]`.
+    """Squares in units of the variances, summed: `[T, L]`.
 
     As a product, since broadcasting a few numbers along many steps is slow, in derivatives too.
     """
@@ -79,7 +77,7 @@ class GaussianPolicy:
           observation_size: O.
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
-          seed: of the initial weights, 0 or more.
+          seed: seed of the initial weights, 0 or more.
           context: put a `Context` of five numbers beside the observation.
 
         Raises:
@@ -120,7 +118,7 @@ class GaussianPolicy:
         return [*self.model.trainable_variables, self.log_std]
 
     def __call__(self, weights: Weights, observations: tf.Tensor) -> Gaussian:
-        """The policy under `weights` (shared or stacked) at `observations [T, B, O]`."""
+        """The policy under `weights` (shared or stacked) at `observations [T, L, O]`."""
         means = self._apply(weights[:-1], observations)
         return Gaussian(means, tf.maximum(weights[-1], LOG_STD_FLOOR))
 
@@ -136,57 +134,3 @@ class _Stored(keras.Model):
         super().__init__(name="policy")
         self.mean_network, self.log_std = mean_network, log_std
         self.built = True
-
-
-class Actor:
-    """A policy with its weights: draws actions for T tasks x E environments in one call.
-
-    In Numpy: at a time step there is so little to compute that calling TensorFlow would take as
-    long (benchmarks/README.md).
-    """
-
-    def __init__(self, weights: Weights, num_tasks: int, *, context: bool = False):
-        """Use `GaussianPolicy.actor`."""
-        *network, log_stds = (np.asarray(w) for w in weights)
-        log_stds = np.maximum(log_stds, np.asarray(LOG_STD_FLOOR, log_stds.dtype))
-        self.log_stds = np.broadcast_to(log_stds, (num_tasks, log_stds.shape[-1]))  # [T, A]
-        self._stds = np.exp(self.log_stds)[:, None]
-        self._beside = network.pop(0)[..., None, :] if context else None
-        biases = [bias[..., None, :] for bias in network[1::2]]
-        self._layers = list(zip(network[::2], biases, strict=True))
-
-    def part(self, tasks: slice) -> Actor:
-        """The policies of some of the tasks."""
-
-        def cut(array: np.ndarray) -> np.ndarray:
-            return array[tasks] if array.ndim == 3 else array  # shared
-
-        part = copy.copy(self)
-        part.log_stds, part._stds = self.log_stds[tasks], cut(self._stds)
-        part._beside = None if self._beside is None else cut(self._beside)
-        part._layers = [(cut(kernel), cut(bias)) for kernel, bias in self._layers]
-        return part
-
-    def __call__(
-        self, observations: np.ndarray, noise: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws actions.
-
-        Args:
-          observations: `[T, E, O]`.
-          noise: `[T, E, A]`, standard normal.
-
-        Returns:
-          Actions, mean + std * noise, and means, each `[T, E, A]`.
-        """
-        x = np.asarray(observations, self._stds.dtype)
-        if self._beside is not None:
-            beside = np.broadcast_to(self._beside, (*x.shape[:-1], self._beside.shape[-1]))
-            x = np.concatenate([x, beside], -1)
-        for kernel, bias in self._layers[:-1]:
-            x = x @ kernel
-            x += bias
-            np.maximum(x, 0.0, out=x)
-        kernel, bias = self._layers[-1]
-        means = x @ kernel + bias
-        return means + self._stds * noise, means

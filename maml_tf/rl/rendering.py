@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from maml_tf.rl.envs.point import Navigation2D
-from maml_tf.rl.meta_trpo import MetaTRPO
-from maml_tf.rl.sampler import Act, Sampler
+from maml_tf.rl.meta_policy import MetaPolicy
+from maml_tf.rl.recording import Episode, record
+from maml_tf.rl.sampler import Sampler
 from maml_tf.system.files import replacing_file
-from maml_tf.types import Trajectories
 
 _HEADER = 44  # pixels above the pictures: two lines of text
 _GAP = 8  # pixels between them
@@ -30,15 +30,8 @@ _COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
 _VIEWS = {"half_cheetah.xml": (2.8, -12.0), "ant.xml": (5.0, -30.0)}  # distance, elevation
 
 
-class Episode(NamedTuple):
-    """What happened in one episode."""
-
-    positions: np.ndarray  # [n + 1, Q]: before each of n steps, and after the last
-    reward: float  # the sum over its steps
-
-
 def render(
-    learner: MetaTRPO,
+    learner: MetaPolicy,
     sampler: Sampler,
     path: str | os.PathLike[str],
     *,
@@ -52,12 +45,12 @@ def render(
 
     Args:
       learner: whose weights are adapted; they stay as they are.
-      sampler: as an evaluation's: of this package's environments.
+      sampler: of this package's environments, as for an evaluation.
       path: the file, `*.gif`; its directory is created.
       step_sizes: alpha of each gradient step; None: the learner's own.
       task: number of the task that is shown, among those of an evaluation.
       split: "val" or "test".
-      fps: pictures a second.
+      fps: pictures per second.
       title: above the pictures, before the task.
 
     Returns:
@@ -84,58 +77,6 @@ def render(
     headline = ", ".join(filter(None, [title, env.describe(goal)]))
     _write(path, _compose(panels, texts, headline), fps)
     return episodes
-
-
-def record(
-    learner: MetaTRPO,
-    sampler: Sampler,
-    task: int,
-    step_sizes: Sequence[float | None],
-    split: str = "test",
-) -> tuple[np.ndarray, list[Episode]]:
-    """Adapts as an evaluation does, and keeps what one task looked like.
-
-    Returns:
-      The task `[G]`, and its first episode before the first and after the last gradient step.
-    """
-    batch, row = divmod(task, sampler.tasks)
-    recorder = _Recorder(sampler, row)
-    learner.roll_out_and_adapt(recorder, batch, step_sizes, split)
-    return recorder.task, [recorder.episodes[0], recorder.episodes[-1]]
-
-
-class _Recorder:
-    """A sampler that notes where the first episode of one task went."""
-
-    def __init__(self, sampler: Sampler, row: int):
-        self.episodes: list[Episode] = []
-        self.task = np.zeros(0)
-        self._sampler, self._row = sampler, row
-
-    def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
-        tasks = self._sampler.sample_tasks(index, split)
-        self.task = tasks[self._row]
-        return tasks
-
-    def sample(
-        self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
-    ) -> Trajectories:
-        env: Any = self._sampler.env
-        number, places = self._row * self._sampler.episodes, []
-
-        class Watched:
-            log_stds = act.log_stds
-
-            def __call__(self, observations, noise):
-                places.append(env.positions[number].copy())
-                return act(observations, noise)
-
-        trajectories = self._sampler.sample(Watched(), tasks, index, stage, split)
-        taken = int(trajectories.mask[self._row, 0].sum())
-        positions = np.stack([*places, env.positions[number]])[: taken + 1]
-        reward = float(trajectories.rewards[self._row, 0].sum())
-        self.episodes.append(Episode(positions[np.isfinite(positions).all(1)], reward))
-        return trajectories
 
 
 def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:
@@ -175,26 +116,26 @@ def _robot(env: Any, positions: np.ndarray, task: np.ndarray, back_end: str) -> 
 
 
 def _on_the_plane(shown: Sequence[np.ndarray], goal: np.ndarray) -> list[np.ndarray]:
-    """Pictures `[n, height, width, 3]` of each episode: the way so far, in one scale for all."""
+    """Pictures `[n, height, width, 3]` of each episode: the path so far, in one scale for all."""
     reach = 1.1 * max(0.5, *(float(np.abs(positions).max()) for positions in shown))
     return [
-        _ways(positions, goal, reach, colour)
+        _drawn_paths(positions, goal, reach, colour)
         for positions, colour in zip(shown, _COLOURS, strict=True)
     ]
 
 
-def _ways(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
+def _drawn_paths(positions: np.ndarray, goal: np.ndarray, reach: float, colour: str) -> np.ndarray:
     figure = Figure(figsize=(3.4, 3.4), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
     axes.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
     axes.grid(alpha=0.3)
     axes.plot(0, 0, "o", color="black", markersize=4)
     axes.plot(*goal[:, None], "*", color="#D55E00", markersize=14)
-    (way,) = axes.plot([], [], color=colour, linewidth=1.0)
+    (path,) = axes.plot([], [], color=colour, linewidth=1.0)
     (point,) = axes.plot([], [], "o", color=colour, markersize=7, markeredgecolor="black")
     pictures = []
     for last in range(1, len(positions) + 1):
-        way.set_data(*positions[:last].T)
+        path.set_data(*positions[:last].T)
         point.set_data(*positions[last - 1 : last].T)
         canvas.draw()
         pictures.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())

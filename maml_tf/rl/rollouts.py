@@ -1,40 +1,48 @@
 """Where a meta-RL learner's trajectories come from, and what sampling and adapting in turns gave.
 
-Shape letters: T tasks, E episodes a task.
+Shape letters: T tasks, E episodes per task.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import tensorflow as tf
 
-from maml_tf.rl.objectives import PolicyBatch
-from maml_tf.rl.policy import Actor
-from maml_tf.types import Trajectories
+from maml_tf import arguments
+from maml_tf.engine.inner_loop import InnerLoop
+from maml_tf.rl.actor import Act
+from maml_tf.rl.objectives import PolicyBatch, policy_batch
+from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.types import LossFn, Trajectories, Weights
 
 
-class Sampler(Protocol):
-    """Where trajectories come from; for `training.train`, in the place of tasks."""
+class TrajectorySource(Protocol):
+    """Where trajectories come from, in the place of a `TaskSource`; `Sampler` is one."""
+
+    tasks: int
+    """T."""
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
         """Draws T tasks `[T, ...]`, a function of (seed, split, index)."""
         ...
 
     def sample(
-        self, act: Actor, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
+        self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
     ) -> Trajectories:
-        """Runs E episodes in each task, a function of (seed, split, index, stage) and `act`."""
+        """Runs E episodes of each task, a function of (seed, split, index, stage) and `act`."""
         ...
 
 
 class Rollouts(NamedTuple):
     """What sampling and adapting in turns gave."""
 
-    batches: list[PolicyBatch]  # one a stage
+    batches: list[PolicyBatch]  # one per stage
     returns: np.ndarray  # [T, stages], undiscounted
-    horizon: int
+    horizon: int  # H
     sampling_seconds: float
     inner_seconds: float
 
@@ -45,6 +53,66 @@ class Rollouts(NamedTuple):
         episodes = self.batches[0].mask.shape[1] // self.horizon
         steps = max(round(share * episodes), 1) * self.horizon
         return [batch.first(steps) for batch in self.batches]
+
+
+class AdaptiveSampling:
+    """Samples with theta, adapts, samples again, and so on: on-policy at every inner step."""
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        inner: InnerLoop,
+        inner_loss: LossFn,
+        *,
+        discount: float,
+        gae_lambda: float,
+    ):
+        """Makes the two compiled functions.
+
+        Args:
+          policy: what acts.
+          inner: the inner steps, from the policy's weights.
+          inner_loss: `(weights, PolicyBatch) -> [T]`.
+          discount: see `objectives.policy_batch`.
+          gae_lambda: see `objectives.policy_batch`.
+        """
+        self._policy, self._inner = policy, inner
+
+        def weigh(trajectories: Trajectories) -> tuple[PolicyBatch, tf.Tensor]:
+            return policy_batch(trajectories, discount=discount, gae_lambda=gae_lambda)
+
+        def step(weights: Weights, batch: PolicyBatch, alphas: list[tf.Tensor]) -> Weights:
+            return inner.steps(inner_loss, weights, [batch], step_size=alphas).weights[-1]
+
+        self.weigh = tf.function(weigh, autograph=False)
+        self.step = tf.function(step, autograph=False)
+
+    def __call__(
+        self,
+        sampler: TrajectorySource,
+        index: int,
+        step_sizes: Sequence[float | None],
+        split: str = "train",
+    ) -> Rollouts:
+        """See `MetaPolicy.roll_out_and_adapt`."""
+        tasks = sampler.sample_tasks(index, split)
+        weights = self._inner.initial_weights()
+        batches: list[PolicyBatch] = []
+        returns = []
+        clock = Clock()
+        for stage in range(len(step_sizes) + 1):
+            actor = self._policy.actor(weights, len(tasks))
+            trajectories = sampler.sample(actor, tasks, index, stage, split)
+            clock.stop("sampling")
+            batch, mean_returns = self.weigh(trajectories)
+            if stage < len(step_sizes):
+                stacked = weights if batches else self._inner.stacked(len(tasks), weights)
+                weights = self.step(stacked, batch, self._inner.alphas_by_weight(step_sizes[stage]))
+            batches.append(batch)
+            returns.append(mean_returns.numpy())
+            clock.stop("inner")
+        seconds = clock.seconds["sampling"], clock.seconds["inner"]
+        return Rollouts(batches, np.stack(returns, 1), trajectories.rewards.shape[2], *seconds)
 
 
 class Clock:
@@ -60,3 +128,30 @@ class Clock:
         now = time.perf_counter()
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
         self._since = now
+
+
+def check_source(sampler: TrajectorySource) -> None:
+    """Refuses what draws no trajectories.
+
+    Raises:
+      ValueError: it is something else than a sampler.
+    """
+    methods = ("sample_tasks", "sample")
+    if isinstance(sampler, type) or not all(hasattr(sampler, name) for name in methods):
+        raise ValueError(
+            f"The tasks given are {arguments.shown(sampler)}; give a sampler of trajectories, such "
+            "as maml_tf.rl.Sampler(environment, tasks=..., episodes=...)."
+        )
+
+
+def check_number(tasks: int, meta_batch_size: int) -> None:
+    """Refuses a sampler of another number of tasks than the learner's.
+
+    Raises:
+      ValueError: names both numbers.
+    """
+    if tasks != meta_batch_size:
+        raise ValueError(
+            f"The sampler draws {tasks} tasks (tasks={tasks}), and the learner was made with "
+            f"meta_batch_size={meta_batch_size}; give both the same number."
+        )

@@ -10,16 +10,19 @@ outputs are apart. Everything runs inside one traced function.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import tensorflow as tf
 
 from maml_tf.types import Weights
 
-OutputsFn: TypeAlias = Callable[[Weights], Any]
-"""`weights -> outputs`, a structure of tensors: all that the divergence depends on."""
+Outputs = TypeVar("Outputs")
+"""A structure of tensors."""
 
-Divergence: TypeAlias = Callable[[Any, Any], tf.Tensor]
+OutputsFn: TypeAlias = Callable[[Weights], Outputs]
+"""`weights -> outputs`: all that the divergence depends on."""
+
+Divergence: TypeAlias = Callable[[Outputs, Outputs], tf.Tensor]
 """`(old outputs, new outputs) -> []`, 0 with zero gradient where both agree."""
 
 Product: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
@@ -55,14 +58,17 @@ def unflatten(vector: tf.Tensor, like: Weights) -> Weights:
 
 
 def curvature(
-    outputs: OutputsFn, divergence: Divergence, weights: Weights, method: str = "fisher"
+    outputs: OutputsFn[Outputs],
+    divergence: Divergence[Outputs],
+    weights: Weights,
+    method: str = "fisher",
 ) -> Product:
     """Products with the Hessian of the divergence from the policy at `weights`, at `weights`.
 
     Args:
       outputs: differentiable; J is its Jacobian.
       divergence: how far two outputs are apart.
-      weights: where.
+      weights: where to take the Hessian.
       method: "fisher": J' M J v with M the divergence's Hessian by the outputs, forward mode and
         then reverse mode; the same matrix, for the divergence's own gradient is zero there.
         "hessian": reverse mode twice. "finite_differences": of the divergence's gradient,
@@ -76,53 +82,59 @@ def curvature(
     """
     if method not in CURVATURES:
         raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; not '{method}'.")
-
-    zero = tf.UnconnectedGradients.ZERO
+    if method == "finite_differences":
+        return _finite_differences(outputs, divergence, weights)
     here = [tf.identity(w) for w in weights]
+    return (_fisher if method == "fisher" else _hessian)(outputs, divergence, here)
 
-    def fisher():
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(here)
-            new = outputs(here)
-        flat = tf.nest.flatten(new)
-        hessian_of_outputs = _hessian(divergence, new)
 
-        def product(vector):
-            # J'u is linear in u, so that its gradient along v is J v for any u.
-            upstream = [tf.zeros_like(n) for n in flat]
-            with tf.GradientTape(watch_accessed_variables=False) as transposed:
-                transposed.watch(upstream)
-                pulled = tape.gradient(flat, here, upstream, unconnected_gradients=zero)
-            pushed = transposed.gradient(
-                pulled, upstream, unflatten(vector, here), unconnected_gradients=zero
+def _fisher(outputs: OutputsFn[Outputs], divergence: Divergence[Outputs], here: Weights) -> Product:
+    zero = tf.UnconnectedGradients.ZERO
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(here)
+        new = outputs(here)
+    flat = tf.nest.flatten(new)
+    hessian_of_outputs = _hessian_of_outputs(divergence, new)
+
+    def product(vector: tf.Tensor) -> tf.Tensor:
+        # J'u is linear in u, so that its gradient along v is J v for any u.
+        upstream = [tf.zeros_like(n) for n in flat]
+        with tf.GradientTape(watch_accessed_variables=False) as transposed:
+            transposed.watch(upstream)
+            pulled = tape.gradient(flat, here, upstream, unconnected_gradients=zero)
+        pushed = transposed.gradient(
+            pulled, upstream, unflatten(vector, here), unconnected_gradients=zero
+        )
+        return _gradient(tape, flat, here, hessian_of_outputs(pushed))
+
+    return product
+
+
+def _hessian(
+    outputs: OutputsFn[Outputs], divergence: Divergence[Outputs], here: Weights
+) -> Product:
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(here)
+        gradient = _divergence_gradient(outputs, divergence, here, here)
+    return lambda vector: _gradient(tape, gradient, here, vector)
+
+
+def _finite_differences(
+    outputs: OutputsFn[Outputs], divergence: Divergence[Outputs], weights: Weights
+) -> Product:
+    start = flatten(weights)
+
+    def product(vector: tf.Tensor) -> tf.Tensor:
+        length = DIFFERENCE * tf.maximum(tf.norm(start), 1.0) / tf.norm(vector)
+        ahead, behind = (
+            _divergence_gradient(
+                outputs, divergence, weights, unflatten(start + by * vector, weights)
             )
-            return _gradient(tape, flat, here, hessian_of_outputs(pushed))
+            for by in (length, -length)
+        )
+        return (ahead - behind) / (2 * length)
 
-        return product
-
-    def hessian():
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(here)
-            gradient = _divergence_gradient(outputs, divergence, here, here)
-        return lambda vector: _gradient(tape, gradient, here, vector)
-
-    def finite_differences():
-        start = flatten(weights)
-
-        def product(vector):
-            length = DIFFERENCE * tf.maximum(tf.norm(start), 1.0) / tf.norm(vector)
-            ahead, behind = (
-                _divergence_gradient(
-                    outputs, divergence, weights, unflatten(start + by * vector, weights)
-                )
-                for by in (length, -length)
-            )
-            return (ahead - behind) / (2 * length)
-
-        return product
-
-    ways = {"fisher": fisher, "hessian": hessian, "finite_differences": finite_differences}
-    return ways[method]()
+    return product
 
 
 def conjugate_gradient(
@@ -133,7 +145,7 @@ def conjugate_gradient(
     Args:
       product: `x [n] -> A x [n]`.
       target: `[n]`.
-      iterations: at most; n of them are exact, but for rounding.
+      iterations: how many at most; n of them are exact, but for rounding.
       tolerance: stop when the residual's squared length is below.
 
     Returns:
@@ -197,8 +209,8 @@ def trust_region_step(
       weights: where to start.
       max_divergence: delta.
       damping: added to H's diagonal.
-      iterations: of conjugate gradients.
-      ratio: of one length to the next.
+      iterations: how many of conjugate gradients, at most.
+      ratio: ratio of one length to the one before.
       max_backtracks: the last k.
 
     Returns:
@@ -245,7 +257,9 @@ def _gradient(tape, target, sources: Weights, upstream=None) -> tf.Tensor:
     return flatten(gradients)
 
 
-def _divergence_gradient(outputs, divergence, old: Weights, new: Weights) -> tf.Tensor:
+def _divergence_gradient(
+    outputs: OutputsFn[Outputs], divergence: Divergence[Outputs], old: Weights, new: Weights
+) -> tf.Tensor:
     """Gradient `[n]` of the divergence by `new`."""
     fixed = tf.nest.map_structure(tf.stop_gradient, outputs(old))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -254,7 +268,9 @@ def _divergence_gradient(outputs, divergence, old: Weights, new: Weights) -> tf.
     return _gradient(tape, apart, new)
 
 
-def _hessian(divergence: Divergence, point) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
+def _hessian_of_outputs(
+    divergence: Divergence[Outputs], point: Outputs
+) -> Callable[[list[tf.Tensor]], list[tf.Tensor]]:
     """Products with the divergence's Hessian by its second argument, both at `point`; flat."""
     fixed = tf.nest.map_structure(tf.stop_gradient, point)
     flat = [tf.identity(t) for t in tf.nest.flatten(fixed)]

@@ -12,35 +12,38 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, TypeVar
 
+import keras
 import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf import arguments
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.estimates import direction
-from maml_tf.sources.supplies import supply_of
-from maml_tf.supervised.evaluation import Evaluator
-from maml_tf.supervised.learner import MetaLearner
 from maml_tf.system.files import Unwritable, refuse_pattern, user_path
 from maml_tf.system.locks import run_lock
 from maml_tf.system.progress import Bar
 from maml_tf.system.signals import stop_signal
+from maml_tf.training import callbacks as keras_callbacks
+from maml_tf.training.callbacks import Callbacks
 from maml_tf.training.history import History
 from maml_tf.training.resuming import Memory, Store, open_run, tell_start
-from maml_tf.training.summaries import Summaries, training_scalars
-from maml_tf.types import Estimate, Learner, Metrics
+from maml_tf.training.summaries import Summaries
+from maml_tf.training.window import Window
+from maml_tf.types import Estimate, Evaluator, Learner, Metrics
 
 _LOG = logging.getLogger(__name__)
 
-_ABILITIES = ("meta_steps", "state", "variables", "metric_name")
+_ABILITIES = ("meta_steps", "check_tasks", "state", "variables", "metric_name")
 """What tells a learner from other things."""
 
 CALL_SECONDS = 1.0
 """About how long one compiled call runs: the progress bar and a signal wait this long at most."""
+
+TasksT = TypeVar("TasksT")
 
 
 class TrainingResult(NamedTuple):
@@ -60,31 +63,42 @@ class TrainingResult(NamedTuple):
         return not self == other
 
 
-class Validation(Protocol):
-    """Measures a learner's present weights on held-out tasks, always the same ones."""
-
-    steps: int  # S of the estimate
-
-    def __call__(self) -> Estimate:
-        """Returns the metric after 0, 1, ... S gradient steps."""
-        ...
-
-
 class NonFiniteLoss(ValueError):
     """The loss or a weight stopped being a finite number."""
 
 
+class Plan(NamedTuple):
+    """How long a training goes on, and what it does when."""
+
+    iterations: int  # of the whole run
+    log_every: int
+    validate_every: int
+    save_every: int
+    best_after: int  # gradient steps after which a validation decides which weights are best
+
+    def checked(self) -> Plan:
+        """The plan as numbers of Python.
+
+        Raises:
+          ValueError: one is out of range.
+        """
+        least = {"iterations": 0, "best_after": 0}
+        made = {n: arguments.count(n, v, least.get(n, 1)) for n, v in self._asdict().items()}
+        return Plan(**made)
+
+
 def train(
-    learner: Learner,
-    tasks: Any,
+    learner: Learner[TasksT],
+    tasks: TasksT,
     *,
     iterations: int,
     logdir: str | Path | None = None,
-    validation: Any = None,
+    validation: TasksT | Evaluator | None = None,
     validation_tasks: int = 96,
     validation_steps: int = 10,
     best_after: int | None = None,
     restore_best: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     log_every: int = 100,
     validate_every: int = 500,
     save_every: int = 1000,
@@ -107,14 +121,20 @@ def train(
       iterations: train until this many meta-steps are done, those counted that `logdir` knows of.
       logdir: the run's own directory: checkpoints and TensorBoard's event file go here. None writes
         nothing, and takes all `iterations` from the learner's present weights.
-      validation: held-out tasks, like `tasks`, for a `MetaLearner`; a `Validation` for any other
-        learner. The weights with the best score so far are kept apart.
-      validation_tasks: how many tasks of a `TaskSource`.
+      validation: held-out tasks, like `tasks`, or a ready `Evaluator`. The weights with the best
+        score so far are kept apart.
+      validation_tasks: how many held-out tasks.
       validation_steps: gradient steps of their adaptation curve.
       best_after: gradient steps after which the validation decides which weights are best; as many
         as the training takes by default, and no more than the curve has.
       restore_best: at the end, also of an interrupted training, put the weights that validated
         best into the learner; by default it keeps the last.
+      callbacks: `keras.callbacks.Callback` objects. A validation ends an epoch, or without one
+        every `log_every` meta-steps; batch hooks are called once per compiled call. `logs` hold
+        the means of what meta-steps saw since the last epoch, `val_<metric>` at the step that
+        decides which weights are best, and `val_<metric>_after_step_<i>`. `model.stop_training`
+        ends the training like a finished one. Keras' callbacks know the model's weights alone:
+        `restore_best` restores learned step sizes and the optimizer, too.
       log_every: meta-steps that are averaged into one point of TensorBoard.
       validate_every: meta-steps between two validations.
       save_every: meta-steps between two checkpoints.
@@ -132,131 +152,177 @@ def train(
       NonFiniteLoss: names the iteration; the last good checkpoint stays as it is.
       OSError: something cannot be written, such as on a full disk; says what is kept.
     """
-    arguments.learner(learner, _ABILITIES, "make one of a model: MetaLearner(model, loss)")
-    iterations = arguments.count("iterations", iterations, 0)
-    _check(log_every=log_every, validate_every=validate_every, save_every=save_every)
-    _check(validation_tasks=validation_tasks)
+    arguments.learner(learner, _ABILITIES)
+    decides = learner.inner_steps if best_after is None else best_after
+    plan = Plan(iterations, log_every, validate_every, save_every, decides).checked()
+    arguments.count("validation_tasks", validation_tasks, 1)
     arguments.count("validation_steps", validation_steps, 0)
-    if best_after is not None:
-        arguments.count("best_after", best_after, 0)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
     directory = user_path(logdir, "logdir") if logdir is not None else None
     if not isinstance(description, str):
         raise ValueError(f"description must be text, not {arguments.shown(description)}.")
-    _check_source(learner, tasks)
+    called = keras_callbacks.checked(callbacks)
+    learner.check_tasks(tasks)
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
-    if not record:
-        directory = None
+    directory = directory if record else None
     if directory is not None:
         refuse_pattern(directory)
     lower_is_better = validation is not None and direction(learner)
-    validation = _validation(learner, validation, validation_tasks, validation_steps)
-    lock = contextlib.nullcontext() if directory is None else run_lock(directory)
+    evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
     with contextlib.ExitStack() as held:
-        held.enter_context(lock)
         store: Store = Memory(learner, keep_best=restore_best)
         start = 0
         if directory is not None:
+            held.enter_context(run_lock(directory))
             store, start = open_run(directory, learner, tasks)
-            tell_start(start, iterations, directory)
-        loop = _Loop(learner, tasks, start, iterations, log_every, progress)
-        loop.store = store
+            tell_start(start, plan.iterations, directory)
+        loop = _Loop(learner, tasks, plan, start, progress=progress)
+        loop.store, loop.evaluator, loop.lower_is_better = store, evaluator, lower_is_better
         loop.summaries = Summaries(directory or "", disabled=directory is None)
-        loop.evaluator, loop.lower_is_better = validation, lower_is_better
-        loop.best_after = learner.inner_steps if best_after is None else best_after
         held.enter_context(contextlib.closing(loop))
+        loop.call_back(called)
         if start == 0:
             loop.summaries.text("flags", description)
         held.enter_context(logging_redirect_tqdm([logging.getLogger("maml_tf")]))
         stop = held.enter_context(stop_signal())
         with loop.saying_what_is_kept():
-            interrupted = loop.run(stop, validate_every, save_every)
-    result = TrainingResult(loop.iteration, loop.best_score, interrupted, loop.history.arrays())
-    if restore_best and (math.isnan(result.best_score) or not store.restore_best()):
+            interrupted = loop.run(stop)
+        best_score = loop.best_score
+        _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
+        loop.callbacks.end()
+    return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
+
+
+def _settle(
+    learner: Learner[TasksT], store: Store, *, restore_best: bool, interrupted: bool
+) -> None:
+    """Leaves the learner with the weights that were asked for."""
+    if restore_best and (math.isnan(float(store.best_score)) or not store.restore_best()):
         _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
     elif not interrupted and hasattr(learner, "finalize"):
         learner.finalize()  # checkpoints keep the weights themselves, to go on from
-    return result
+
+
+def _evaluator(
+    learner: Learner[TasksT], validation: TasksT | Evaluator | None, num_tasks: int, steps: int
+) -> Evaluator | None:
+    """What measures the learner, of what `train` takes as validation."""
+    if validation is None:
+        return None
+    if hasattr(validation, "steps") and not isinstance(validation, type) and callable(validation):
+        return validation
+    return learner.evaluator(validation, num_tasks=num_tasks, steps=steps)
 
 
 class _Loop:
     """The state of one training."""
 
-    def __init__(self, learner, tasks, start: int, iterations: int, log_every: int, progress: bool):
-        self.learner, self.tasks = learner, tasks
-        self.iteration, self.iterations, self.log_every = start, iterations, log_every
+    def __init__(
+        self,
+        learner: Learner[TasksT],
+        tasks: TasksT,
+        plan: Plan,
+        start: int,
+        *,
+        progress: bool,
+    ):
+        self.learner, self.tasks, self.plan = learner, tasks, plan
+        self.iteration = self.saved = start
         self.store: Store
         self.summaries: Summaries
         self.history = History()
-        self.evaluator: Validation | None = None
+        self.evaluator: Evaluator | None = None
         self.lower_is_better = False
-        self.best_after = 0
-        self.saved = start
-        self._window: list[Any] = []
-        self._seconds_a_step = math.inf
+        self._window = Window(learner.metric_name)
+        self._seconds_per_step = math.inf
         self._cost_is_known = False
+        total = plan.iterations
         self._bar = Bar(
-            total=iterations, initial=start, desc="meta-train", unit="it", disable=not progress
+            total=total, initial=start, desc="meta-train", unit="it", disable=not progress
         )
         self._validated = ""
+        self.call_back(())
+
+    def call_back(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
+        """Takes Keras' callbacks; what validates is known by now."""
+        every, iterations = self._epoch, self.plan.iterations
+        self.callbacks = Callbacks(callbacks, self.learner, every=every, iterations=iterations)
+
+    @property
+    def _epoch(self) -> int:
+        """Meta-steps of an epoch of the callbacks."""
+        return self.plan.validate_every if self.evaluator else self.plan.log_every
 
     @property
     def best_score(self) -> float:
         """The best validation score so far, or nan."""
         return float(self.store.best_score)
 
-    def run(self, stop: list[str], validate_every: int, save_every: int) -> bool:
+    def run(self, stop: list[str]) -> bool:
         """Trains to the end, or until `stop` holds a signal's name; whether it was stopped."""
-        while self.iteration < self.iterations and not stop:
-            boundaries = [self.iterations, _next(self.iteration, save_every)]
-            if self.evaluator:
-                boundaries.append(_next(self.iteration, validate_every))
-            self._advance(min(boundaries))
-            at_end = self.iteration == self.iterations
-            if self.evaluator and (at_end or self.iteration % validate_every == 0):
-                self._validate()
-            if at_end or self.iteration % save_every == 0:
+        self.callbacks.begin()
+        while self.iteration < self.plan.iterations and not stop and not self.callbacks.stopped:
+            self._advance(self._boundary())
+            if self._at_end() or self.iteration % self._epoch == 0:
+                if self.evaluator:
+                    self._validate(self.evaluator)
+                self.callbacks.end_epoch()
+            if self._at_end() or self.iteration % self.plan.save_every == 0:
                 self._save()
         if stop and self.iteration != self.saved:
             self._save()
-        return bool(stop) and self.iteration < self.iterations
+        return bool(stop) and not self._at_end()
+
+    def _at_end(self) -> bool:
+        return self.iteration == self.plan.iterations or self.callbacks.stopped
+
+    def _boundary(self) -> int:
+        """The meta-step that the next compiled call must not go past."""
+        plan, boundaries = self.plan, [self.plan.iterations]
+        boundaries.append(_next(self.iteration, plan.save_every))
+        if self.evaluator or self.callbacks:
+            boundaries.append(_next(self.iteration, self._epoch))
+        return min(boundaries)
 
     def close(self) -> None:
         """Puts away the progress bar and the event file."""
         self._bar.close()
+        self.callbacks.close()
         with contextlib.suppress(OSError):  # Flushed at each checkpoint, which says so.
             self.summaries.close()
 
     def _advance(self, boundary: int) -> None:
         """One compiled call, of about `CALL_SECONDS`, not past `boundary`."""
         # The first call compiles: it says no more than how long a step takes at most.
-        affordable = max(1, int(CALL_SECONDS / self._seconds_a_step))
+        affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
         count = min(affordable, boundary - self.iteration)
-        began, first = time.perf_counter(), math.isinf(self._seconds_a_step)
-        metrics = self.learner.meta_steps(self.tasks, self.iteration, count)
-        metrics = metrics._make(np.asarray(m) for m in metrics)
+        began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
+        self.callbacks.begin_call(self.iteration)
+        seen = self.learner.meta_steps(self.tasks, self.iteration, count)
+        metrics = type(seen)(*map(np.asarray, seen))
         seconds = time.perf_counter() - began
         self._check_finite(metrics)
-        self._seconds_a_step = seconds / count
+        self._seconds_per_step = seconds / count
         self.history.add(self.iteration + 1, metrics)
         self.iteration += count
         if seconds > CALL_SECONDS / 2 and not first:
             self._tell_cost()
         self._log(metrics, count)
+        self.callbacks.end_call(self.iteration, metrics)
 
     def _tell_cost(self) -> None:
         """Says once, from the first call that is long enough to measure, how long it will take."""
-        rest = self.iterations - self.iteration
+        rest = self.plan.iterations - self.iteration
         if rest and not self._cost_is_known:
-            about = duration(rest * self._seconds_a_step)
-            rate = 1 / self._seconds_a_step
+            about = duration(rest * self._seconds_per_step)
+            rate = 1 / self._seconds_per_step
             _LOG.info("%d iterations to go, about %s at %.3g it/s.", rest, about, rate)
         self._cost_is_known = True
 
-    def _check_finite(self, metrics) -> None:
+    def _check_finite(self, metrics: Metrics) -> None:
         finite = np.stack([np.isfinite(m).reshape(len(m), -1).all(1) for m in metrics])
         if not finite.all():
             field = metrics._fields[int(np.argmin(finite.all(1)))].replace("_", " ")
@@ -273,45 +339,42 @@ class _Loop:
             f"The {what} is not finite at iteration {iteration}; {good}. {self.learner.remedy}"
         )
 
-    def _log(self, metrics, count: int) -> None:
-        first = self.iteration - count
-        for end in range(_next(first, self.log_every), self.iteration + 1, self.log_every):
-            begin = max(end - self.log_every - first, 0)
-            self._window.append(metrics._make(m[begin : end - first] for m in metrics))
+    def _log(self, metrics: Metrics, count: int) -> None:
+        first, every, logged = self.iteration - count, self.plan.log_every, 0
+        for end in range(_next(first, every), self.iteration + 1, every):
+            self._window.add(metrics, logged, end - first)
+            logged = end - first
             self._write_window(end)
-        rest = (self.iteration // self.log_every) * self.log_every - first
-        if rest < count:
-            self._window.append(metrics._make(m[max(rest, 0) :] for m in metrics))
+        if logged < count:
+            self._window.add(metrics, logged)
         self._bar.update(count)
         self._bar.set_postfix_str(self._progress(metrics), refresh=False)
 
     def _write_window(self, iteration: int) -> None:
-        joined = {
-            name: np.concatenate([getattr(m, name) for m in self._window])
-            for name in self._window[0]._fields
-        }
-        self._window = []
-        scalars = training_scalars(self.learner.metric_name, joined)
-        if math.isfinite(self._seconds_a_step):
-            rate = self.learner.meta_batch_size / self._seconds_a_step
+        scalars = {f"train/{name}": mean for name, mean in self._window.take().items()}
+        if math.isfinite(self._seconds_per_step):
+            rate = self.learner.meta_batch_size / self._seconds_per_step
             scalars["train/tasks_per_second"] = rate
         self.summaries.scalars(scalars, iteration)
 
     def _progress(self, metrics: Metrics) -> str:
-        rate = f"{self.learner.meta_batch_size / self._seconds_a_step:.0f} tasks/s"
+        rate = f"{self.learner.meta_batch_size / self._seconds_per_step:.0f} tasks/s"
         parts = [metrics.progress(self.learner.metric_name), rate, self._validated]
         return ", ".join(filter(None, parts))
 
-    def _validate(self) -> None:
-        assert self.evaluator is not None
-        estimate: Estimate = self.evaluator()
+    def _validate(self, evaluator: Evaluator) -> None:
+        self.callbacks.begin_validation()
+        estimate: Estimate = evaluator()
         self.history.add_validation(self.iteration, estimate)
-        self.summaries.validation(self.learner.metric_name, estimate, self.iteration)
-        score = float(estimate.mean[min(self.best_after, self.evaluator.steps)])
+        metric, decides = self.learner.metric_name, min(self.plan.best_after, evaluator.steps)
+        self.summaries.validation(metric, estimate, self.iteration)
+        score = float(estimate.mean[decides])
         self._validated = f"validation {score:.3g}"
         if _better(score, self.best_score, lower_is_better=self.lower_is_better):
             self._check_weights()
             self.store.save_best(self.iteration, score)
+        with self.summaries.at(self.iteration):
+            self.callbacks.end_validation(estimate, metric, decides, self.iteration)
 
     def _save(self) -> None:
         self._check_weights()
@@ -340,33 +403,6 @@ class _Loop:
         # The loss of a step is that before its update.
         if not all(np.isfinite(np.asarray(v)).all() for v in self.learner.variables):
             self._not_finite("weights' value", self.iteration)
-
-
-def _check(**intervals: int) -> None:
-    for name, value in intervals.items():
-        arguments.count(name, value, 1)
-
-
-def _check_source(learner: Learner, tasks: Any) -> None:
-    """Refuses what is no source of a learner's tasks; draws nothing."""
-    if isinstance(learner, MetaLearner):
-        supply_of(tasks, learner.meta_batch_size)
-    elif tasks is None:
-        raise ValueError("There are no tasks (None); give what the learner takes.")
-
-
-def _validation(learner: Learner, validation: Any, num_tasks: int, steps: int) -> Any:
-    """What measures the learner, of what `train` takes as validation."""
-    if validation is None:
-        return None
-    if isinstance(learner, MetaLearner):
-        return Evaluator(learner, validation, num_tasks=num_tasks, steps=steps)
-    if isinstance(validation, type) or not (callable(validation) and hasattr(validation, "steps")):
-        raise ValueError(
-            f"validation is {arguments.shown(validation)}; give what measures this learner, such "
-            "as maml_tf.rl.evaluation.ReturnEvaluator(learner, sampler)."
-        )
-    return validation
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,6 @@ from learners import SAMPLER, make_learner, random_batches
 
 from maml_tf import train
 from maml_tf.engine.adaptation import adapt, stack
-from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
@@ -115,7 +114,7 @@ def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_onc
     first = learner.meta_steps(SAMPLER, 0, 1)
     assert first.returns.shape == (1, 2) and first.backtracks[0] >= 0
     np.testing.assert_allclose(first.returns[0], rollouts.returns.mean(0), rtol=1e-6)
-    loss, apart = learner.meta_objective(learner.initial_weights(), rollouts.batches)
+    loss, apart = learner.meta_objective(learner.inner.values(), rollouts.batches)
     assert float(loss) == pytest.approx(first.surrogate_after[0], rel=1e-3)
     assert float(apart) == pytest.approx(first.kl[0], rel=1e-3) and 0 < apart <= 0.01
     assert first.surrogate_after[0] < first.surrogate_before[0]
@@ -123,7 +122,7 @@ def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_onc
     assert float(loss) == pytest.approx(first.surrogate_before[0], abs=1e-6)
     assert float(apart) == pytest.approx(0, abs=1e-6)
     learner.meta_steps(SAMPLER, 1, 2)
-    for function in (learner._batch, learner._adapt, learner._improve):
+    for function in (learner._sampling.weigh, learner._sampling.step, learner._improve):
         assert function.experimental_get_tracing_count() == 1
 
 
@@ -137,7 +136,7 @@ def test_a_meta_step_lowers_the_surrogate_within_the_trust_region_and_traces_onc
     ],
 )
 def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
-    learners = [make_learner((4,), task_chunks=number, **options) for number in (1, 4)]
+    learners = [make_learner((4,), pieces=number, **options) for number in (1, 4)]
     batches = random_batches(learners[0], learners[0].inner_steps + 1, tasks=4)
     shares = [batch.first(3) for batch in batches]
     whole, cut = (learner._improve(batches, shares) for learner in learners)
@@ -166,7 +165,7 @@ def test_only_chosen_weights_adapt_and_all_are_meta_learned():
 
 def run(directory, iterations, **options):
     learner = make_learner()
-    evaluator = ReturnEvaluator(learner, SAMPLER, num_tasks=4, steps=1)
+    evaluator = learner.evaluator(SAMPLER, num_tasks=4, steps=1)
     options = {"log_every": 1, "save_every": 2, "validate_every": 2, **options}
     result = train(
         *(learner, SAMPLER), iterations=iterations, logdir=directory, validation=evaluator,
@@ -220,7 +219,7 @@ class Poisoned(PointSampler):
         return taken if index == 0 else taken._replace(rewards=np.nan * taken.rewards)
 
 
-def test_returns_that_are_not_finite_name_the_iteration_and_the_mend(tmp_path):
+def test_returns_that_are_not_finite_name_the_iteration_and_the_remedy(tmp_path):
     told = "iteration 1; the checkpoint of iteration 1 is intact. Lower the inner step size, or max"
     with pytest.raises(NonFiniteLoss, match=told):
         train(
@@ -233,7 +232,7 @@ def test_returns_that_are_not_finite_name_the_iteration_and_the_mend(tmp_path):
 def test_training_raises_the_return_after_adaptation():
     sampler = PointSampler(tasks=10, episodes=10, horizon=30)
     learner = make_learner((32,), meta_batch_size=10)
-    evaluator = ReturnEvaluator(learner, sampler, num_tasks=20, steps=1)
+    evaluator = learner.evaluator(sampler, num_tasks=20, steps=1)
     before = evaluator()
     learner.meta_steps(sampler, 0, 15)
     after = evaluator()
@@ -248,11 +247,11 @@ def test_training_raises_the_return_after_adaptation():
         ({"meta_batch_size": 0}, "meta_batch_size >= 1"),
         ({"step_size": 0.0}, "step_size > 0"),
         ({"curvature_share": 0.0}, "0 < curvature_share <= 1"),
-        ({"task_chunks": 0}, "4 tasks do not divide into task_chunks=0"),
-        ({"task_chunks": 3}, "4 tasks do not divide into task_chunks=3"),
+        ({"pieces": 0}, "4 tasks do not divide into pieces=0"),
+        ({"pieces": 3}, "4 tasks do not divide into pieces=3"),
         ({"inner_loss": "exact"}, "log_likelihood, likelihood_ratio; not 'exact'"),
         ({"curvature": "exact"}, "fisher, hessian, finite_differences"),
-        ({"adapts": lambda v: False}, "No weight adapts"),
+        ({"adapts": lambda v: False}, "No variable adapts"),
     ],
 )
 def test_bad_arguments_are_refused(options, said):

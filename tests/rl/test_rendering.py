@@ -10,7 +10,8 @@ from PIL import Image
 from maml_tf.rl import envs, offscreen, rendering
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
-from maml_tf.rl.rendering import record, render
+from maml_tf.rl.recording import record
+from maml_tf.rl.rendering import render
 from maml_tf.rl.sampler import Sampler
 
 ORANGE, BLUE, VERMILION = (230, 159, 0), (0, 114, 178), (213, 94, 0)

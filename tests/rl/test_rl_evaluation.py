@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from helpers import PointSampler
 
-from maml_tf.rl.evaluation import ReturnEvaluator, evaluate
+from maml_tf.estimates import evaluate, tune_step_size
+from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 
@@ -28,21 +29,38 @@ def test_held_out_tasks_in_whole_draws_and_the_same_again():
     assert evaluate(learner, SAMPLER, num_tasks=6, steps=0, split="test").mean[0] != first.mean[0]
 
 
-def test_later_steps_take_half_of_alpha(monkeypatch):
-    learner, seen = make_learner(), []
-    inner = learner._inner_step
-    monkeypatch.setattr(learner, "_adapt", lambda *a: (seen.append(float(a[2][0])), inner(*a))[1])
-    evaluate(learner, SAMPLER, num_tasks=4, steps=3)
-    evaluate(learner, SAMPLER, num_tasks=4, steps=1, step_size=0.1)
-    assert seen == pytest.approx([0.5, 0.25, 0.25, 0.1])
+def returns(learner, step_sizes):
+    """Mean returns on the first draw of held-out tasks."""
+    return learner.roll_out_and_adapt(SAMPLER, 0, step_sizes, "val").returns.mean(0)
 
 
-def test_learned_step_sizes_are_taken_as_they_are(monkeypatch):
-    learner, seen = make_learner(learn_step_size=True), []
-    inner = learner._inner_step
-    monkeypatch.setattr(learner, "_adapt", lambda *a: (seen.append(a[2][1]), inner(*a))[1])
-    evaluate(learner, SAMPLER, num_tasks=4, steps=2)
-    assert [a.shape for a in seen] == [(8,)] * 2 and np.all(seen[1] == 0.5)
+def test_later_steps_take_half_of_alpha():
+    learner = make_learner()
+    got = evaluate(learner, SAMPLER, num_tasks=4, steps=3).mean
+    np.testing.assert_allclose(got, returns(learner, [0.5, 0.25, 0.25]), rtol=1e-6)
+    assert np.abs(got - returns(learner, [0.5, 0.5, 0.5]))[2:].min() > 1e-4
+    given = evaluate(learner, SAMPLER, num_tasks=4, steps=2, step_size=0.1).mean
+    np.testing.assert_allclose(given, returns(learner, [0.1, 0.05]), rtol=1e-6)
+
+
+def test_learned_step_sizes_are_taken_as_they_are():
+    learner = make_learner(learn_step_size=True)
+    got = evaluate(learner, SAMPLER, num_tasks=4, steps=2).mean
+    np.testing.assert_allclose(got, returns(learner, [0.5, 0.5]), rtol=1e-6)
+    learner.step_sizes[1].assign(np.linspace(0, 4, 8))
+    moved = evaluate(learner, SAMPLER, num_tasks=4, steps=2).mean
+    assert moved[0] == got[0] and np.all(moved[1:] != got[1:])
+    given = evaluate(learner, SAMPLER, num_tasks=4, steps=2, step_size=0.1).mean
+    np.testing.assert_allclose(given, returns(learner, [0.1, 0.05]), rtol=1e-6)
+
+
+def test_the_general_functions_serve_policies():
+    learner = make_learner()
+    options = {"num_tasks": 4, "steps": 1}
+    tuning = tune_step_size(learner, SAMPLER, step_sizes=(0.05, 0.2, 1.0), **options)
+    for alpha, score in zip(tuning.step_sizes, tuning.scores, strict=True):
+        assert evaluate(learner, SAMPLER, step_size=alpha, **options).mean[1] == score
+    assert tuning.scores[tuning.step_sizes.index(tuning.step_size)] == max(tuning.scores)
 
 
 def test_bad_arguments_are_refused():

@@ -9,11 +9,10 @@ import pytest
 import tensorflow as tf
 from helpers import PointSampler
 
-from maml_tf.engine.adaptation import stack
-from maml_tf.rl.export import export
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch
 from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.saving.export import export
 from maml_tf.saving.saved_models import SIDECAR
 
 GIVEN_STEP_SIZE = 0.3
@@ -79,7 +78,7 @@ def episodes_of(learner, size):
     """Trajectories of one task `[1, E, H, ...]`, some of which end early."""
     episodes, horizon = SIZES[size]
     sampler = PointSampler(1, episodes, horizon, seed=size)
-    actor = learner.policy.actor(learner.initial_weights(), 1)
+    actor = learner.policy.actor(learner.inner.initial_weights(), 1)
     trajectories = sampler.sample(actor, sampler.sample_tasks(0), 0)
     mask = trajectories.mask.copy()
     mask[0, 0, horizon // 2 :] = 0
@@ -89,10 +88,12 @@ def episodes_of(learner, size):
 def adapted(learner, trajectories, step_size=None, steps=1):
     """The learner's own answer."""
     batch, _ = policy_batch(trajectories, discount=0.9, gae_lambda=0.8)
-    weights = stack(learner.initial_weights(), 1, learner.adapts)
-    for _ in range(steps):
-        weights = learner._adapt(weights, batch, learner.alphas(step_size))
-    return weights
+    return learner.inner.steps(
+        learner.inner_loss,
+        learner.inner.stacked(1),
+        [batch] * steps,
+        step_size=learner.inner.alphas(step_size),
+    ).weights[-1]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +121,7 @@ def exported(tmp_path_factory):
 def test_it_acts_as_the_learner_does(exported, name):
     learners, data, results, _ = exported
     policy = learners[name].policy
-    before = policy(learners[name].initial_weights(), tf.constant(data["o"])[None])
+    before = policy(learners[name].inner.initial_weights(), tf.constant(data["o"])[None])
     np.testing.assert_allclose(results[f"{name} before"], before.means[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(results[f"{name} log_stds"], policy.log_std, rtol=1e-6)
     first, again, other = results[f"{name} seeds"]

@@ -10,10 +10,10 @@ from maml_tf import train
 from maml_tf.networks import dense_network
 from maml_tf.rl import envs
 from maml_tf.rl.evaluation import ReturnEvaluator
-from maml_tf.rl.export import export
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
+from maml_tf.saving.export import export
 
 WHOLE, NUMBER = "must be a whole number", "must be one number"
 
@@ -23,7 +23,7 @@ def navigation(**options):
 
 
 def judged(**options):
-    return ReturnEvaluator(make_learner(), PointSampler(), **options)
+    return make_learner().evaluator(PointSampler(), **options)
 
 
 CALLS = {
@@ -31,7 +31,7 @@ CALLS = {
     "a class": (lambda: MetaTRPO(GaussianPolicy, meta_batch_size=2), "is the class GaussianPolicy"),
     "batch": (lambda: make_learner(meta_batch_size=2.0), f"meta_batch_size {WHOLE}, not 2.0"),
     "steps": (lambda: make_learner(inner_steps="1"), f"inner_steps {WHOLE}, not '1'"),
-    "chunks": (lambda: make_learner(task_chunks=True), f"task_chunks {WHOLE}, not True"),
+    "pieces": (lambda: make_learner(pieces=True), f"pieces {WHOLE}, not True"),
     "step_size": (lambda: make_learner(step_size=[0.1]), f"step_size {NUMBER}"),
     "max_kl": (lambda: make_learner(max_kl="a"), f"max_kl {NUMBER}"),
     "discount": (lambda: make_learner(discount=None), f"discount {NUMBER}"),
@@ -43,6 +43,10 @@ CALLS = {
     "seed": (lambda: GaussianPolicy(2, 1, seed="a"), f"seed {WHOLE}"),
     "count": (lambda: make_learner().meta_steps(PointSampler(), 0, 1.5), f"count {WHOLE}"),
     "no sampler": (lambda: make_learner().meta_steps(3, 0, 1), "give a sampler of trajectories"),
+    "sizes of a meta-batch": (
+        lambda: make_learner(meta_batch_size=3).meta_steps(PointSampler(tasks=4), 0, 1),
+        r"draws 4 tasks \(tasks=4\), and the learner was made with meta_batch_size=3; give both",
+    ),
     "train": (lambda: train(make_learner(), None, iterations=1), "There are no tasks"),
     "validation": (
         lambda: train(make_learner(), PointSampler(), iterations=1, validation=PointSampler()),

@@ -22,7 +22,7 @@ _CONTACTS = 15
 # Derived of them, in the same place: the rotation matrix, and the clipped forces.
 _TURN, _FORCES = slice(6, 15), slice(15, None)
 _FIELDS = ("FORCE", "TORQUE", "POS")
-_NET_FORCE = 3  # the contact sensor's way to make one of many
+_NET_FORCE = 3  # how the contact sensor makes one of many
 
 
 class _Ant(MujocoTasks):
@@ -81,7 +81,7 @@ class _Ant(MujocoTasks):
         rows, bodies = np.nonzero(contacts[:, :, 2])
         force, torque, place = np.split(contacts[rows, bodies], 3, axis=1)
         arm = place - centre_of_mass(sensed)[rows]
-        # The sensor tells what the body does to the floor; wanted is what the floor does to it.
+        # The sensor measures what the body does to the floor; wanted is what the floor does to it.
         wrench = -np.concatenate([torque + _cross(arm, force), force], axis=1)
         forces[rows, bodies] = np.clip(wrench, -1.0, 1.0)
         return forces.reshape(n, -1)

@@ -1,17 +1,20 @@
-"""Environments with tasks, B of them in one, as a Gymnasium vector environment.
+"""Environments with tasks, P of them in one, as a Gymnasium vector environment.
 
-Shape letters: B environments, n of them in a step, O observation numbers, A action numbers,
+Shape letters: P environments, n of them in a step, O observation numbers, A action numbers,
 G numbers of a task.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
+
+Infos: TypeAlias = dict[str, np.ndarray]
+"""`diverged` [P] bool, if it is there; and `_diverged`, where it is said."""
 
 Rows = slice | np.ndarray
 """Environments of a batch: all of them, or the indices [n] of some."""
@@ -27,7 +30,7 @@ class Advance(NamedTuple):
 
 
 class TaskVectorEnv(gymnasium.vector.VectorEnv):
-    """B environments in lockstep, each with a task of its own.
+    """P environments in lockstep, each with a task of its own.
 
     An environment draws a new task at each reset, until `set_tasks` fixes them. Actions in [-1, 1]
     are scaled to the actuators' range; beyond, they are clipped. An environment whose simulation
@@ -43,9 +46,9 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     state_size: int  # O, without the task
     action_size: int  # A
     task_size: int  # G
-    task_words: str  # says what a task is, with a place for each of G numbers
+    task_words: str  # say what a task is, with a place for each of G numbers
     threads = 1  # that it uses
-    # What holds a row an environment, so that a part has a view of it.
+    # What holds one row per environment, so that a part has a view of it.
     _of_each: ClassVar[tuple[str, ...]] = ("tasks", "_observations", "_steps", "_ended")
 
     def __init__(
@@ -59,13 +62,13 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         """Makes the spaces.
 
         Args:
-            num_envs: B.
-            max_episode_steps: steps until an episode is cut; None for no end.
-            oracle: append the task to the observation.
-            autoreset_mode: `NEXT_STEP` or `DISABLED`.
+          num_envs: P.
+          max_episode_steps: steps until an episode is cut; None for no end.
+          oracle: append the task to the observation.
+          autoreset_mode: `NEXT_STEP` or `DISABLED`.
 
         Raises:
-            ValueError: a number is below 1, or the mode is neither of the two.
+          ValueError: a number is below 1, or the mode is neither of the two.
         """
         for name, number in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
             if number is not None and number < 1:
@@ -108,7 +111,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
 
     @property
     def positions(self) -> np.ndarray:
-        """Where each environment's body or robot is now, [B, Q]: what is needed to draw it."""
+        """Where each environment's body or robot is now, [P, Q]: what is needed to draw it."""
         raise NotImplementedError
 
     @property
@@ -129,10 +132,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         raise NotImplementedError
 
     def set_tasks(self, tasks: np.ndarray | None) -> None:
-        """Fixes each environment's task, [B, G]; None draws a new one at each reset again.
+        """Fixes each environment's task, [P, G]; None draws a new one at each reset again.
 
         Raises:
-            ValueError: if the shape is not [B, G], or a number is not finite.
+          ValueError: if the shape is not [P, G], or a number is not finite.
         """
         self._tasks_fixed = tasks is not None
         if tasks is not None:
@@ -141,12 +144,12 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
             except (TypeError, ValueError, OverflowError) as error:
                 raise ValueError(
                     f"tasks are no numbers ({error}); give {list(self.tasks.shape)} numbers, one "
-                    "row an environment."
+                    "row per environment."
                 ) from error
             if tasks.shape != self.tasks.shape:
                 raise ValueError(
                     f"tasks have shape {list(tasks.shape)}; give {list(self.tasks.shape)}, one row "
-                    "an environment."
+                    "per environment."
                 )
             if not np.isfinite(tasks).all():
                 raise ValueError(
@@ -156,11 +159,11 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes: all, or those of `options["reset_mask"]` [B] bool.
+    ) -> tuple[np.ndarray, Infos]:
+        """Starts new episodes: all, or those of `options["reset_mask"]` [P] bool.
 
         Returns:
-            Observations [B, O] float32, and no information.
+          Observations [P, O] float32, and no information.
         """
         super().reset(seed=seed)
         mask = (options or {}).get("reset_mask")
@@ -179,11 +182,11 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment that has not ended.
 
         Returns:
-            Observations [B, O] float32, rewards [B], terminated [B], truncated [B] and information.
+          Observations [P, O] float32, rewards [P], terminated [P], truncated [P] and information.
         """
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, bool)
@@ -250,13 +253,13 @@ class TaskEnv(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, dict[str, bool]]:
         """Starts an episode; returns its observation [O], and no information."""
         super().reset(seed=seed)
         self._vector.np_random = self.np_random
         return self._vector.reset()[0][0], {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, bool]]:
         """Takes an action [A]; returns observation [O], reward, terminated, False, information."""
         actions = np.asarray(action)[None]
         observations, rewards, terminated, _, infos = self._vector.step(actions)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,15 +17,15 @@ _LENGTH = 90
 LARGEST_REWARD = 1e15
 """Sums of ten thousand rewards up to here, and the squares of such sums, are finite in float32."""
 
-MENDS = {
+DUTIES = {
     "__init__": "gymnasium.make, or the function given, makes one without arguments",
     "sample_tasks": "sample_tasks(rng, n) draws n tasks with rng",
     "set_task": "set_task(task) takes what sample_tasks gave",
-    "set_tasks": "set_tasks(tasks) takes what sample_tasks gave, one an environment",
+    "set_tasks": "set_tasks(tasks) takes what sample_tasks gave, one per environment",
     "reset": "reset(seed=..., options=...) returns an observation of its space and a dictionary",
     "step": "step(action) returns observation, reward, terminated, truncated and a dictionary",
 }
-"""What each method is to do."""
+"""What each method has to do."""
 
 
 class EnvironmentFault(ValueError):
@@ -38,7 +37,7 @@ def name_of(env: gymnasium.Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """A value in one line of bounded length; an error by its type and first line."""
     is_error = isinstance(value, BaseException)
     kind = type(value).__name__
@@ -59,22 +58,22 @@ def raised(name: str, method: str, error: BaseException, where: str = "") -> Env
     """The fault of an error that a method raised.
 
     Args:
-        name: of the environment.
-        method: a key of `MENDS`.
-        error: what was raised.
-        where: the step and the task, if there are any.
+      name: the environment's.
+      method: a key of `DUTIES`.
+      error: what was raised.
+      where: the step and the task, if there are any.
     """
     if isinstance(error, EnvironmentFault):
         return error
     return EnvironmentFault(
-        f"{name} raised {brief(error)} in {where or method}; mend it: {MENDS[method]}"
+        f"{name} raised {brief(error)} in {where or method}; fix it so that {DUTIES[method]}"
         f"{_old_interface(method, error)}."
     )
 
 
 def wrong(name: str, method: str, what: str, where: str) -> EnvironmentFault:
     """The fault of what a method returned; arguments as `raised`."""
-    return EnvironmentFault(f"{name}, in {where}, {what}; mend it: {MENDS[method]}.")
+    return EnvironmentFault(f"{name}, in {where}, {what}; fix it so that {DUTIES[method]}.")
 
 
 def place(method: str, step: int) -> str:
@@ -95,18 +94,18 @@ def _old_interface(method: str, error: BaseException) -> str:
 
 
 def is_finite(numbers: np.ndarray) -> np.ndarray:
-    """Which rows are finite in float32, [B] of [B, ...]."""
+    """Which rows are finite in float32, [P] of [P, ...]."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(numbers.astype(np.float32, copy=False))
     return np.all(finite.reshape(len(finite), -1), axis=1)
 
 
 def can_be_learned(observations: np.ndarray, rewards: np.ndarray) -> np.ndarray:
-    """Which environments returned numbers to learn from, [B] of [B, O] and [B]."""
+    """Which environments returned numbers to learn from, [P] of [P, O] and [P]."""
     return is_finite(observations) & (np.abs(rewards) <= LARGEST_REWARD)
 
 
-def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
+def observation(value: object, shape: tuple[int, ...]) -> np.ndarray | str:
     """An observation as an array, or what is wrong with it in a few words."""
     try:
         array = np.asarray(value)
@@ -119,7 +118,7 @@ def observation(value: Any, shape: tuple[int, ...]) -> np.ndarray | str:
     return array
 
 
-def reward(value: Any) -> float | str:
+def reward(value: object) -> float | str:
     """A reward as a number, or what is wrong with it in a few words."""
     if isinstance(value, (float, int, np.floating, np.integer)):
         try:
@@ -135,7 +134,7 @@ def reward(value: Any) -> float | str:
     return float(array)
 
 
-def flag(name: str, value: Any) -> bool | str:
+def flag(name: str, value: object) -> bool | str:
     """`terminated` or `truncated` as a bool, or what is wrong with it in a few words."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
@@ -151,7 +150,7 @@ class Divergences:
         """Takes the environments' name."""
         self._name = name
         self._first: dict[int, str] = {}
-        self._is_told = False
+        self._is_logged = False
 
     def clear(self) -> None:
         """Begins new episodes."""
@@ -161,10 +160,10 @@ class Divergences:
         """Keeps the first time of each environment; not where the action was not finite itself.
 
         Args:
-            rows: [B] bool: which environments did.
-            step: from 1.
-            actions: [B, A].
-            rewards: [B].
+          rows: [P] bool: which environments did.
+          step: from 1.
+          actions: [P, A].
+          rewards: [P].
         """
         for row in np.flatnonzero(rows & np.isfinite(actions).all(axis=1)):
             reward = rewards[row]
@@ -175,29 +174,29 @@ class Divergences:
                 what = f"the reward {reward} that is beyond {LARGEST_REWARD}"
             self._first.setdefault(int(row), f"{what} in step {step}")
 
-    def refuse(self, rows: np.ndarray, tasks: Sequence[Any]) -> None:
+    def refuse(self, rows: np.ndarray, tasks: Sequence[object]) -> None:
         """Refuses episodes of no use.
 
         Args:
-            rows: their environments.
-            tasks: of all environments.
+          rows: their environments.
+          tasks: of all environments.
 
         Raises:
-            ValueError: names the first one's task and step.
+          ValueError: names the first one's task and step.
         """
         for row in rows:
             if row in self._first:
                 raise EnvironmentFault(
                     f"{self._name} returned {self._first[row]} of every episode with task "
-                    f"{brief(tasks[row])}; mend its step, or do not draw this task."
+                    f"{brief(tasks[row])}; fix its step, or do not draw this task."
                 )
 
-    def warn(self, tasks: Sequence[Any]) -> None:
+    def warn(self, tasks: Sequence[object]) -> None:
         """Says once that all episodes ended so."""
         for row, what in list(self._first.items())[:1]:
-            if not self._is_told:
+            if not self._is_logged:
                 _LOG.warning(
                     "All episodes of %s ended early: it returned %s of an episode with task %s.",
                     *(self._name, what, brief(tasks[row])),
                 )
-            self._is_told = True
+            self._is_logged = True

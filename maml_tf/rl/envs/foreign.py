@@ -11,91 +11,14 @@ import numpy as np
 from gymnasium.spaces import flatdim
 
 from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
-
-
-class _Guarded(gymnasium.Wrapper):
-    """An environment that knows its task and its step, and names both where it does wrong."""
-
-    def __init__(self, env: gymnasium.Env, name: str, number: int = 0):
-        super().__init__(env)
-        self._name, self._number = name, number
-        self._task: Any = None
-        self._steps = 0
-        self._shape = env.observation_space.shape or ()
-        self._dtype = env.observation_space.dtype
-
-    def take_task(self, tasks: list) -> None:
-        """Sets the task of this environment's own row, a copy of its own."""
-        self._task = tasks[self._number]
-        try:
-            self.env.get_wrapper_attr("set_task")(task_forms.own_copy(self._task))
-        except (Exception, SystemExit) as error:
-            raise self._raised("set_task", error) from error
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        try:
-            result = self.env.reset(seed=seed, options=options)
-        except (Exception, SystemExit) as error:
-            raise self._raised("reset", error) from error
-        if not isinstance(result, tuple) or len(result) != 2:
-            alone = "" if isinstance(result, tuple) else " alone, as the old Gym did"
-            raise self._wrong("reset", f"returned {faults.brief(result)}{alone}")
-        self._steps = 0
-        return self._seen("reset", result[0]), {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self._steps += 1
-        try:
-            result = self.env.step(action)
-        except (Exception, SystemExit) as error:
-            raise self._raised("step", error) from error
-        if not isinstance(result, tuple) or len(result) != 5:
-            many = f"{len(result)} values, as the old Gym did" if isinstance(result, tuple) else ""
-            raise self._wrong("step", f"returned {many or faults.brief(result)}")
-        seen, reward, terminated, truncated, _ = result
-        # What is right at a glance costs no call.
-        if not (
-            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype == self._dtype
-        ):
-            seen = self._seen("step", seen)
-        if not isinstance(reward, float):
-            reward = self._checked("step", faults.reward(reward))
-        if not isinstance(terminated, bool):
-            terminated = self._checked("step", faults.flag("terminated", terminated))
-        if not isinstance(truncated, bool):
-            truncated = self._checked("step", faults.flag("truncated", truncated))
-        return seen, reward, terminated, truncated, {}  # nothing reads an environment's own infos
-
-    def close(self) -> None:
-        try:
-            self.env.close()
-        except (Exception, SystemExit) as error:
-            faults.warn_once(f"{self._name} raised {faults.brief(error)} in close.")
-
-    def _seen(self, method: str, value: Any) -> np.ndarray:
-        """An observation in its space's type; infinite where that cannot hold it."""
-        found = self._checked(method, faults.observation(value, self._shape))
-        with np.errstate(over="ignore"):
-            return found.astype(self._dtype, copy=False)
-
-    def _checked(self, method: str, value: Any) -> Any:
-        if isinstance(value, str):
-            raise self._wrong(method, value)
-        return value
-
-    def _where(self, method: str) -> str:
-        return f"{faults.place(method, self._steps)} with task {faults.brief(self._task)}"
-
-    def _raised(self, method: str, error: BaseException) -> EnvironmentFault:
-        return faults.raised(self._name, method, error, self._where(method))
-
-    def _wrong(self, method: str, what: str) -> EnvironmentFault:
-        return faults.wrong(self._name, method, what, self._where(method))
+from maml_tf.rl.envs.guarded import Guarded, check, made, maker
+from maml_tf.rl.envs.task_draws import TaskDraws
 
 
 class ForeignTasks(gymnasium.vector.VectorWrapper):
-    """B environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
+    """P environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
 
     `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
     a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
@@ -124,29 +47,29 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """Makes the environments, and tries one of them for a step.
 
         Args:
-            make: makes one environment.
-            num_envs: B.
-            oracle: append the task to the observation: its numbers, a dictionary's in the order of
-                the keys.
-            asynchronous: step each in a process of its own.
-            name: of the environment, for messages; by default its id or class.
+          make: makes one environment.
+          num_envs: P.
+          oracle: append the task to the observation: its numbers, a dictionary's in the order of
+            the keys.
+          asynchronous: step each in a process of its own.
+          name: of the environment, for messages; by default its id or class.
 
         Raises:
-            ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
-                actions or none as observations, does not keep to Gymnasium's interface, or `make`
-                returns the same object again.
+          ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
+            actions or none as observations, does not keep to Gymnasium's interface, or `make`
+            returns the same object again.
         """
-        self._one = _made(make, name)
+        self._one = made(make, name)
         self.name = name = name or faults.name_of(self._one)
         try:
-            _check(name, self._one)
+            check(name, self._one)
         except ValueError:
             raise
         except Exception as error:  # of a property of the environment's
             raise faults.raised(name, "__init__", error) from error
-        self._trial = _Guarded(self._one, name)
+        self._trial = Guarded(self._one, name)
         sample = self._one.get_wrapper_attr("sample_tasks")
-        self._draws = task_forms.TaskDraws(name, sample, self._one)
+        self._draws = TaskDraws(name, sample, self._one)
         drawn = self._draws.refuse_other_chance(num_envs, self._begin)
         self._form = drawn[0] if task_forms.rows(drawn).dtype != object else None
         self._as_vector = self._try(drawn[0])
@@ -168,7 +91,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         kind = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
         # Each process of its own makes its own objects.
         met = None if asynchronous else {id(self._one.unwrapped): self._one.unwrapped}
-        makers = [_maker(make, self.name, number, met) for number in range(num_envs)]
+        makers = [maker(make, self.name, number, met) for number in range(num_envs)]
         try:
             return kind(makers)  # type: ignore[arg-type]
         except (Exception, SystemExit) as error:
@@ -219,8 +142,8 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """Draws tasks, as the environment does.
 
         Returns:
-            [num_tasks, G] float64 where the environment gives an array of floats, else
-            [num_tasks] objects, each as the environment gives it.
+          [num_tasks, G] float64 where the environment gives an array of floats, else
+          [num_tasks] objects, each as the environment gives it.
         """
         drawn = self._draws(rng, num_tasks)
         made = task_forms.rows(drawn)
@@ -234,10 +157,10 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         return made
 
     def set_tasks(self, tasks: np.ndarray) -> None:
-        """Sets each environment's task: B rows of what `sample_tasks` returns.
+        """Sets each environment's task: P rows of what `sample_tasks` returns.
 
         Raises:
-            ValueError: there are not B of them, or they have another form.
+          ValueError: there are not P of them, or they have another form.
         """
         if len(tasks) != self.num_envs:
             raise ValueError(f"{len(tasks)} tasks are given for {self.num_envs} environments.")
@@ -256,14 +179,14 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             except ValueError as error:
                 raise ValueError(
                     f"tasks have shape {list(np.shape(tasks))}; {self.name} takes "
-                    f"{_shape(form.shape)}, one a row."
+                    f"{_shape(form.shape)}, one per row."
                 ) from error
         if self._as_vector:
             given = [np.array([task]) if task_forms.is_number(task) else task for task in given]
         return given
 
     def _numbers(self, tasks: np.ndarray) -> np.ndarray:
-        """What an oracle is shown of each task, [B, G]."""
+        """What an oracle is shown of each task, [P, G]."""
         made = [task_forms.numbers_of(self.name, task) for task in tasks]
         shown = getattr(self, "_shown", None)
         size = len(made[0]) if shown is None else shown.shape[1]
@@ -274,11 +197,11 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             )
         return np.stack(made)
 
-    def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes; returns observations [B, O] float32.
+    def reset(self, **kwargs) -> tuple[np.ndarray, Infos]:
+        """Starts new episodes; returns observations [P, O] float32.
 
         Raises:
-            ValueError: an observation is not finite.
+          ValueError: an observation is not finite.
         """
         observations, infos = self.env.reset(**kwargs)
         finite = faults.is_finite(observations)
@@ -291,7 +214,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
         clipped = np.where(self._bounded, np.clip(actions, -1.0, 1.0), actions)
         scaled = (self._low + 0.5 * (clipped + 1.0) * self._span).astype(self._low.dtype)
@@ -342,70 +265,3 @@ def _are_objects(tasks: Any) -> bool:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "objects" if shape is None else f"floats of shape {list(shape)}"
-
-
-def _made(make: Callable[[], gymnasium.Env], name: str) -> gymnasium.Env:
-    """One environment, or the reason why there is none."""
-    if isinstance(make, gymnasium.Env) or not callable(make):
-        what = faults.name_of(make) if isinstance(make, gymnasium.Env) else faults.brief(make)
-        raise ValueError(
-            f"{what} is no function that makes environments; give one that makes a new one at "
-            "every call, such as the class."
-        )
-    name = name or getattr(make, "__name__", type(make).__name__)
-    try:
-        env = make()
-    except (Exception, SystemExit) as error:
-        raise faults.raised(name, "__init__", error) from error
-    if not isinstance(env, gymnasium.Env):
-        raise ValueError(
-            f"{name} made {faults.brief(env)}, which is no gymnasium.Env; return an environment of "
-            "a class that inherits from gymnasium.Env."
-        )
-    return env
-
-
-def _maker(
-    make: Callable[[], gymnasium.Env], name: str, number: int, met: dict[int, Any] | None
-) -> Callable[[], gymnasium.Env]:
-    """Makes one environment, which must not be among those met before."""
-
-    def maker() -> gymnasium.Env:
-        env = _made(make, name)
-        if met is not None:
-            if id(env.unwrapped) in met:
-                raise EnvironmentFault(
-                    f"{name} is one object for several tasks; let the function make a new "
-                    "environment at every call."
-                )
-            met[id(env.unwrapped)] = env.unwrapped
-        return _Guarded(env, name, number)
-
-    return maker
-
-
-def _check(name: str, env: gymnasium.Env) -> None:
-    """Refuses an environment that has no tasks or other spaces than vectors of real numbers."""
-    missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
-    if missing:
-        raise ValueError(
-            f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), "
-            "set_task(task))."
-        )
-    spaces = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
-    check_spaces(name, *spaces)
-
-
-def check_spaces(name: str, observations: Any, actions: Any) -> None:
-    """Refuses spaces other than vectors of real numbers.
-
-    Raises:
-        ValueError: naming the environment and the space.
-    """
-    for kind, space in (("observations", observations), ("actions", actions)):
-        real = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
-        if not real or len(space.shape or ()) != 1 or not space.shape[0]:
-            raise ValueError(
-                f"{name} has {kind} {faults.brief(space)}; a Gaussian policy needs a Box of real "
-                "numbers with one axis and at least one number."
-            )

@@ -8,12 +8,14 @@ import gymnasium
 import numpy as np
 
 from maml_tf.rl.envs import faults
+from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
-from maml_tf.rl.envs.task_forms import TaskDraws, own_copies, rows
+from maml_tf.rl.envs.task_draws import TaskDraws
+from maml_tf.rl.envs.task_forms import own_copies, rows
 
 
 class ForeignVector(gymnasium.vector.VectorWrapper):
-    """B environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks)` of their own.
+    """P environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks)` of their own.
 
     Environments that return numbers to learn nothing from end there, as in `ForeignTasks`.
     """
@@ -22,8 +24,8 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         """Takes the environments.
 
         Raises:
-            ValueError: `sample_tasks` takes other things than a generator and a number of tasks, or
-                the same seed does not draw the same tasks.
+          ValueError: `sample_tasks` takes other things than a generator and a number of tasks, or
+            the same seed does not draw the same tasks.
         """
         super().__init__(env)
         self._own = cast(Any, env)
@@ -47,8 +49,8 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         self._tasks = tasks
         self._run("set_tasks", own_copies(tasks))
 
-    def reset(self, **kwargs) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes; returns observations [B, O]."""
+    def reset(self, **kwargs) -> tuple[np.ndarray, Infos]:
+        """Starts new episodes; returns observations [P, O]."""
         result = self._run("reset", **kwargs)
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._wrong("reset", f"returned {faults.brief(result)}")
@@ -64,7 +66,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
 
     def step(
         self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
         self._steps += 1
         result = self._run("step", actions)
@@ -78,13 +80,13 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
             for name, values in zip(("terminated", "truncated"), result[2:4], strict=True)
         )
         diverged = ~faults.can_be_learned(observations, rewards)
-        told = result[4].get("diverged") if isinstance(result[4], dict) else None
+        reported = result[4].get("diverged") if isinstance(result[4], dict) else None
         if diverged.any():
             self._divergences.note(diverged, self._steps, actions, rewards)
             observations[diverged] = self._last[diverged]
             rewards[diverged] = 0.0
         self._last = observations
-        diverged |= False if told is None else np.asarray(told, bool)
+        diverged |= False if reported is None else np.asarray(reported, bool)
         infos = {"diverged": diverged} if diverged.any() else {}
         return observations, rewards, terminated | diverged, truncated, infos
 
@@ -110,7 +112,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         return found
 
     def _column(self, name: str, values: Any, kinds: str) -> np.ndarray:
-        """One value an environment, [B]."""
+        """One value per environment, [P]."""
         try:
             array = np.asarray(values)
         except Exception:

@@ -1,6 +1,6 @@
-"""Robots in MuJoCo: one model, B states, stepped in native threads.
+"""Robots in MuJoCo: one model, P states, stepped in native threads.
 
-Shape letters: B environments, n of them in a step, F physics steps an action, Q positions, V
+Shape letters: P environments, n of them in a step, Q positions, V
 velocities, A actuators, M sensor numbers.
 """
 
@@ -37,7 +37,7 @@ def cores() -> int:
 class MujocoTasks(TaskVectorEnv):
     """A robot of Gymnasium's with a task.
 
-    `dynamics="paper"` is the original program's: one physics step an action, and its observation.
+    `dynamics="paper"` is the original program's: one physics step per action, and its observation.
     `dynamics="gymnasium"` is v5's frame skip, time step, starting pose and observation. Reward and
     noise at the start (normal, 0.01 for positions, 0.1 for velocities) are the paper's in both.
 
@@ -62,13 +62,13 @@ class MujocoTasks(TaskVectorEnv):
         """Compiles the model and starts the threads.
 
         Args:
-            num_envs: B.
-            dynamics: "paper" or "gymnasium".
-            threads: native threads; as many as processors if not given.
-            kwargs: for `TaskVectorEnv`.
+          num_envs: P.
+          dynamics: "paper" or "gymnasium".
+          threads: native threads; as many as processors if not given.
+          kwargs: those of `TaskVectorEnv`.
 
         Raises:
-            ValueError: if the dynamics are unknown or `threads` is below 1.
+          ValueError: if the dynamics are unknown or `threads` is below 1.
         """
         check_dynamics(dynamics)
         threads = cores() if threads is None else threads
@@ -103,7 +103,7 @@ class MujocoTasks(TaskVectorEnv):
 
     @property
     def positions(self) -> np.ndarray:
-        """MuJoCo's `qpos`, [B, Q]."""
+        """MuJoCo's `qpos`, [P, Q]."""
         return self._state[:, 1 : 1 + self.model.nq]
 
     @property
@@ -166,8 +166,8 @@ class MujocoTasks(TaskVectorEnv):
         """Steps state [n, 1 + Q + V] under the first n controls.
 
         Returns:
-            The state after the last physics step, and the sensors [n, M] of the state before it;
-            both are overwritten by the next call.
+          The state after the last physics step, and the sensors [n, M] of the state before it;
+          both are overwritten by the next call.
         """
         n = len(state)
         after, sensed = self._next[:n], self._sensed[:n]

@@ -38,7 +38,7 @@ class Navigation2D(TaskVectorEnv):
 
     @property
     def positions(self) -> np.ndarray:
-        """Where the points are, [B, 2]."""
+        """Where the points are, [P, 2]."""
         return self._position
 
     def _reset(self, rows: Rows, num: int) -> np.ndarray:

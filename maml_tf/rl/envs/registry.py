@@ -45,7 +45,7 @@ def check_dynamics(dynamics: str) -> None:
     """Refuses unknown dynamics.
 
     Raises:
-        ValueError: they are none of `DYNAMICS`.
+      ValueError: they are none of `DYNAMICS`.
     """
     if not isinstance(dynamics, str) or dynamics not in DYNAMICS:
         known = " or ".join(map(repr, DYNAMICS))
@@ -53,16 +53,18 @@ def check_dynamics(dynamics: str) -> None:
 
 
 def make_vector(name: str, num_envs: int = 1, **kwargs) -> TaskVectorEnv:
-    """B environments in one: `TaskVectorEnv`'s keywords, and the environment's own.
+    """P environments in one: `TaskVectorEnv`'s keywords, and the environment's own.
 
     Raises:
-        ModuleNotFoundError: if the environment needs MuJoCo and it is not installed.
+      ModuleNotFoundError: if the environment needs MuJoCo and it is not installed.
     """
     module, _, cls = ENVIRONMENTS[name].place.partition(":")
     try:
         found = importlib.import_module(f"maml_tf.rl.envs.{module}")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} needs {error.name}; install maml-tf[rl].") from error
+        raise ModuleNotFoundError(
+            f"{name} needs {error.name}; pip install maml-tf[rl].", name=error.name
+        ) from error
     return getattr(found, cls)(num_envs, **kwargs)
 
 

@@ -1,0 +1,167 @@
+"""One environment of a user's, made and watched: what it does wrong is one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs.faults import EnvironmentFault
+
+
+class Guarded(gymnasium.Wrapper):
+    """An environment that knows its task and its step, and names both where it does wrong."""
+
+    def __init__(self, env: gymnasium.Env, name: str, number: int = 0):
+        """Takes an environment, what messages call it, and which of several it is."""
+        super().__init__(env)
+        self._name, self._number = name, number
+        self._task: Any = None
+        self._steps = 0
+        self._shape = env.observation_space.shape or ()
+        self._dtype = env.observation_space.dtype
+
+    def take_task(self, tasks: list) -> None:
+        """Sets the task of this environment's own row, a copy of its own."""
+        self._task = tasks[self._number]
+        try:
+            self.env.get_wrapper_attr("set_task")(task_forms.own_copy(self._task))
+        except (Exception, SystemExit) as error:
+            raise self._raised("set_task", error) from error
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """Starts an episode; returns its observation, and no information."""
+        try:
+            result = self.env.reset(seed=seed, options=options)
+        except (Exception, SystemExit) as error:
+            raise self._raised("reset", error) from error
+        if not isinstance(result, tuple) or len(result) != 2:
+            alone = "" if isinstance(result, tuple) else " alone, as the old Gym did"
+            raise self._wrong("reset", f"returned {faults.brief(result)}{alone}")
+        self._steps = 0
+        return self._seen("reset", result[0]), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Takes a step; returns what Gymnasium's `step` does, without the environment's infos."""
+        self._steps += 1
+        try:
+            result = self.env.step(action)
+        except (Exception, SystemExit) as error:
+            raise self._raised("step", error) from error
+        if not isinstance(result, tuple) or len(result) != 5:
+            many = f"{len(result)} values, as the old Gym did" if isinstance(result, tuple) else ""
+            raise self._wrong("step", f"returned {many or faults.brief(result)}")
+        seen, reward, terminated, truncated, _ = result
+        # What is right at a glance costs no call.
+        if not (
+            isinstance(seen, np.ndarray) and seen.shape == self._shape and seen.dtype == self._dtype
+        ):
+            seen = self._seen("step", seen)
+        if not isinstance(reward, float):
+            reward = self._checked("step", faults.reward(reward))
+        if not isinstance(terminated, bool):
+            terminated = self._checked("step", faults.flag("terminated", terminated))
+        if not isinstance(truncated, bool):
+            truncated = self._checked("step", faults.flag("truncated", truncated))
+        return seen, reward, terminated, truncated, {}  # nothing reads an environment's own infos
+
+    def close(self) -> None:
+        """Closes the environment; what it raises then is only logged."""
+        try:
+            self.env.close()
+        except (Exception, SystemExit) as error:
+            faults.warn_once(f"{self._name} raised {faults.brief(error)} in close.")
+
+    def _seen(self, method: str, value: Any) -> np.ndarray:
+        """An observation in its space's type; infinite where that cannot hold it."""
+        found = self._checked(method, faults.observation(value, self._shape))
+        with np.errstate(over="ignore"):
+            return found.astype(self._dtype, copy=False)
+
+    def _checked(self, method: str, value: Any) -> Any:
+        if isinstance(value, str):
+            raise self._wrong(method, value)
+        return value
+
+    def _where(self, method: str) -> str:
+        return f"{faults.place(method, self._steps)} with task {faults.brief(self._task)}"
+
+    def _raised(self, method: str, error: BaseException) -> EnvironmentFault:
+        return faults.raised(self._name, method, error, self._where(method))
+
+    def _wrong(self, method: str, what: str) -> EnvironmentFault:
+        return faults.wrong(self._name, method, what, self._where(method))
+
+
+def made(make: Callable[[], gymnasium.Env], name: str) -> gymnasium.Env:
+    """One environment, or the reason why there is none."""
+    if isinstance(make, gymnasium.Env) or not callable(make):
+        what = faults.name_of(make) if isinstance(make, gymnasium.Env) else faults.brief(make)
+        raise ValueError(
+            f"{what} is no function that makes environments; give one that makes a new one at "
+            "every call, such as the class."
+        )
+    name = name or getattr(make, "__name__", type(make).__name__)
+    try:
+        env = make()
+    except (Exception, SystemExit) as error:
+        raise faults.raised(name, "__init__", error) from error
+    if not isinstance(env, gymnasium.Env):
+        raise ValueError(
+            f"{name} made {faults.brief(env)}, which is no gymnasium.Env; return an environment of "
+            "a class that inherits from gymnasium.Env."
+        )
+    return env
+
+
+def maker(
+    make: Callable[[], gymnasium.Env], name: str, number: int, met: dict[int, Any] | None
+) -> Callable[[], gymnasium.Env]:
+    """Makes one environment, which must not be among those met before."""
+
+    def maker() -> gymnasium.Env:
+        env = made(make, name)
+        if met is not None:
+            if id(env.unwrapped) in met:
+                raise EnvironmentFault(
+                    f"{name} is one object for several tasks; let the function make a new "
+                    "environment at every call."
+                )
+            met[id(env.unwrapped)] = env.unwrapped
+        return Guarded(env, name, number)
+
+    return maker
+
+
+def check(name: str, env: gymnasium.Env) -> None:
+    """Refuses an environment that has no tasks or other spaces than vectors of real numbers."""
+    missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
+    if missing:
+        raise ValueError(
+            f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), "
+            "set_task(task))."
+        )
+    spaces = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
+    check_spaces(name, *spaces)
+
+
+def check_spaces(name: str, observations: object, actions: object) -> None:
+    """Refuses spaces other than vectors of real numbers.
+
+    Raises:
+      ValueError: naming the environment and the space.
+    """
+    for kind, space in (("observations", observations), ("actions", actions)):
+        shape: tuple[int, ...] | None = None
+        if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+            shape = space.shape
+        if shape is None or len(shape) != 1 or not shape[0]:
+            raise ValueError(
+                f"{name} has {kind} {faults.brief(space)}; a Gaussian policy needs a Box of real "
+                "numbers with one axis and at least one number."
+            )

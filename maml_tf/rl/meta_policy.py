@@ -1,0 +1,346 @@
+"""Meta-learning a policy, whatever the outer step: weights, roll-outs, inner steps, metrics, state.
+
+    theta'(theta) = theta - alpha d/dtheta mean(-log pi_theta(a|s) A)        on theta's trajectories
+
+A meta-optimizer is a subclass of `MetaPolicy` with an `improve`, which moves theta by the
+trajectories of theta and of theta'; `MetaTRPO` is the paper's.
+
+Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a task, S inner steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from maml_tf import arguments
+from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
+from maml_tf.rl import pieces
+from maml_tf.rl.evaluation import ReturnEvaluator
+from maml_tf.rl.export import servable
+from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.rollouts import (
+    AdaptiveSampling,
+    Clock,
+    Rollouts,
+    TrajectorySource,
+    check_number,
+    check_source,
+)
+from maml_tf.saving import weights as learner_files
+from maml_tf.types import Metrics, Servable, Weights
+
+
+class PolicyMetrics(NamedTuple):
+    """What any meta-steps of a policy saw, with a leading axis `[count]`."""
+
+    returns: np.ndarray  # [S + 1]: undiscounted, before and after each inner step; mean over tasks
+    diverged: np.ndarray  # episodes that ended because their simulation did
+    sampling_seconds: np.ndarray
+    inner_seconds: np.ndarray  # baselines, advantages and inner steps
+    meta_step_seconds: np.ndarray  # the outer step
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar."""
+        return show_returns(self.returns, metric)
+
+
+def show_returns(returns: np.ndarray, metric: str) -> str:
+    """Mean returns `[count, S + 1]` before the first and after the last inner step, as words."""
+    ends = dict.fromkeys((0, returns.shape[1] - 1))
+    return f"{metric} {' -> '.join(f'{returns[:, end].mean():.4g}' for end in ends)}"
+
+
+class MetaPolicy:
+    """Meta-learns a policy's weights so that a few policy-gradient steps on a new task do well.
+
+    A `Learner` for `maml_tf.train`, whose tasks are a `Sampler`. A subclass writes `improve`. It
+    sets `optimizer` if it has one of Keras, and `metrics` if it has more to report than
+    `PolicyMetrics`.
+    """
+
+    metric_name = "return"
+    lower_is_better = False
+    remedy = "Lower the inner step size."
+    optimizer: keras.optimizers.Optimizer | None = None
+    metrics: type = PolicyMetrics
+    """Of what `meta_steps` returns: a NamedTuple of `PolicyMetrics`' fields and of what `improve`
+    returns."""
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        *,
+        meta_batch_size: int,
+        step_size: float = 0.1,
+        inner_steps: int = 1,
+        inner_loss: str = "log_likelihood",
+        discount: float = 0.99,
+        gae_lambda: float = 1.0,
+        first_order: bool = False,
+        learn_step_size: bool = False,
+        adapts: Callable[[keras.Variable], bool] | None = None,
+        pieces: int | None = None,
+    ):
+        """Sets the learner up; nothing is computed yet.
+
+        Args:
+          policy: its weights are updated in place.
+          meta_batch_size: T of the sampler.
+          step_size: alpha of the inner step.
+          inner_steps: S. 0 is training over all tasks at once: the paper's pre-training.
+          inner_loss: "log_likelihood", the paper's, or "likelihood_ratio": the same inner step,
+            and a less biased meta-gradient; see `objectives.likelihood_ratio`.
+          discount: discount factor for later rewards.
+          gae_lambda: lambda of generalised advantage estimation; 1 is the discounted return minus
+            the baseline.
+          first_order: hold inner gradients constant.
+          learn_step_size: meta-learn alpha, one number for each that adapts (Meta-SGD).
+          adapts: which weights the inner step moves; all by default.
+          pieces: work on the tasks in this many pieces in the meta-step, as many at a time as
+            TensorFlow may run operations; `pieces.default_number` of them by default.
+
+        Raises:
+          ValueError: an argument is out of range, the tasks do not divide into these pieces, or
+            no weight adapts.
+        """
+        _check(type(self).__name__, policy, meta_batch_size, step_size, inner_steps, inner_loss)
+        for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
+            arguments.number(name, number)
+        arguments.boolean("first_order", first_order)
+        arguments.boolean("learn_step_size", learn_step_size)
+        _check_pieces(meta_batch_size, pieces)
+        self.policy = policy
+        self.meta_batch_size = meta_batch_size
+        self.inner_steps = inner_steps
+        self.discount, self.gae_lambda = discount, gae_lambda
+        self.pieces = pieces
+        self.inner = _inner_loop(policy, adapts, step_size, learn_step_size, first_order)
+        self.inner_loss = INNER_LOSSES[inner_loss](policy)
+        self._sampling = AdaptiveSampling(
+            policy, self.inner, self.inner_loss, discount=discount, gae_lambda=gae_lambda
+        )
+
+    @property
+    def model(self) -> keras.Model:
+        """All of the policy's weights, for Keras' files."""
+        return self.policy.stored
+
+    @property
+    def step_size(self) -> float:
+        """Alpha, where it is not learned."""
+        return self.inner.step_size
+
+    @property
+    def step_sizes(self) -> Sequence[keras.Variable]:
+        """Learned alphas, one per weight that adapts; none where alpha is not learned."""
+        return self.inner.step_sizes
+
+    @property
+    def adapts(self) -> Sequence[bool]:
+        """Of each weight of the policy, whether the inner step moves it."""
+        return self.inner.adapts
+
+    @property
+    def first_order(self) -> bool:
+        """Whether inner gradients are held constant."""
+        return self.inner.first_order
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What the meta-step moves: theta, and alpha where it is learned."""
+        return self.inner.parameters
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that a checkpoint must hold, the optimizer's own apart."""
+        return self.variables
+
+    def save(self, path: str | Path) -> None:
+        """Writes the policy's weights and learned step sizes; see `MetaLearner.save`."""
+        learner_files.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Puts what `save` wrote into this learner; see `MetaLearner.load`."""
+        learner_files.load(self, path)
+
+    # --- the inner loop ---
+
+    def roll_out_and_adapt(
+        self,
+        sampler: TrajectorySource,
+        index: int,
+        step_sizes: Sequence[float | None],
+        split: str = "train",
+    ) -> Rollouts:
+        """Samples with theta, adapts, samples again, and so on.
+
+        Args:
+          sampler: where tasks and trajectories come from.
+          index: number of the meta-batch.
+          step_sizes: alpha of each inner step; None for the learner's own.
+          split: "train", "val" or "test".
+
+        Returns:
+          `Rollouts`: one more stage than there are step sizes.
+        """
+        return self._sampling(sampler, index, step_sizes, split)
+
+    def adapted_policy(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Gaussian:
+        """The adapted policies on their own trajectories, a differentiable function of theta.
+
+        theta' is computed anew from theta, on the stored trajectories.
+
+        Args:
+          parameters: a value for each of `self.variables`.
+          batches: S of the inner steps, then that of the adapted policies.
+        """
+        *before, last = batches
+        adaptation = self.inner.differentiable(
+            self.inner_loss, parameters, before, last.mask.shape[0]
+        )
+        return self.policy(adaptation.weights[-1], last.observations)
+
+    def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
+        """Into how many pieces an outer step is to cut the tasks of a meta-batch."""
+        return self.pieces or pieces.default_number(*batches[-1].mask.shape)
+
+    # --- the outer loop ---
+
+    def improve(self, rollouts: Rollouts) -> Mapping[str, np.ndarray]:
+        """Moves `self.variables` once.
+
+        Args:
+          rollouts: S + 1 stages, the last of them by the adapted policies.
+
+        Returns:
+          What was seen, by the names of those fields of `metrics` that `PolicyMetrics` lacks.
+        """
+        raise NotImplementedError
+
+    def meta_step(self, sampler: TrajectorySource, index: int) -> Metrics:
+        """Meta-batch `index`: samples, adapts, and improves once.
+
+        Returns:
+          `metrics` without the leading axis.
+        """
+        diverged = -getattr(sampler, "diverged", 0)
+        rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
+        diverged += getattr(sampler, "diverged", 0)
+        check_number(len(rollouts.returns), self.meta_batch_size)
+        clock = Clock()
+        seen = self.improve(rollouts)
+        clock.stop("meta_step")
+        return self.metrics(
+            returns=rollouts.returns.mean(0),
+            diverged=np.asarray(diverged),
+            sampling_seconds=np.asarray(rollouts.sampling_seconds),
+            inner_seconds=np.asarray(rollouts.inner_seconds),
+            meta_step_seconds=np.asarray(clock.seconds["meta_step"]),
+            **seen,
+        )
+
+    def meta_steps(self, tasks: TrajectorySource, start: int, count: int) -> Metrics:
+        """Runs meta-steps `start` ... `start + count - 1`.
+
+        Args:
+          tasks: where trajectories come from.
+          start: index of the first meta-batch.
+          count: how many.
+
+        Returns:
+          `metrics` with a leading axis `[count]`.
+
+        Raises:
+          ValueError: `count` is below 1, or `tasks` is no sampler of `meta_batch_size` tasks.
+        """
+        start = arguments.count("start", start, 0)
+        count = arguments.count("count", count, 1)
+        self.check_tasks(tasks)
+        steps = [self.meta_step(tasks, index) for index in range(start, start + count)]
+        return self.metrics(*(np.stack(values) for values in zip(*steps, strict=True)))
+
+    def check_tasks(self, tasks: TrajectorySource) -> None:
+        """Refuses what is no sampler of this learner's tasks; draws nothing.
+
+        Raises:
+          ValueError: it draws no trajectories, or of another number of tasks.
+        """
+        check_source(tasks)
+        check_number(getattr(tasks, "tasks", self.meta_batch_size), self.meta_batch_size)
+
+    # --- held-out tasks, and other programs ---
+
+    def evaluator(self, tasks: TrajectorySource, **options: Any) -> ReturnEvaluator:
+        """What measures the return on held-out tasks; the options are `ReturnEvaluator`'s."""
+        return ReturnEvaluator(self, tasks, **options)
+
+    def servable(self, **options: Any) -> Servable:
+        """The policy as a program for one task, for `maml_tf.export`; see `rl.export`.
+
+        Args:
+          **options: `steps`: default number of gradient steps of `adapt`, on the same episodes; 1
+            by default. `step_size`: default alpha; the learner's own by default. A learner with
+            meta-learned step sizes uses those until a number is given, here or in a call; NaN in a
+            call stands for the meta-learned ones.
+
+        Raises:
+          ValueError: an option is out of range.
+        """
+        return servable(self, **options)
+
+
+def _inner_loop(
+    policy: GaussianPolicy,
+    adapts: Callable[[keras.Variable], bool] | None,
+    step_size: float,
+    learn_step_size: bool,
+    first_order: bool,
+) -> InnerLoop:
+    moving = which_adapt(policy.variables, adapts)
+    learned: Sequence[keras.Variable] = ()
+    if learn_step_size:
+        # The names that checkpoints and descriptions of runs have known them by.
+        names = [f"step_size_{index}" for index in range(len(moving))]
+        learned = learned_step_sizes(policy.variables, moving, step_size, names=names)
+    return InnerLoop(policy.variables, moving, step_size, learned, first_order)
+
+
+def _check(
+    name: str,
+    policy: GaussianPolicy,
+    meta_batch_size: int,
+    step_size: float,
+    inner_steps: int,
+    inner_loss: str,
+) -> None:
+    if not isinstance(policy, GaussianPolicy):
+        raise ValueError(
+            f"The policy given is {arguments.shown(policy)}; make a GaussianPolicy("
+            "observation_size, action_size)."
+        )
+    whole = arguments.whole("meta_batch_size", meta_batch_size)
+    if whole < 1 or arguments.whole("inner_steps", inner_steps) < 0:
+        raise ValueError(
+            f"{name} needs meta_batch_size >= 1 and inner_steps >= 0, not {meta_batch_size} and "
+            f"{inner_steps}."
+        )
+    if not arguments.number("step_size", step_size) > 0:
+        raise ValueError(f"{name} needs step_size > 0, not {step_size}.")
+    if inner_loss not in INNER_LOSSES:
+        raise ValueError(
+            f"inner_loss must be one of {', '.join(INNER_LOSSES)}; not '{inner_loss}'."
+        )
+
+
+def _check_pieces(meta_batch_size: int, pieces: int | None) -> None:
+    if pieces is not None and (arguments.whole("pieces", pieces) < 1 or meta_batch_size % pieces):
+        raise ValueError(
+            f"{meta_batch_size} tasks do not divide into pieces={pieces} pieces; choose a divisor, "
+            "or None."
+        )
