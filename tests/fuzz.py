@@ -10,7 +10,6 @@ damaged files ends well with other numbers than with whole ones and says nothing
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import random
@@ -23,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import generated_images
-from maml_tf.experiments.settings import Config
+from maml_tf.cli import original
+from maml_tf.experiments import problems
+from maml_tf.experiments.settings import SETTINGS
 from tests.forks import HUNG, give
 
 LIMIT = 120
@@ -146,13 +147,13 @@ class Fuzz:
 
 
 def _command_line(chance: random.Random) -> list[str]:
-    fields = {field.name: field for field in dataclasses.fields(Config)}
+    fields = {name: (*_kind(name),) for name in (*SETTINGS, *original.RENAMED, *original.OTHERWISE)}
     names = chance.sample(sorted(fields), chance.choice([0, 1, 2, 3, 4, 6, 9]))
     command = chance.choice(COMMANDS)
     arguments = [command] if command else []
     arguments += [word for word in ("logs/run", "nowhere", "x\ny") if chance.random() < 0.15]
     wrong = chance.choice([0, 0, 0.2, 0.5])
-    flags = [_flag(chance, fields[name], wrong) for name in names]
+    flags = [_flag(chance, name, *fields[name], wrong) for name in names]
     if chance.random() < 0.7:
         flags = [*RUN, *flags]
     if chance.random() < 0.15:
@@ -162,17 +163,26 @@ def _command_line(chance: random.Random) -> list[str]:
     return given + [flag for flag in QUICK if flag.partition("=")[0] not in " ".join(given)]
 
 
-def _flag(chance: random.Random, field, wrong: float) -> str:
-    kind, choices = type(field.default), field.metadata["choices"]
+def _kind(name: str) -> tuple[type, tuple[str, ...]]:
+    """Type and choices of a flag, of today or earlier."""
+    if name in original.OTHERWISE:
+        return type(original.OTHERWISE[name]), ()
+    each = SETTINGS[original.RENAMED.get(name, name)]
+    return each.kind, tuple(problems.known()) if each.flag == "problem" else each.choices
+
+
+def _flag(
+    chance: random.Random, name: str, kind: type, choices: tuple[str, ...], wrong: float
+) -> str:
     right = {bool: ["True", "False"], int: INTEGERS, float: FLOATS, str: STRINGS}[kind]
     other = {bool: NO_INTEGERS, int: NO_INTEGERS, float: NO_FLOATS, str: NO_STRINGS}[kind]
-    values = FEW.get(field.name, choices or right)
-    if chance.random() < wrong and field.name not in ("download", "distribute"):
+    values = FEW.get(name, choices or right)
+    if chance.random() < wrong and name not in ("download", "distribute"):
         values = other
     if kind is bool and chance.random() < 0.3:
-        return chance.choice([f"--{field.name}", f"--no{field.name}"])
+        return chance.choice([f"--{name}", f"--no{name}"])
     form = "--{}={}" if chance.random() < 0.9 else chance.choice(["-{}={}", "--{} {}", "{}={}"])
-    return form.format(field.name, chance.choice(values))
+    return form.format(name, chance.choice(values))
 
 
 def _numbers(place: Path) -> object:

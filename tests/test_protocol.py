@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from helpers import make_settings
 
 from maml_tf.cli.flags import parse
-from maml_tf.experiments.settings import Config
+from maml_tf.experiments.records import Kind
 from maml_tf.paper.numbers import FIGURES, TABLES, fills
 from maml_tf.paper.protocol import EXPERIMENTS, QUICK, Cell, cell, find
 
@@ -17,9 +18,8 @@ CELLS = {
 
 
 def settings(experiment):
-    given, _ = parse([f"--flagfile={FLAGS / experiment.flagfile}"])
-    given["train_update_batch_size"] = experiment.shots
-    return Config(**given)
+    given = parse([f"--flagfile={FLAGS / experiment.flagfile}"]).given
+    return make_settings(**{**given, "shots": experiment.shots})
 
 
 def test_every_flagfile_belongs_to_an_experiment_and_the_reverse():
@@ -30,22 +30,25 @@ def test_every_flagfile_belongs_to_an_experiment_and_the_reverse():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_what_its_flagfile_says(name):
     experiment = find(name)
-    config = settings(experiment)
-    assert (config.datasource, config.method) == (experiment.problem, experiment.method)
-    assert config.trained().update_batch_size == experiment.shots
-    assert config.joint == experiment.is_joint and config.reinforcement == experiment.is_policy
-    assert config.loss_reduction == experiment.loss_reduction
-    assert config.head_stddev == (-1 if experiment.head_stddev is None else experiment.head_stddev)
-    assert experiment.ways in (None, config.num_classes)
-    assert experiment.conv in (None, config.conv)
-    assert max(e.steps for e in experiment.evaluations) <= config.evaluation_steps
+    made = settings(experiment)
+    assert (made.problem.name, made.method.name) == (experiment.problem, experiment.method)
+    given = parse([f"--flagfile={FLAGS / experiment.flagfile}"]).given
+    if not experiment.other_flagfile:
+        assert make_settings(**given).training.shots == experiment.shots
+    assert made.joint == experiment.is_joint
+    assert (made.problem.kind is Kind.POLICY) == experiment.is_policy
+    assert made.training.loss_reduction == experiment.loss_reduction
+    assert made.training.head_stddev == experiment.head_stddev
+    assert experiment.ways in (None, made.training.ways)
+    assert experiment.conv in (None, made.training.conv)
+    assert max(e.steps for e in experiment.evaluations) <= made.evaluation.steps
     assert experiment.hours > 0 and experiment.title
 
 
 @pytest.mark.parametrize("name", [n for n, e in EXPERIMENTS.items() if e.trained_by])
 def test_what_evaluates_another_experiments_model_names_that_one(name):
     trained, other = settings(find(name)).trained(), settings(find(find(name).trained_by)).trained()
-    assert trained.experiment == other.experiment and trained.method == other.method
+    assert trained.experiment == other.experiment and trained.method.name == other.method.name
     assert not find(find(name).trained_by).trained_by
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import result_content, write_result
+from helpers import make_settings, result_content, write_result
 
+from maml_tf.cli.original import from_flags
 from maml_tf.estimates import Tuning
-from maml_tf.experiments.identity import from_flags
-from maml_tf.experiments.settings import Config
+from maml_tf.experiments.records import Kind
 from maml_tf.paper import tables
 from maml_tf.paper.numbers import TABLES
 from maml_tf.plotting import curves as figures
@@ -54,6 +54,7 @@ def test_every_release_is_read():
 
 WRONG = [True, 1.5, -1, 10**400, "x", ["x"], [1.5], [True], {}, [{}], [[]], None, "../x", "a\nb"]
 RIGHT = {
+    "datasource": ["x"],  # of a user's own
     "experiment": ["x", "../x"],
     "metric": ["x"],
     "flags": [["x"]],
@@ -161,7 +162,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def test_a_diverged_evaluation_is_written_as_json_and_read_back(tmp_path):
-    config = Config(logdir="my runs", data_dir="a  b", test_steps=2)
+    config = make_settings(logdir="my runs", data_dir="a  b", test_steps=2)
     estimate = Estimate(np.array([1.0, NAN, INF]), np.array([1.0, NAN, -INF]), np.ones(3), 600)
     tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN))
     content = results.curve(
@@ -192,7 +193,7 @@ def test_a_file_of_an_earlier_version_that_holds_nan_is_read_and_released_withou
 
 
 def test_spaces_in_directories_stay_in_their_flags(tmp_path):
-    config = Config(logdir="my runs/--seed=7 x", data_dir="the data", to=" t ", init="a b")
+    config = make_settings(logdir="my runs/--seed=7 x", data_dir="the data", to=" t ", init="a b")
     estimate = Estimate(*np.ones((3, 11)), 600)
     content = results.curve(config, estimate, metric="loss", iteration=3, seconds=1.0).to_json()
     assert from_flags("\n".join(content["flags"])) == config
@@ -279,17 +280,17 @@ SETTINGS = {
 
 def made(kind, settings, **measured):
     """A result of an evaluation by some settings."""
-    config = Config(**settings)
+    config = make_settings(**settings)
     if kind is Samples:
         task = SampleTask(1.0, 0.0, np.ones(3), np.ones(3), np.ones(5), np.ones(5), np.ones((3, 5)))
         return results.samples(config, [task], iteration=3)
     if kind is Paths:
-        steps = config.test_steps + 1
+        steps = config.evaluation.steps + 1
         task = PathTask(np.ones(2), ((np.zeros((4, 2)),),) * steps)
         return results.paths(config, [task], iteration=3)
-    tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN)) if config.tunes_step_size else None
+    tuning = Tuning(0.1, (0.1, 0.2), (1.0, NAN)) if config.evaluation.tune_step_size else None
     estimate = Estimate(*np.random.default_rng(0).normal(size=(3, 11)), 600)
-    metric = "return" if config.reinforcement else "loss"
+    metric = "return" if config.problem.kind is Kind.POLICY else "loss"
     measured = {"metric": metric, "seconds": 1.0, **measured}
     return results.curve(config, estimate, iteration=3, tuning=tuning, **measured)
 
@@ -410,6 +411,7 @@ def test_files_of_earlier_versions_have_the_names_of_their_settings(tmp_path):
     for name, settings in SETTINGS.items():
         content = made(Curve, settings).to_json()
         kept = {key: value for key, value in content.items() if key not in since}
+        kept["flags"] = [f"--{flag}={value}" for flag, value in settings.items()]
         (tmp_path / "a.json").write_text(json.dumps(kept))
         (result,) = result_files.read(tmp_path / "a.json")
         assert result_names.file_name(result) == f"{name}.json"

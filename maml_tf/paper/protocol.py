@@ -275,7 +275,7 @@ def _policy(problem: str, method: str, title: str, hours: float) -> Experiment:
         title=f"{ENVIRONMENTS[problem][0].upper()}{ENVIRONMENTS[problem][1:]}: {title}",
         problem=problem,
         method=method,
-        shots=20,
+        shots=40 if problem == "ant_direction" else 20,
         evaluations=(Evaluation(shots, steps),),
         hours=hours,
     )

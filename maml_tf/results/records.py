@@ -55,6 +55,8 @@ class Result(Stored):
         """Refuses what no evaluation leaves."""
         if "$" in self.experiment:  # It is a figure's title, where $ begins a formula.
             raise ValueError(f"experiment is {shown(self.experiment)}, which holds a $")
+        if not re.fullmatch(r"\w+", self.problem):
+            raise ValueError(f"datasource is {shown(self.problem)}, not one word")
         if not self.steps or list(self.steps) != sorted(set(self.steps)):
             raise ValueError("steps do not ascend")
 
