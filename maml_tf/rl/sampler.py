@@ -26,7 +26,7 @@ _UNEVEN = 1.15
 
 
 class _Part(NamedTuple):
-    """What one thread rolls out: some tasks, all of them episodes."""
+    """What one thread rolls out: all episodes of some tasks."""
 
     act: Act
     env: Tasked
