@@ -134,7 +134,7 @@ def make_learner(config: Config, classes: int | None = None) -> MetaLearner | Me
         "optimizer": keras.optimizers.Adam(config.meta_lr),
         "adapts": None if adapting == "all" else (lambda v: f"{adapting}/" in v.path),
         "clip": config.clip_value,
-        "task_chunks": _task_chunks(config, jit),
+        "pieces": _task_chunks(config, jit),
         "jit_compile": jit,
     }
     if config.method in PENALTIES:
