@@ -17,7 +17,7 @@ from .saving.export import export as export
 from .saving.saved_models import load_export as load_export
 from .supervised.baselines import MultitaskLearner as MultitaskLearner
 from .supervised.learner import MetaLearner as MetaLearner
-from .supervised.learner import MetaMetrics as MetaMetrics
+from .supervised.meta_gradient import MetaMetrics as MetaMetrics
 from .training.loop import TrainingResult as TrainingResult
 from .training.loop import train as train
 from .types import ApplyFn as ApplyFn

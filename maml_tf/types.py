@@ -9,7 +9,7 @@ Shape letters, used everywhere:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import keras
@@ -24,6 +24,10 @@ A weight is *shared* by all tasks (`[*shape]`) or *stacked* (`[T, *shape]`).
 
 ApplyFn: TypeAlias = Callable[[Weights, tf.Tensor], tf.Tensor]
 """`(weights, x [T, B, ...]) -> outputs [T, B, ...]`."""
+
+
+Structure: TypeAlias = "tf.Tensor | np.ndarray | Sequence[Structure] | Mapping[str, Structure]"
+"""A tensor, or a tuple, list or dictionary of such, nested as `tf.nest` takes it."""
 
 
 class Batch(NamedTuple):

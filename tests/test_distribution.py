@@ -64,11 +64,11 @@ def sgd():
     [
         (sgd, {}),
         (sgd, {"clip": 0.05}),
-        (sgd, {"task_chunks": 2}),
+        (sgd, {"pieces": 2}),
         (sgd, {"learn_step_size": True}),
         (lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
     ],
-    ids=["SGD", "SGD, clip", "SGD, chunks", "SGD, learned step sizes", "Adam, clip"],
+    ids=["SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "Adam, clip"],
 )
 def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
     start, alone, expected = three_meta_steps(None, make_optimizer, **options)
@@ -93,7 +93,7 @@ def test_replicas_share_the_tasks_of_a_source_in_python(two):
 def test_tasks_that_do_not_divide_over_the_replicas_are_refused(two):
     with two.scope():
         model = dense_network(1, 1)
-        with pytest.raises(ValueError, match="5 tasks does not divide into 2 replicas x 1 chunks"):
+        with pytest.raises(ValueError, match="5 tasks does not divide into 2 replicas x 1 pieces"):
             MetaLearner(model, losses.mean_squared_error, meta_batch_size=5)
 
 

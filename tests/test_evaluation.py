@@ -53,7 +53,7 @@ def test_the_curve_is_plain_gradient_descent_on_each_task():
 
 def test_the_tasks_do_not_depend_on_how_they_are_cut():
     one = evaluate(make_learner(), TASKS, num_tasks=DRAW + 6, steps=2)
-    many = evaluate(make_learner(meta_batch_size=8, task_chunks=4), TASKS, num_tasks=30, steps=2)
+    many = evaluate(make_learner(meta_batch_size=8, pieces=4), TASKS, num_tasks=30, steps=2)
     np.testing.assert_allclose(one.mean, many.mean, rtol=1e-5)
     assert one.num_tasks == many.num_tasks == 30
 

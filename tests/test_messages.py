@@ -74,7 +74,7 @@ def episodes(images=CLASSES, **options):
 
 
 WHOLE_ARGUMENTS = {
-    "MetaLearner": (make, "inner_steps meta_batch_size task_chunks"),
+    "MetaLearner": (make, "inner_steps meta_batch_size pieces"),
     "train": (
         training,
         "iterations log_every validate_every save_every validation_tasks validation_steps "

@@ -56,7 +56,7 @@ def meta_gradient_by_hand(w, task, steps, first_order=False):
     return of_w, of_alpha
 
 
-@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"task_chunks": 3}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"pieces": 3}], ids=str)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 3])
 def test_meta_gradient_of_a_linear_model(float64, steps, first_order, options):
@@ -210,12 +210,10 @@ def assert_same(results, expected, **tolerance):
     "options",
     [
         {"recompute": True},
-        {"task_chunks": 4},
-        {"task_chunks": 2, "recompute": True},
+        {"pieces": 4},
+        {"pieces": 2, "recompute": True},
         {"jit_compile": True},
-        pytest.param(
-            {"jit_compile": True, "recompute": True, "task_chunks": 2}, marks=pytest.mark.slow
-        ),
+        pytest.param({"jit_compile": True, "recompute": True, "pieces": 2}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -226,7 +224,7 @@ def test_how_the_gradient_is_computed_does_not_change_it(float64, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"task_chunks": 2, "recompute": True}, {"jit_compile": True}], ids=str
+    "options", [{"pieces": 2, "recompute": True}, {"jit_compile": True}], ids=str
 )
 def test_nor_the_gradient_of_a_convolutional_network(float64, options):
     def gradient(**options):
@@ -325,16 +323,16 @@ def test_a_later_call_does_not_trace_again(jit_compile):
 
     learner = small_learner(jit_compile=jit_compile)
     learner.meta_steps(tasks, 0, 2)
-    first = len(traces), learner._chunk_gradient.experimental_get_tracing_count()
+    first = len(traces), learner._gradient.piece.experimental_get_tracing_count()
     learner.meta_steps(tasks, 2, 2)
     learner.meta_steps(tasks, 4, 5)
-    assert (len(traces), learner._chunk_gradient.experimental_get_tracing_count()) == first
+    assert (len(traces), learner._gradient.piece.experimental_get_tracing_count()) == first
 
 
-def test_chunks_are_one_traced_function():
-    learner = small_learner(task_chunks=4)
+def test_pieces_are_one_traced_function():
+    learner = small_learner(pieces=4)
     learner.meta_steps(drawn, 0, 1)
-    assert learner._chunk_gradient.experimental_get_tracing_count() == 1
+    assert learner._gradient.piece.experimental_get_tracing_count() == 1
 
 
 def test_without_inner_steps_the_query_loss_is_minimised_as_it_is():
@@ -498,9 +496,9 @@ def test_an_operation_without_second_derivative_works_to_first_order(method):
         ({"step_size": float("nan")}, "step_size must be positive"),
         ({"inner_steps": -1}, "inner_steps must be 0 or more, not -1"),
         ({"meta_batch_size": 0}, "meta_batch_size must be 1 or more"),
-        ({"task_chunks": 0}, "task_chunks must be 1 or more"),
+        ({"pieces": 0}, "pieces must be 1 or more"),
         ({"clip": 0.0}, "clip must be positive"),
-        ({"meta_batch_size": 4, "task_chunks": 3}, "4 tasks does not divide into 1 replicas x 3"),
+        ({"meta_batch_size": 4, "pieces": 3}, "4 tasks does not divide into 1 replicas x 3"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options, message):
@@ -520,5 +518,5 @@ def test_accuracy_is_the_metric_of_classification_and_the_loss_of_regression():
 
 
 def test_tasks_that_do_not_divide_into_the_pieces_are_refused():
-    with pytest.raises(ValueError, match="3 tasks do not divide into task_chunks=4 pieces"):
-        small_learner(task_chunks=4).meta_gradient(few_shot(num_tasks=3))
+    with pytest.raises(ValueError, match="3 tasks do not divide into pieces=4"):
+        small_learner(pieces=4).meta_gradient(few_shot(num_tasks=3))

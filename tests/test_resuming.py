@@ -195,7 +195,7 @@ def test_another_loss_is_refused(trained):
 
 def test_what_changes_nothing_that_is_learned_may_change(tmp_path):
     run(tmp_path, 10)
-    learner = make_learner(recompute=True, task_chunks=2)
+    learner = make_learner(recompute=True, pieces=2)
     options = {**VALIDATION, "log_every": 3, "save_every": 5, "validate_every": 5}
     _, result = run(tmp_path, 20, learner, **options)
     assert result.iteration == 20 and np.isfinite(result.best_score)

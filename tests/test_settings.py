@@ -94,7 +94,7 @@ def test_the_metric_follows_the_loss_where_it_is_the_loss():
         ("clip", 0, "clip must be positive"),
         ("query_weight", float("nan"), "query_weight must be a finite number"),
         ("meta_batch_size", 0, "meta_batch_size must be 1 or more"),
-        ("task_chunks", 3, "does not divide"),
+        ("pieces", 3, "does not divide"),
         ("optimizer", "nonsense", "no optimizer"),
         ("loss", "nonsense", "no loss"),
         ("model", None, "make another learner"),

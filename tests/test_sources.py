@@ -231,7 +231,7 @@ def test_a_later_call_does_not_trace_again():
     one, source = learner(), SOURCES["int(index)"]()
     for start, count in ((0, 1), (1, 4), (5, 2)):
         one.meta_steps(source, start, count)
-    assert one._chunk_gradient.experimental_get_tracing_count() == 1
+    assert one._gradient.piece.experimental_get_tracing_count() == 1
 
 
 # --- in the graph or beside it ---

@@ -65,7 +65,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         "optimizer": keras.optimizers.Adam(training.meta_step_size),
         "adapts": networks.part_of(model, settings.adapts),
         "clip": training.clip,
-        "task_chunks": _pieces(settings, jit),
+        "pieces": _pieces(settings, jit),
         "jit_compile": jit,
     }
     if method.learner is not None:

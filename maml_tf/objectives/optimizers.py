@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
+OptimizerLike: TypeAlias = (
+    "str | Mapping[str, Any] | keras.optimizers.Optimizer | type[keras.optimizers.Optimizer]"
+)
 
-def optimizer_of(what: Any) -> keras.optimizers.Optimizer:
+
+def optimizer_of(what: OptimizerLike | None) -> keras.optimizers.Optimizer:
     """Makes an optimizer of its name, class or configuration, as `keras.Model.compile` does.
 
     Args:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -23,8 +23,15 @@ _TARGETS = {"y", "y_true", "true", "truth", "target", "targets", "label", "label
 _OUTPUTS = {"y_pred", "pred", "preds", "prediction", "predictions", "output", "outputs", "logits"}
 
 
+LossLike: TypeAlias = (
+    "str | type | Callable[..., Any] | keras.Loss | keras.Metric"
+    " | Sequence[LossLike | None] | Mapping[str, LossLike | None]"
+)
+"""A loss or a metric in any form that `objective` takes."""
+
+
 def objective(
-    what: Any,
+    what: LossLike,
     *,
     role: str = "loss",
     lower_is_better: bool | None = None,

@@ -12,14 +12,14 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from maml_tf.sources.checks import as_task
 from maml_tf.sources.read_ahead import ReadAhead
-from maml_tf.sources.supplies import SourceEnded, supply_of
+from maml_tf.sources.supplies import SourceEnded, Tasks, supply_of
 from maml_tf.sources.tracing import Verdict, is_constant, same_values, try_tracing
 from maml_tf.tasks.constant import ConstantTasks
 from maml_tf.types import Task
@@ -49,7 +49,7 @@ class Piece(NamedTuple):
     tasks: int  # how many of the first are meant; the rest fill it up
 
 
-def prepare(tasks: Any, num_tasks: int, *, start: int = 0) -> InGraph | ReadAhead:
+def prepare(tasks: Tasks, num_tasks: int, *, start: int = 0) -> InGraph | ReadAhead:
     """Finds out what kind of task source `tasks` is.
 
     Args:
@@ -66,16 +66,16 @@ def prepare(tasks: Any, num_tasks: int, *, start: int = 0) -> InGraph | ReadAhea
         every index and does not say so by an attribute `constant_tasks = True`.
     """
     with tf.init_scope():
-        supply, is_function = supply_of(tasks, num_tasks)
-        if not is_function:
+        supply, function = supply_of(tasks, num_tasks)
+        if function is None:
             if start:
                 _LOG.info("Passing over the %d meta-batches before this run's first.", start)
             return ReadAhead(supply, num_tasks, start)
         meant = getattr(tasks, "constant_tasks", False)
         check = functools.partial(as_task, num_tasks=num_tasks)
-        verdict = try_tracing(tasks, num_tasks, start, check, constant=meant)
+        verdict = try_tracing(function, num_tasks, start, check, constant=meant)
         if verdict.in_graph:
-            return InGraph(tasks)
+            return InGraph(function)
         reader = ReadAhead(supply, num_tasks, start, drawn=verdict.drawn)
         if not (meant or verdict.drawn) and is_constant(reader.peek, start):
             raise ValueError(
@@ -86,7 +86,7 @@ def prepare(tasks: Any, num_tasks: int, *, start: int = 0) -> InGraph | ReadAhea
         return reader
 
 
-def held_out(tasks: Any, num_tasks: int, size: int) -> InGraph | list[Piece]:
+def held_out(tasks: Tasks, num_tasks: int, size: int) -> InGraph | list[Piece]:
     """The tasks of an evaluation, the same whenever they are met.
 
     Args:
@@ -104,12 +104,12 @@ def held_out(tasks: Any, num_tasks: int, size: int) -> InGraph | list[Piece]:
     with tf.init_scope():
         if isinstance(tasks, ConstantTasks):
             tasks = [tasks.task]
-        supply, is_function = supply_of(tasks, size, cycle=False)
+        supply, function = supply_of(tasks, size, cycle=False)
         check = functools.partial(as_task, num_tasks=size)
-        verdict = try_tracing(tasks, size, 0, check) if is_function else Verdict(False, [])
-        if verdict.in_graph:
-            return InGraph(tasks)
-        reader = ReadAhead(supply, size if is_function else None, drawn=verdict.drawn)
+        verdict = try_tracing(function, size, 0, check) if function else Verdict(False, [])
+        if function and verdict.in_graph:
+            return InGraph(function)
+        reader = ReadAhead(supply, size if function else None, drawn=verdict.drawn)
         drawn: list[Task] = []
         there = 0
         while there < num_tasks:

@@ -6,13 +6,14 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, cast
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from maml_tf.sources.tracing import python_function
+from maml_tf.types import Task, TaskSource
 
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 """A generator that two threads ask at once raises; two learners may share one."""
@@ -21,6 +22,12 @@ _KINDS = (
     "A task source is a function (index, num_tasks) -> Task, an iterator, a list, a "
     "tf.data.Dataset or a keras.utils.PyDataset of Tasks."
 )
+
+
+Tasks: TypeAlias = (
+    TaskSource | Iterable[Task] | Callable[[], Iterable[Task]] | keras.utils.PyDataset
+)
+"""Where a supervised learner's meta-batches come from, in any form that `sources.prepare` takes."""
 
 
 class SourceEnded(ValueError):
@@ -75,7 +82,7 @@ class Items:
 
     rewinds = True
 
-    def __init__(self, items: Any, *, cycle: bool = True):
+    def __init__(self, items: Sequence[Any] | keras.utils.PyDataset, *, cycle: bool = True):
         """Takes the items.
 
         Args:
@@ -83,8 +90,10 @@ class Items:
           cycle: begin again after the last item.
         """
         self._items, self._cycle, self._epoch = items, cycle, 0
-        own = isinstance(items, keras.utils.PyDataset)
-        self._length = items.num_batches if own else len(items)
+        if isinstance(items, keras.utils.PyDataset):
+            self._length = items.num_batches
+        else:
+            self._length = len(items)
         if self._length == 0:
             raise SourceEnded("The task source is empty; it has no meta-batch at all.")
 
@@ -149,14 +158,16 @@ class Stream:
         )
 
 
-def supply_of(tasks: Any, num_tasks: int, *, cycle: bool = True) -> tuple[Supply, bool]:
-    """What makes the meta-batches of a task source, and whether it is a function of an index.
+def supply_of(
+    tasks: Tasks, num_tasks: int, *, cycle: bool = True
+) -> tuple[Supply, Callable | None]:
+    """What makes the meta-batches of a task source; also the source, if it takes an index.
 
     Raises:
       ValueError: `tasks` is no task source.
     """
     if isinstance(tasks, keras.utils.PyDataset):
-        return Items(tasks, cycle=cycle), False
+        return Items(tasks, cycle=cycle), None
     if callable(tasks) and not isinstance(tasks, (type, keras.Layer)):
         if _takes(tasks, 0, num_tasks):
             if inspect.isgeneratorfunction(tasks):
@@ -164,9 +175,10 @@ def supply_of(tasks: Any, num_tasks: int, *, cycle: bool = True) -> tuple[Supply
                     "The task source is a generator function of (index, num_tasks); return one "
                     "Task instead of yielding it, or pass the generator that it makes."
                 )
-            return Function(tasks, num_tasks), True
+            return Function(tasks, num_tasks), tasks
         if _takes(tasks):
-            return Stream(tasks, cycle=cycle), False
+            made = cast(Callable[[], Iterable[Task]], tasks)
+            return Stream(made, cycle=cycle), None
         raise ValueError(f"The task source {tasks!r} takes other arguments. {_KINDS}")
     kinds = (tuple, Mapping, str, bytes, np.ndarray, type, keras.Layer)
     given = isinstance(tasks, kinds) or tf.is_tensor(tasks)
@@ -177,8 +189,8 @@ def supply_of(tasks: Any, num_tasks: int, *, cycle: bool = True) -> tuple[Supply
             f"The tasks given are {name}. {_KINDS}{alone if isinstance(tasks, tuple) else ''}"
         )
     if isinstance(tasks, Sequence):
-        return Items(tasks, cycle=cycle), False
-    return Stream(tasks, cycle=cycle), False
+        return Items(tasks, cycle=cycle), None
+    return Stream(tasks, cycle=cycle), None
 
 
 def _takes(function: Callable, *arguments: Any) -> bool:

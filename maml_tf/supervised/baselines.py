@@ -26,8 +26,11 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.functional import functional
-from maml_tf.supervised.learner import MetaLearner, MetaMetrics
-from maml_tf.types import Batch, Task, TaskSource, Weights
+from maml_tf.objectives.resolve import LossLike
+from maml_tf.sources.supplies import Tasks
+from maml_tf.supervised.learner import MetaLearner
+from maml_tf.supervised.meta_gradient import MetaMetrics
+from maml_tf.types import Batch, Structure, Task, Weights
 
 PULLS = ("zero", "mean")
 
@@ -39,7 +42,7 @@ class JointClassifier(MetaLearner):
     is by Euclidean distance of what the last layer, the head, is given.
     """
 
-    def __init__(self, model: keras.Sequential, loss: Any, **options):
+    def __init__(self, model: keras.Sequential, loss: LossLike, **options: Any):
         """Sets the learner up.
 
         Args:
@@ -54,7 +57,13 @@ class JointClassifier(MetaLearner):
         self._in_body = [id(variable) in kept for variable in model.trainable_variables]
 
     def predict(
-        self, weights: Weights, support: Batch, x: Any, *, inductive: bool = False, mask: Any = ()
+        self,
+        weights: Weights,
+        support: Batch,
+        x: Structure,
+        *,
+        inductive: bool = False,
+        mask: Structure = (),
     ) -> tf.Tensor:
         """The class of each example's nearest support example, as 0 and 1.
 
@@ -88,11 +97,11 @@ class MultitaskLearner(MetaLearner):
     def __init__(
         self,
         model: keras.Model,
-        loss: Any,
+        loss: LossLike,
         *,
         penalty: float = 0.0,
         pull: str = "zero",
-        **options,
+        **options: Any,
     ):
         """Sets the learner up.
 
@@ -156,7 +165,7 @@ class MultitaskLearner(MetaLearner):
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            losses, own, outputs = self._judge(weights, both)
+            losses, own, outputs = self.judge(weights, both)
             objective = tf.reduce_sum(losses if own is None else losses + own)
             if self.penalty:
                 objective += self.regularizer(weights)
@@ -166,7 +175,7 @@ class MultitaskLearner(MetaLearner):
         metric = tf.reduce_mean(self.measure(outputs, both))
         return gradient, MetaMetrics(tf.zeros([0]), tf.reduce_mean(losses), metric)
 
-    def meta_steps(self, tasks: TaskSource, start: int, count: int) -> MetaMetrics:
+    def meta_steps(self, tasks: Tasks, start: int, count: int) -> MetaMetrics:
         """As `MetaLearner.meta_steps`; afterwards `model` is the regressors' average."""
         metrics = super().meta_steps(tasks, start, count)
         self._average()

@@ -19,12 +19,38 @@ from maml_tf import arguments
 from maml_tf.engine import model_inputs
 from maml_tf.objectives import labels
 from maml_tf.objectives.base import BINARY, Objective
-from maml_tf.types import Batch, Task
+from maml_tf.types import Batch, Structure, Task
 
 # --- sets of examples ---
 
 
-def support_set(model: keras.Model, loss: Objective, x: Any, y: Any) -> tuple[Any, Any]:
+def check_batch(support: object) -> None:
+    """Refuses what are no stacked sets.
+
+    Raises:
+      ValueError: it is no `Batch`.
+    """
+    if not isinstance(support, Batch):
+        raise ValueError(
+            f"The support set is {arguments.shown(support)}; give Batch(x, y) of stacked tasks, "
+            "x [T, B, ...]."
+        )
+
+
+def num_tasks(batch: Batch) -> int | tf.Tensor:
+    """T of stacked sets, also where only the running graph knows it.
+
+    Raises:
+      ValueError: it is no `Batch`.
+    """
+    check_batch(batch)
+    x = tf.nest.flatten(batch.x)[0]  # a model may have several inputs
+    return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
+
+
+def support_set(
+    model: keras.Model, loss: Objective, x: Structure, y: Structure
+) -> tuple[Structure, Structure]:
     """Checks one task's support set, and gives it a task axis.
 
     Args:

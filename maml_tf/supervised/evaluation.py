@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,11 +17,9 @@ from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task
 from maml_tf.sources.resolve import InGraph, held_out
+from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.system.progress import Bar
 from maml_tf.types import Batch, Estimate, Task
-
-if TYPE_CHECKING:
-    from maml_tf.supervised.learner import MetaLearner
 
 DRAW = 24
 """Tasks drawn at a time. Fixed, so that which tasks are met depends on nothing but the seed."""
@@ -38,7 +36,7 @@ class Evaluator:
 
     def __init__(
         self,
-        learner: MetaLearner,
+        learner: AdaptiveModel,
         tasks: Any,
         *,
         num_tasks: int = 600,
@@ -139,7 +137,7 @@ class Evaluator:
         return self._measure(self._source(index, DRAW))
 
     def _measure(self, task: Task) -> tf.Tensor:
-        share = self.learner.meta_batch_size // self.learner.task_chunks
+        share = self.learner.meta_batch_size // self.learner.pieces
         size = max(n for n in range(1, DRAW + 1) if DRAW % n == 0 and n <= max(share, 1))
         return tf.concat(
             [
@@ -164,7 +162,7 @@ class Evaluator:
 
 
 def predictions_while_adapting(
-    learner: MetaLearner,
+    learner: AdaptiveModel,
     support: Batch,
     x: tf.Tensor,
     steps: int,

@@ -33,7 +33,7 @@ The graph is for prediction: a derivative taken through it ignores custom gradie
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -41,22 +41,35 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf._version import __version__
 from maml_tf.engine.served_weights import default_step_size
+from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.serving import ServedLearner, compiled
 from maml_tf.types import Servable
 
-if TYPE_CHECKING:
-    from maml_tf.supervised.learner import MetaLearner
-
 
 def servable(
-    learner: MetaLearner,
+    learner: AdaptiveModel,
     *,
     steps: int | None = None,
     step_size: float | None = None,
     inputs: Any = None,
     target: Any = None,
 ) -> Servable:
-    """Makes what `export` writes; see `MetaLearner.servable`."""
+    """Makes what `export` writes of a supervised learner.
+
+    Args:
+      learner: what to export, with its weights as they are now.
+      steps: default number of gradient steps; the learner's inner steps by default.
+      step_size: default alpha; the learner's own by default. A learner with meta-learned step
+        sizes uses those until a number is given, here or in a call, which replaces them all; NaN
+        in a call stands for the meta-learned ones.
+      inputs: shape and dtype of a set's x, `tf.TensorSpec([None, ...])`, or a list or dictionary of
+        such; by default the model's own inputs, which a subclassed model may not know.
+      target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default
+        int32 class indices for losses that take such, and for others floats of the outputs' shape.
+
+    Raises:
+      ValueError: an argument is out of range, or the model takes sizes known only at run time.
+    """
     for name, specs in ("inputs", inputs), ("target", target):
         _check_specs(name, specs)
     steps = arguments.count("steps", learner.inner_steps if steps is None else steps, 0)

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
 from maml_tf.engine.run import BatchStatistics
 from maml_tf.engine.served_weights import given_or_learned, served_variables
 from maml_tf.supervised import serving_arguments as arguments
+from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.serving_interface import frozen_variables, interface, named, tables
 from maml_tf.types import Batch
-
-if TYPE_CHECKING:
-    from maml_tf.supervised.learner import MetaLearner
 
 NO_STATISTICS = "transductive=False needs the statistics of a support set: call adapt first"
 
@@ -26,7 +24,7 @@ NO_STATISTICS = "transductive=False needs the statistics of a support set: call 
 class ServedLearner(tf.Module):
     """Holds what is saved: variables, and the functions that `compiled` adds."""
 
-    def __init__(self, learner: MetaLearner, inputs: Any = None, target: Any = None):
+    def __init__(self, learner: AdaptiveModel, inputs: Any = None, target: Any = None):
         """Reads the learner's weights as they are now; see `MetaLearner.servable`."""
         super().__init__(name="maml")
         self._learner = learner

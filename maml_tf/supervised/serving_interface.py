@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -17,9 +17,7 @@ from tensorflow.python.trackable import resource
 from maml_tf.engine import model_inputs
 from maml_tf.engine.served_weights import unique_names
 from maml_tf.objectives.base import INDICES
-
-if TYPE_CHECKING:
-    from maml_tf.supervised.learner import MetaLearner
+from maml_tf.supervised.adaptive_model import AdaptiveModel
 
 
 class Interface(NamedTuple):
@@ -56,7 +54,7 @@ class Interface(NamedTuple):
 
 
 def interface(
-    learner: MetaLearner, weights: list[tf.Tensor], inputs: Any, target: Any
+    learner: AdaptiveModel, weights: list[tf.Tensor], inputs: Any, target: Any
 ) -> Interface:
     """Runs one example of zeros, to see what comes out and which statistics there are.
 

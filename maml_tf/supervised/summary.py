@@ -13,7 +13,9 @@ import keras
 import tensorflow as tf
 
 from maml_tf.engine.functional import Functional
+from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.engine.single_task import uses_averages
+from maml_tf.objectives.base import Objective
 
 OFF = (
     *(keras.layers.Dropout, keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D),
@@ -63,6 +65,26 @@ def rows(apply: Functional, adapts: Sequence[bool], *, noise: bool) -> list[Row]
         if isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.InputLayer):
             seen.setdefault(id(layer), _row(layer, by_rule, training, moving, noise))
     return list(seen.values())
+
+
+def text(
+    apply: Functional, inner: InnerLoop, inner_steps: int, loss: Objective, noise: bool
+) -> str:
+    """A title and the table of layers.
+
+    Args:
+      apply: the model.
+      inner: what adapts, and by which step sizes.
+      inner_steps: S.
+      loss: what the inner loop descends.
+      noise: whether dropout is on while meta-training.
+    """
+    size = "learned size" if inner.step_sizes else format(inner.step_size, "g")
+    title = (
+        f"'{apply.model.name}': {inner_steps} inner step{'s' * (inner_steps != 1)} of {size}, "
+        f"{'first' if inner.first_order else 'second'} order, loss {loss.name}"
+    )
+    return table(rows(apply, inner.adapts, noise=noise), title)
 
 
 def table(lines: Sequence[Row], title: str) -> str:

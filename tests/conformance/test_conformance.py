@@ -110,7 +110,7 @@ def test_the_meta_gradient_is_the_derivative_and_is_traced_once(name):
         objective = meta_objective(learner, task)
         assert_is_the_derivative(gradient, objective, learner.initial_weights(), names, atol=5e-8)
     learner.meta_gradient(Task(*(batch(model, spec, seed, examples=examples) for seed in (30, 40))))
-    assert learner._chunk_gradient.experimental_get_tracing_count() == 1
+    assert learner._gradient.piece.experimental_get_tracing_count() == 1
 
 
 def plain_gradient(learner, task):

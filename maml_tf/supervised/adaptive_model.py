@@ -1,0 +1,332 @@
+"""A Keras model that adapts to tasks: its loss, its inner loop, and what it predicts.
+
+Shape letters: T tasks, B examples, Q query examples, S gradient steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from maml_tf import arguments, losses
+from maml_tf.engine.adaptation import Adaptation, StepSize
+from maml_tf.engine.functional import functional
+from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
+from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.objectives.base import Objective
+from maml_tf.objectives.resolve import LossLike, objective
+from maml_tf.saving import weights as learner_files
+from maml_tf.supervised import checks
+from maml_tf.supervised.adapted_copy import adapted_copy
+from maml_tf.supervised.learner_settings import Settings
+from maml_tf.types import Batch, Structure, Weights
+
+NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.GroupNormalization,
+)
+
+_LEAST = {"inner_steps": 0, "meta_batch_size": 1, "pieces": 1}
+
+
+class AdaptiveModel(Settings):
+    """What evaluation, prediction and export need of a learner: nothing here is meta-trained.
+
+    Its arguments are those of `MetaLearner`.
+    """
+
+    settings = frozenset(
+        {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
+        | {"meta_batch_size", "pieces"}
+    )
+    fixed = frozenset({"model", "adapts", "loss_weights"})
+    loss: Objective
+    metric: Objective
+    metric_name: str
+    step_size: float
+    inner_steps: int
+    first_order: bool
+    recompute: bool
+    meta_batch_size: int
+    pieces: int
+
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: LossLike,
+        *,
+        metric: LossLike | None,
+        loss_weights: Any,
+        lower_is_better: bool | None,
+        adapts: Callable[[keras.Variable], bool] | None,
+        step_size: float,
+        learn_step_size: bool,
+        positive_step_size: bool,
+        **settings: bool | int,
+    ):
+        """Sets the model up; nothing is computed yet."""
+        refuse_several_workers()
+        self.strategy = tf.distribute.get_strategy()
+        self.model = model
+        if lower_is_better is not None:
+            arguments.boolean("lower_is_better", lower_is_better)
+        self.loss_weights, self._direction = loss_weights, lower_is_better
+        given = {"loss": loss, "metric": metric, "step_size": step_size, **settings}
+        for name, value in given.items():
+            setattr(self, name, value)
+        self.apply = functional(model)
+        theta = model.trainable_variables
+        self.adapts = which_adapt(theta, adapts, default=_but_normalizations(model))
+        positive = arguments.boolean("positive_step_size", positive_step_size)
+        self.step_sizes: list[keras.Variable] = []
+        if arguments.boolean("learn_step_size", learn_step_size):
+            self.step_sizes = learned_step_sizes(
+                theta, self.adapts, self.step_size, positive=positive
+            )
+
+    def _checked(self, name: str, value: Any) -> Any:
+        if name == "loss":
+            return self._as_loss(value)
+        if name == "metric":
+            return self._as_metric(value)
+        if name == "step_size":
+            if self._is_set_up and self.step_sizes:
+                raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
+            return arguments.positive(name, value)
+        if name in _LEAST:
+            return arguments.count(name, value, _LEAST[name])
+        return arguments.boolean(name, value)
+
+    def _as_loss(self, loss: LossLike) -> Objective:
+        made = objective(loss, weights=self.loss_weights, **self._outputs())
+        if made is not loss:
+            made.made_of = loss
+        if self._is_set_up and self.metric_name == "loss":
+            vars(self)["metric"] = made
+        return made
+
+    def _as_metric(self, metric: LossLike | None) -> Objective:
+        self.metric_name = "loss"
+        if metric is None and self.loss in (losses.cross_entropy, losses.summed_cross_entropy):
+            metric = losses.accuracy
+        if metric is None and self._direction is False:
+            raise ValueError("Without a metric the loss is reported, which is better lower.")
+        if metric is None:
+            return self.loss
+        how: dict[str, Any] = {"role": "metric", "lower_is_better": self._direction}
+        made = objective(metric, **how, **self._outputs())
+        self.metric_name = made.name
+        return made
+
+    def _outputs(self) -> dict[str, Any]:
+        """What `objective` asks of the model's outputs."""
+        return {
+            "output_names": list(getattr(self.model, "output_names", None) or []),
+            "num_outputs": len(tf.nest.flatten(getattr(self.model, "outputs", None) or [0])),
+        }
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """Whether the metric is an error; None where nobody said so."""
+        return True if self.metric_name == "loss" else self.metric.lower_is_better
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
+        return [*self.model.variables, *self.step_sizes]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model's weights and what else was learned, such as step sizes, as one file.
+
+        Args:
+          path: `<name>.weights.h5`, replaced whole or not at all; `model.load_weights` reads it
+            too. The optimizer is not kept: to go on training, give `train` its `logdir`.
+
+        Raises:
+          ValueError: another ending.
+          OSError: nothing can be written there.
+        """
+        learner_files.save(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Puts what `save` wrote into this learner, made by the same code; in place.
+
+        Args:
+          path: `<name>.weights.h5`, or the directory of a release.
+
+        Raises:
+          FileNotFoundError: there is none.
+          ValueError: it is another network's, or cannot be read; the learner is as it was.
+        """
+        learner_files.load(self, path)
+
+    # --- the loss of each task ---
+
+    def task_loss(self, weights: Weights, batch: Batch) -> tf.Tensor:
+        """`LossFn` of this model and loss: `[T]`, regularisers and `add_loss` included."""
+        losses, penalty, _ = self.judge(weights, batch)
+        return losses if penalty is None else losses + penalty
+
+    def judge(
+        self, weights: Weights, batch: Batch, noise: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor | None, Structure]:
+        """The loss `[T]`, what the model itself adds to it `[T]` or None, and the outputs.
+
+        Args:
+          weights: shared, or stacked `[T, *shape]`.
+          batch: `x [T, B, ...]`, `y [T, B]`.
+          noise: the seed of dropout and noise in this pass; off by default.
+        """
+        result = self.apply.run(weights, batch.x, mask=batch.mask, noise=noise)
+        losses = self.loss(result.outputs, *batch[1:])
+        penalty = None if result.penalty is None else tf.cast(result.penalty, losses.dtype)
+        return losses, penalty, result.outputs
+
+    def measure(self, outputs: Structure, batch: Batch) -> tf.Tensor:
+        """The metric of each task, `[T]`; without sample weights, unless it is the loss."""
+        weights = batch.sample_weight if self.metric_name == "loss" else ()
+        return self.metric(outputs, batch.y, weights, batch.mask)
+
+    # --- the inner loop ---
+
+    @property
+    def inner(self) -> InnerLoop:
+        """Theta, what adapts and by which step sizes."""
+        theta = self.model.trainable_variables
+        alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
+        return InnerLoop(theta, self.adapts, *alphas, *how)
+
+    def initial_weights(self) -> Weights:
+        """Reads the meta-learned weights, theta."""
+        return self.inner.initial_weights()
+
+    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSize:
+        """Returns the inner step size in force: the given one, the meta-learned, or the fixed."""
+        return self.inner.alphas(step_size)
+
+    def adapt_weights(
+        self, support: Batch, steps: int, *, step_size: float | tf.Tensor | None = None
+    ) -> Adaptation:
+        """Adapts theta to every task of `support`; not to be differentiated through.
+
+        Args:
+          support: `x [T, B, ...]`, `y [T, B]`.
+          steps: S, any number.
+          step_size: alpha; the learner's own by default.
+
+        Returns:
+          The weights `[T, *shape]` after 0, 1, ... S steps.
+
+        Raises:
+          ValueError: `support` is no `Batch`, or `steps` no whole number.
+        """
+        num_tasks, inner = checks.num_tasks(support), self.inner
+        batches = [support] * arguments.count("steps", steps, 0)
+        alphas = inner.alphas(step_size)
+        return inner.steps(self.task_loss, inner.stacked(num_tasks), batches, step_size=alphas)
+
+    def adapt_and_observe(
+        self,
+        support: Batch,
+        steps: int | tf.Tensor,
+        observe: Callable[[Weights], tf.Tensor],
+        *,
+        step_size: float | tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Adapts theta to every task of `support`, and watches.
+
+        Args:
+          support: `x [T, B, ...]`, `y [T, B]`.
+          steps: S, any number.
+          observe: `weights -> [T, ...] float32`.
+          step_size: alpha; the learner's own by default.
+
+        Returns:
+          `[S + 1, T, ...]`: what `observe` gave after 0, 1, ... S steps.
+
+        Raises:
+          ValueError: `support` is no `Batch`, or `steps` no whole number.
+        """
+        num_tasks, inner = checks.num_tasks(support), self.inner
+        steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
+        _, seen = inner.loop(
+            self.task_loss,
+            inner.stacked(num_tasks),
+            support,
+            tf.constant(steps),
+            step_size=inner.alphas(step_size),
+            observe=observe,
+        )
+        return seen
+
+    def adapt(
+        self,
+        x: Structure,
+        y: Structure,
+        *,
+        steps: int | None = None,
+        step_size: float | None = None,
+    ) -> keras.Model:
+        """Adapts a copy of the model to one task, and returns it: an ordinary Keras model.
+
+        Args:
+          x: `[B, ...]` support examples.
+          y: `[B]` class indices, or `[B, ...]` targets.
+          steps: gradient steps; the learner's inner steps by default.
+          step_size: alpha; the learner's own by default.
+
+        Returns:
+          A Keras model with its own weights. Its batch normalisation predicts with the statistics
+          of the support set, so that one example can be classified alone.
+
+        Raises:
+          ValueError: an argument is out of range, or the labels do not fit the loss.
+        """
+        self.apply.refuse_changes()
+        support = Batch(*checks.support_set(self.model, self.loss, x, y))
+        steps = self.inner_steps if steps is None else arguments.count("steps", steps, 0)
+        step_size = None if step_size is None else arguments.positive("step_size", step_size)
+        weights = self.adapt_weights(support, steps, step_size=step_size).weights[-1]
+        return adapted_copy(self.apply, self.adapts, weights, support)
+
+    def predict(
+        self,
+        weights: Weights,
+        support: Batch,
+        x: Structure,
+        *,
+        inductive: bool = False,
+        mask: Structure = (),
+    ) -> Structure:
+        """Returns the outputs for `x [T, Q, ...]` of tasks that `weights` are adapted to.
+
+        Args:
+          weights: shared, or stacked `[T, *shape]`.
+          support: the sets that they were adapted to.
+          x: `[T, Q, ...]`.
+          inductive: normalise batches by the support set's statistics, not by those of `x`.
+          mask: `[T, Q]`: False where a query set is padded.
+
+        Returns:
+          `[T, Q, ...]`.
+        """
+        if inductive:
+            checks.check_batch(support)
+        seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
+        return self.apply(weights, x, statistics=seen, mask=mask)
+
+
+def _but_normalizations(model: keras.Model) -> Callable[[keras.Variable], bool]:
+    """By default all variables adapt but those of normalisation layers, as in the original."""
+    fixed = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, NORMALIZATIONS)
+        for variable in layer.trainable_variables
+    }
+    return lambda variable: id(variable) not in fixed

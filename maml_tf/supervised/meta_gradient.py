@@ -1,0 +1,146 @@
+"""The gradient of the mean meta-objective over the tasks of a meta-batch (paper eq. 2-3).
+
+Shape letters: T tasks of a meta-batch, B examples, S inner steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import seeds
+from maml_tf.engine.pooling import under_xla
+from maml_tf.engine.second_derivatives import refusing_wrong_pooling
+from maml_tf.supervised import checks
+from maml_tf.supervised.adaptive_model import AdaptiveModel
+from maml_tf.types import Batch, Task, Weights
+
+
+class MetaMetrics(NamedTuple):
+    """What one meta-step saw, averaged over its tasks, before the update."""
+
+    support_loss: tf.Tensor  # [S]: before each inner step, on the set that it descends
+    query_loss: tf.Tensor  # []: after the last inner step
+    query_metric: tf.Tensor  # []: the learner's metric, after the last inner step
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar, about arrays with a leading axis `[count]`."""
+        parts = f"loss {np.mean(self.query_loss):.3g}"
+        if self.support_loss.shape[1]:
+            before = np.mean(self.support_loss[:, 0])
+            parts = f"loss {before:.3g} -> {np.mean(self.query_loss):.3g}"
+        if metric != "loss":
+            parts += f", {metric} {np.mean(self.query_metric):.3f}"
+        return parts
+
+
+class MetaGradient:
+    """Computes it in pieces of the tasks, which run in parallel, each in a core's own cache."""
+
+    def __init__(
+        self, learner: AdaptiveModel, *, query_weight: float, noisy: bool, jit_compile: bool
+    ):
+        """Nothing is traced yet; the learner's settings must not change afterwards.
+
+        Args:
+          learner: whose meta-objective it is.
+          query_weight: factor of the query loss.
+          noisy: whether dropout and noise layers act, with one mask for each of S + 1 passes.
+          jit_compile: compile with XLA.
+        """
+        self._learner, self._inner, self._pieces = learner, learner.inner, learner.pieces
+        self._query_weight, self._noisy = query_weight, noisy
+        self.piece = tf.function(
+            self._sum,
+            autograph=False,
+            jit_compile=jit_compile,
+            # One optimised copy, which each piece runs; inlined, the graph would hold them all.
+            experimental_attributes={"_noinline": True},
+        )
+
+    def __call__(
+        self, task: Task, index: tf.Tensor | None, scale: tf.Tensor | None
+    ) -> tuple[Weights, MetaMetrics]:
+        """The gradient for each of the inner loop's parameters; see `MetaLearner.meta_gradient`."""
+        num_tasks = tf.nest.flatten(task)[0].shape[0]
+        if num_tasks % self._pieces:
+            raise ValueError(
+                f"{num_tasks} tasks do not divide into pieces={self._pieces}; give a multiple, or "
+                "fewer pieces."
+            )
+        parameters = self._inner.values()
+        size = num_tasks // self._pieces
+        scaled = [] if scale is None else [scale]
+        try:
+            sums = [
+                self.piece(
+                    parameters,
+                    tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
+                    self._noise(index, i // size),
+                    *scaled,
+                    xla=under_xla(),
+                )
+                for i in range(0, num_tasks, size)
+            ]
+        except LookupError as error:
+            raise ValueError(
+                f"The model has no second derivative ({error}); use first_order=True, or replace "
+                "the layer that lacks one."
+            ) from error
+        return tf.nest.map_structure(lambda *each: tf.add_n(each) / num_tasks, *sums)
+
+    def _sum(
+        self,
+        parameters: Weights,
+        task: Task,
+        noise: Sequence[tf.Tensor] = (),
+        scale: tf.Tensor | None = None,
+        *,
+        xla: bool = False,
+    ) -> tuple[Weights, MetaMetrics]:
+        """Gradient and metrics, summed over tasks; `noise` holds the seeds of S + 1 passes."""
+        del xla  # of the caller: what was traced without XLA must not serve within it
+        learner = self._learner
+        *steps, last = noise if len(noise) else [None] * (learner.inner_steps + 1)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(parameters)
+            adaptation = self._inner.differentiable(
+                learner.task_loss if not len(noise) else self._noisy_loss,
+                parameters,
+                [task.support if seed is None else (task.support, seed) for seed in steps],
+                checks.num_tasks(task.support),
+            )
+            losses, penalty, outputs = learner.judge(adaptation.weights[-1], task.query, last)
+            query_loss = tf.reduce_sum(losses)
+            objective = self._query_weight * query_loss
+            if penalty is not None:
+                objective += tf.reduce_sum(penalty)
+                query_loss += tf.reduce_sum(penalty)
+            if scale is not None:
+                objective *= tf.cast(scale, objective.dtype)
+        with refusing_wrong_pooling():
+            gradient = tape.gradient(
+                objective, parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+        support_losses = [tf.reduce_sum(losses) for losses in adaptation.losses]
+        metric = tf.reduce_sum(learner.measure(outputs, task.query))
+        support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
+        gradient = [tf.convert_to_tensor(g) for g in gradient]  # a table's comes as slices
+        return gradient, MetaMetrics(support_loss, query_loss, metric)
+
+    def _noisy_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor]) -> tf.Tensor:
+        losses, penalty, _ = self._learner.judge(weights, *batch)
+        return losses if penalty is None else losses + penalty
+
+    def _noise(self, index: tf.Tensor | None, piece: int) -> list[tf.Tensor]:
+        """Seeds of the S + 1 passes of a piece of meta-batch `index`; none where noise is off."""
+        if not self._noisy or index is None:
+            return []
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = seeds.stream(0, "train", f"dropout {piece}", index)
+        seed = tf.random.experimental.stateless_fold_in(seed, replica)
+        passes = range(self._learner.inner_steps + 1)
+        return [tf.random.experimental.stateless_fold_in(seed, step) for step in passes]

@@ -1,0 +1,107 @@
+"""Meta-steps in compiled loops, on as many replicas as the strategy has.
+
+Shape letters: T tasks of a meta-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from maml_tf.engine.compilation import compile_fed_loop, compile_loop
+from maml_tf.sources.read_ahead import ReadAhead
+from maml_tf.sources.resolve import InGraph, prepare
+from maml_tf.sources.supplies import Tasks
+from maml_tf.supervised.meta_gradient import MetaMetrics
+from maml_tf.types import Task, TaskSource
+
+Step = Callable[[TaskSource, tf.Tensor], MetaMetrics]
+
+
+class MetaSteps:
+    """The compiled loop of each source of tasks that is met."""
+
+    def __init__(
+        self,
+        step: Step,
+        check: Callable[[Task], None],
+        *,
+        meta_batch_size: int,
+        inner_steps: int,
+        strategy: tf.distribute.Strategy,
+        jit_compile: bool,
+    ):
+        """Nothing is traced yet.
+
+        Args:
+          step: one meta-step, `(source, index) -> MetaMetrics`, in a replica's context.
+          check: looks at the values of the first meta-batch of a source.
+          meta_batch_size: T, over all replicas.
+          inner_steps: S.
+          strategy: whose replicas take a share of the tasks each.
+          jit_compile: compile the whole loop with XLA, where there is one replica.
+        """
+        self._step, self._check, self._size = step, check, meta_batch_size
+        self._strategy = strategy
+        self._jit = jit_compile and strategy.num_replicas_in_sync == 1
+        number = tf.TensorSpec([])
+        self._spec = MetaMetrics(tf.TensorSpec([inner_steps]), number, number)
+        # A source is kept beside what was made of it, so that its id stays its own.
+        self._sources: dict[int, tuple[Tasks, InGraph | ReadAhead]] = {}
+        self._loops: dict[int, Callable[[int, int], MetaMetrics]] = {}
+
+    def with_sources_of(self, before: MetaSteps | None) -> MetaSteps:
+        """Takes the prepared sources of another: of the learner before a setting was changed."""
+        if before is not None and before._size == self._size:
+            self._sources = before._sources
+        return self
+
+    def __call__(self, tasks: Tasks, start: int, count: int) -> MetaMetrics:
+        """Runs meta-steps `start` ... `start + count - 1`; see `MetaLearner.meta_steps`."""
+        if id(tasks) not in self._loops:
+            if id(tasks) not in self._sources:
+                source = prepare(tasks, self._size, start=start)
+                self._look_at_first(source, start)
+                self._sources[id(tasks)] = (tasks, source)
+            self._loops[id(tasks)] = self._compile(self._sources[id(tasks)][1])
+        return self._loops[id(tasks)](start, count)
+
+    def _look_at_first(self, source: InGraph | ReadAhead, index: int) -> None:
+        """Draws one meta-batch to look at its values: once per source, never in a step."""
+        if isinstance(source, InGraph):
+            self._check(source(tf.constant(index, tf.int64), self._size))
+        else:
+            self._check(source.peek(index))
+
+    def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], MetaMetrics]:
+        def step(index: tf.Tensor, draw: TaskSource) -> MetaMetrics:
+            metrics = self._strategy.run(self._step, args=(draw, index))
+            return tf.nest.map_structure(
+                lambda m: self._strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics
+            )
+
+        if isinstance(source, InGraph):
+            return compile_loop(
+                lambda index: step(index, source), self._spec, jit_compile=self._jit
+            )
+        return compile_fed_loop(
+            lambda index, task: step(index, lambda *_: task),
+            self._spec,
+            source.draw,
+            capacity=source.capacity,
+            jit_compile=self._jit,
+        )
+
+
+def share_of(task: Task, replicas: int) -> Task:
+    """This replica's share of the T tasks of a meta-batch."""
+    if replicas == 1:
+        return task
+    mine = tf.distribute.get_replica_context().replica_id_in_sync_group
+
+    def cut(t: Any) -> tf.Tensor:
+        return tf.reshape(t, [replicas, t.shape[0] // replicas, *t.shape[1:]])[mine]
+
+    return tf.nest.map_structure(cut, task)
