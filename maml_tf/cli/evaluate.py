@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -14,13 +15,15 @@ from maml_tf.cli import runs
 from maml_tf.cli.samples import sample_tasks
 from maml_tf.estimates import Tuning, evaluate, tune_step_size
 from maml_tf.experiments.build import make_tasks
+from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.settings import Config
 from maml_tf.results import build as results
-from maml_tf.results.files import write
+from maml_tf.results.files import FOLDER, read, write
 from maml_tf.results.names import original_name
-from maml_tf.results.records import PathTask, Result
+from maml_tf.results.records import Curve, PathTask, Result
 from maml_tf.system.files import write_atomically
 from maml_tf.tasks import Sinusoid
+from maml_tf.training.checkpoints import saved_iterations
 from maml_tf.types import Estimate
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +59,23 @@ def run(given: dict[str, Any], words: list[str]) -> int:
     return 0
 
 
+def is_done(given: dict[str, Any]) -> bool:
+    """Whether the run of some settings has the results of these very settings and weights."""
+    try:
+        directory, config = runs.locate(given, [])
+    except (OSError, ValueError):  # Whoever evaluates says so.
+        return False
+    saved = saved_iterations(directory / "checkpoints") or [0]
+    flags = tuple(to_flags(config).splitlines())
+    for path in (directory / FOLDER).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            for result in read(path):
+                of_these = isinstance(result, Curve) and result.flags == flags
+                if of_these and result.iteration == saved[-1]:
+                    return True
+    return False
+
+
 def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate, seconds) -> None:
     """Writes result files, before anything is printed: standard output may be closed or full."""
     alpha = results.step_size(config, tuning)
@@ -67,7 +87,6 @@ def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate
         seconds=seconds,
         tuning=tuning,
     )
-    _write(directory, curve)
     if isinstance(tasks, Sinusoid):
         statistics = config.batch_statistics
         sampled = sample_tasks(learner, tasks, step_size=alpha, batch_statistics=statistics)
@@ -77,6 +96,7 @@ def _keep(directory, config: Config, learner, tasks, iteration, tuning, estimate
         walked = _rl().paths(learner, tasks, config.test_steps, step_size=alpha, split=split)
         goals = [PathTask.from_json(task) for task in walked]
         _write(directory, results.paths(config, goals, iteration=iteration, tuning=tuning))
+    _write(directory, curve)  # At last: where it is, the other files are.
     original = not config.reinforcement and config.test_set
     if original and config.batch_statistics == "transductive" and config.inputs == "all":
         write_atomically(directory / original_name(curve), _original_csv(estimate))

@@ -39,9 +39,7 @@ def setting(
       only: whether problems that do not look at it refuse it.
     """
     metadata = {"help": help, "within": within, "choices": choices, "flag": flag}
-    return dataclasses.field(
-        default=default, metadata=metadata | {"section": section, "only": only}
-    )
+    return dataclasses.field(default=default, metadata=metadata | {"section": section, "only": only})
 
 
 class Setting(typing.NamedTuple):

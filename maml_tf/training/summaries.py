@@ -11,7 +11,6 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from maml_tf.plotting import curves as figures
-from maml_tf.plotting.style import to_image
 from maml_tf.system.files import unwritable
 from maml_tf.types import Estimate
 
@@ -72,12 +71,12 @@ class Summaries:
             for step, mean in enumerate(estimate.mean):
                 tf.summary.scalar(f"validation/{metric}_after_step_{step}", mean)
             curve = figures.adaptation_curve({"validation": estimate}, metric)
-            tf.summary.image("validation/adaptation_curve", to_image(curve)[None])
+            tf.summary.image("validation/adaptation_curve", figures.to_image(curve)[None])
 
     def figure(self, name: str, figure: Figure) -> None:
         """Writes a picture made from result files."""
         with self._at(0):
-            tf.summary.image(f"figures/{name}", to_image(figure)[None])
+            tf.summary.image(f"figures/{name}", figures.to_image(figure)[None])
 
     def table(self, name: str, markdown: str) -> None:
         """Writes a table made from result files."""
