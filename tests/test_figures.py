@@ -28,7 +28,7 @@ def test_the_curve_shows_its_means_and_its_interval_in_per_cent():
 
 
 def test_an_image_is_what_tensorboard_takes():
-    image = style.to_image(figures.adaptation_curve({"test": CURVE}, "loss"))
+    image = figures.to_image(figures.adaptation_curve({"test": CURVE}, "loss"))
     assert image.dtype == np.uint8 and image.shape[2] == 3 and image.std() > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs
 from maml_tf.experiments import machine
+from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings
 from maml_tf.system.files import write_atomically
@@ -54,6 +56,23 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     if unwritten:
         raise unwritten
     return 0
+
+
+def is_done(settings: Settings, directory: Path) -> bool:
+    """Whether a run has the results of these very settings and its newest weights."""
+    from maml_tf.results.files import FOLDER, read
+    from maml_tf.results.records import Curve
+    from maml_tf.training.checkpoints import saved_iterations
+
+    saved = saved_iterations(directory / "checkpoints") or [0]
+    flags = flag_lines(settings)
+    for path in (directory / FOLDER).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            for result in read(path):
+                of_these = isinstance(result, Curve) and result.flags == flags
+                if of_these and result.iteration == saved[-1]:
+                    return True
+    return False
 
 
 def measure(
@@ -133,7 +152,7 @@ def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result
     from maml_tf.results.files import write
     from maml_tf.results.names import original_name
 
-    for result in (curve, *others):
+    for result in (*others, curve):  # The curve last: where it is, the other files are.
         _LOG.info("Wrote %s", write(result, directory))
     evaluation = settings.evaluation
     supervised = settings.problem.kind is not Kind.POLICY and evaluation.split == "test"

@@ -1,11 +1,13 @@
 """maml-tf: model-agnostic meta-learning on TensorFlow 2 and Keras 3.
 
-usage: maml-tf [train|evaluate|export|figures|render|release|prepare] [RUN ...] [--flag=value ...]
+usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare] [RUN ...]
+               [--flag=value ...]
 
   train      meta-train; goes on from the newest checkpoint of the same settings
   evaluate   adapt to held-out tasks and measure after every gradient step
   export     write a SavedModel with predict, adapt and adapt_and_predict
   figures    draw result files: each run's, and the paper's figures and tables as far as they go
+  reproduce  train, evaluate and draw experiments of the paper: quick, all, list or a NAME
   render     show a policy on one held-out task before and after adaptation: --to=FILE.gif
   release    keep a run's initial weights, flags and results as small files: --to=models/NAME
   prepare    decode a data set ahead of time
@@ -34,7 +36,7 @@ from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import make
 from maml_tf.system.files import user_path
 
-COMMANDS = ("train", "evaluate", "export", "figures", "render", "release", "prepare")
+COMMANDS = ("train", "evaluate", "export", "figures", "reproduce", "render", "release", "prepare")
 
 _HELP = {"--help", "-h", "--helpfull", "help"}
 _PATHS = ("logdir", "data_dir", "init", "to")

@@ -150,6 +150,11 @@ def to_flags(settings: Settings) -> str:
     return "".join(lines)
 
 
+def flag_lines(settings: Settings) -> tuple[str, ...]:
+    """Every setting that is not derived, as flags."""
+    return tuple(line for line in to_flags(settings).splitlines() if line.startswith("--"))
+
+
 def _quoted(text: str) -> str:
     """Puts a value into quotes which a flagfile's reader would cut or refuse."""
     if not _TO_QUOTE.search(text):

@@ -12,10 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from maml_tf.experiments.methods import METHODS
 from maml_tf.results import choice
 from maml_tf.results.choice import Wanted
-from maml_tf.results.records import Result
+from maml_tf.results.records import Result, method_title
 
 R = TypeVar("R", bound=Result)
 
@@ -110,7 +109,7 @@ class Cell:
     @property
     def method_title(self) -> str:
         """The method's name in figures and tables."""
-        return METHODS[self.method].title
+        return method_title(self.method)
 
     @property
     def shots(self) -> int:

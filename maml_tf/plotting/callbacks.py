@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from maml_tf.plotting import curves
-from maml_tf.plotting.style import to_image
+from maml_tf.plotting.curves import to_image
 from maml_tf.types import Estimate
 
 

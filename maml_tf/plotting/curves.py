@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -190,3 +191,10 @@ def draw_run(results: Iterable[Result]) -> dict[str, Figure]:
         estimates = {curve.label: curve.estimate for curve in chosen}
         drawn[f"adaptation_{metric}"] = adaptation_curve(estimates, metric, title)
     return drawn
+
+
+def to_image(figure: Figure) -> np.ndarray:
+    """Renders a figure to `[height, width, 3]` uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from maml_tf.plotting.style import to_image
+from maml_tf.plotting.curves import to_image
 from maml_tf.training.summaries import Summaries
 
 FIGURES_SUFFIX = ".figures"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -69,13 +68,6 @@ def legend_below(figure: Figure, handles: Mapping[str, Artist]) -> None:
         legend.remove()
 
 
-def to_image(figure: Figure) -> np.ndarray:
-    """Renders a figure to `[height, width, 3]` uint8."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
 @matplotlib.rc_context(SETTINGS)
 def save(figure: Figure, path: Path) -> list[Path]:
     """Writes `path` as PNG and as PDF, the same bytes for the same figure; returns both paths.
@@ -84,7 +76,9 @@ def save(figure: Figure, path: Path) -> list[Path]:
       OSError: nothing can be written there.
     """
     written = [path.with_suffix(".png"), path.with_suffix(".pdf")]
-    for target, metadata in zip(written, ({}, {"CreationDate": None}), strict=True):
-        with replacing_file(target) as place:
-            figure.savefig(place, metadata=metadata)
+    with replacing_file(written[0]) as place:
+        figure.savefig(place)
+    figure.set_layout_engine("none")  # It stays as it is laid out, which takes as long as drawing.
+    with replacing_file(written[1]) as place:
+        figure.savefig(place, metadata={"CreationDate": None})
     return written

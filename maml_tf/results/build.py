@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 
 from maml_tf import estimates
-from maml_tf.experiments.identity import to_flags
+from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import Settings, query_shots
 from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask, Tuning
@@ -146,5 +146,5 @@ def _common(settings: Settings, iteration: int, tuning: estimates.Tuning | None)
         "iteration": iteration,
         "best_weights": evaluation.best,
         "asked_iteration": evaluation.iteration,
-        "flags": tuple(line for line in to_flags(settings).splitlines() if line[:2] == "--"),
+        "flags": flag_lines(settings),
     }

@@ -20,6 +20,11 @@ _NOT_OF_A_PLANE = "a task's paths are not points of a plane, episodes for every 
 _NOT_ALIKE = "a task's predictions do not fit its steps and grid"
 
 
+def method_title(method: str) -> str:
+    """A method's name in figures and tables."""
+    return METHODS[method].title
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result(Stored):
     """What every result says, whatever was measured.
@@ -72,7 +77,7 @@ class Result(Stored):
     @property
     def method_title(self) -> str:
         """The method's name in figures and tables."""
-        return METHODS[self.method].title
+        return method_title(self.method)
 
     @property
     def step_size_text(self) -> str:
