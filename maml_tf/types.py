@@ -10,19 +10,20 @@ Shape letters, used everywhere:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-import keras
-import numpy as np
-import tensorflow as tf
+if TYPE_CHECKING:  # So that result files are read without TensorFlow.
+    import keras
+    import numpy as np
+    import tensorflow as tf
 
-Weights: TypeAlias = list[tf.Tensor]
+Weights: TypeAlias = "list[tf.Tensor]"
 """Values in the order of `model.trainable_variables`.
 
 A weight is *shared* by all tasks (`[*shape]`) or *stacked* (`[T, *shape]`).
 """
 
-ApplyFn: TypeAlias = Callable[[Weights, tf.Tensor], tf.Tensor]
+ApplyFn: TypeAlias = "Callable[[Weights, tf.Tensor], tf.Tensor]"
 """`(weights, x [T, B, ...]) -> outputs [T, B, ...]`."""
 
 
@@ -50,10 +51,10 @@ class Task(NamedTuple):
     query: Batch
 
 
-LossFn: TypeAlias = Callable[[Weights, Any], tf.Tensor]
+LossFn: TypeAlias = "Callable[[Weights, Any], tf.Tensor]"
 """`(weights, batch) -> [T]`, one number a task; the batch is a `Batch` or a `PolicyBatch`."""
 
-OutputLoss: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+OutputLoss: TypeAlias = "Callable[[tf.Tensor, tf.Tensor], tf.Tensor]"
 """`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number a task."""
 
 

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maml_tf.cli import runs
-from maml_tf.experiments import machine
+from maml_tf.cli import runs, start
 from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings
@@ -37,7 +36,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         )
     from maml_tf.experiments.build import make_tasks
 
-    machine.set_up(settings.machine)
+    start.on(settings.machine)
     tasks = make_tasks(settings, settings.evaluation.split)
     learner, iteration = runs.restore(directory, settings)
     curve, others = measure(settings, learner, tasks, iteration)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from maml_tf.cli import runs
-from maml_tf.experiments import machine
+from maml_tf.cli import runs, start
 from maml_tf.experiments.records import SettingValue
 
 _LOG = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         )
     from maml_tf.saving.export import export
 
-    machine.set_up(settings.machine)
+    start.on(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     target = settings.run.to or str(directory / "export")
     # A fresh head knows nothing before it has adapted.

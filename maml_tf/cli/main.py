@@ -24,13 +24,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import sys
 
 from absl import flags
 
 from maml_tf.cli import flags as command_line
-from maml_tf.cli import original
+from maml_tf.cli import original, start
 from maml_tf.experiments.fields import is_one_line
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import make
@@ -136,8 +135,7 @@ def _of_the_machine(error: Exception) -> str:
 
 def _log_to_screen(verbosity: int) -> None:
     if verbosity <= 0:
-        # What TensorFlow and CUDA say while they start; both look here when they are imported.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        start.be_quiet()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("maml_tf")

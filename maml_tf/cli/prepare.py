@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from maml_tf.cli import start
 from maml_tf.experiments.records import Problem, SettingValue
 from maml_tf.experiments.settings import Machine, make
 
@@ -24,6 +25,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     if problem.prepared is None:
         _LOG.info("%s needs no data.", problem.name)
         return 0
+    start.tensorflow()
     from maml_tf.experiments.build import make_tasks
 
     for split in ("train", "val", "test"):

@@ -8,8 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from maml_tf.cli import runs
-from maml_tf.experiments import machine
+from maml_tf.cli import runs, start
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings
 from maml_tf.saving.names import WEIGHTS_FILE
@@ -34,7 +33,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     from maml_tf.results import files as result_files
     from maml_tf.saving.weights import save_model_weights
 
-    machine.set_up(settings.machine)
+    start.on(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     results = result_files.release((directory / "results").glob("*.json"), iteration)
     with replacing_directory(target, runs.RESULT_FILE, runs.FLAGS_FILE) as staging:

@@ -6,8 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from maml_tf.cli import evaluate, runs
-from maml_tf.experiments import machine
+from maml_tf.cli import evaluate, runs, start
 from maml_tf.experiments.records import Kind, SettingValue
 
 _LOG = logging.getLogger(__name__)
@@ -20,7 +19,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     if settings.problem.kind is not Kind.POLICY:
         raise ValueError(f"render shows policies; {settings.problem.name} has none. Use figures.")
     target = Path(settings.run.to or directory / "figures" / f"task_{evaluation.task}.gif")
-    machine.set_up(settings.machine)
+    start.on(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     from maml_tf.experiments.build import make_tasks
     from maml_tf.results.build import step_size

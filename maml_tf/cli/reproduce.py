@@ -179,9 +179,9 @@ def _forget() -> None:
 
 
 def _draw(places: Iterable[Path], target: Path) -> None:
-    from maml_tf.cli import figures
+    from maml_tf.cli.drawing import draw
 
-    figures.draw(places, target)
+    draw(places, target)
 
 
 # --- settings ---

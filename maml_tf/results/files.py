@@ -48,11 +48,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     ignored: dict[Path, None] = {}
     for path in map(Path, paths):
-        own, leftovers = _below(path)
-        if not own:
-            raise FileNotFoundError(
-                f"No result files under {path}; run `maml-tf evaluate --test_set` first."
-            )
+        own, leftovers = require(path)
         for file in own:
             found.setdefault(Path(os.path.realpath(file)), file)
         ignored |= dict.fromkeys(leftovers)
@@ -60,6 +56,20 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
         more = f" and {len(ignored) - 1} more such files" if len(ignored) > 1 else ""
         _LOG.warning("Ignored %s%s: no result file has such a name.", next(iter(ignored)), more)
     return _without_rivals(found.values())
+
+
+def require(path: str | Path) -> tuple[list[Path], list[Path]]:
+    """Lists the result files under a directory, and what only looks like some.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    own, leftovers = _below(Path(path))
+    if not own:
+        raise FileNotFoundError(
+            f"No result files under {path}; run `maml-tf evaluate --split=test` first."
+        )
+    return own, leftovers
 
 
 def is_own(path: Path) -> bool:
@@ -198,7 +208,7 @@ def release(paths: Iterable[Path], iteration: int) -> dict[str, Json]:
     if not chosen:
         raise FileNotFoundError(
             f"No result of iteration {iteration}, whose weights these are; run "
-            "`maml-tf evaluate --test_set` first, or choose an evaluated one by --test_iter."
+            "`maml-tf evaluate --split=test` first, or choose an evaluated one by --test_iter."
         )
     travelling = [
         dataclasses.replace(result, flags=tuple(filter(_travels, result.flags))).to_json()
