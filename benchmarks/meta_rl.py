@@ -19,7 +19,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from maml_tf.rl import pieces, trust_region
+from maml_tf.engine import pieces
+from maml_tf.rl import trust_region
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler

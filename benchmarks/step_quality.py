@@ -18,9 +18,10 @@ import tensorflow as tf
 
 from benchmarks.meta_rl import parts
 from maml_tf.cli import runs
+from maml_tf.engine import pieces
 from maml_tf.experiments import machine
 from maml_tf.experiments.build import make_tasks
-from maml_tf.rl import pieces, trust_region
+from maml_tf.rl import trust_region
 
 FIRST = 1_000_000
 """Index of a meta-batch that no training has seen."""

@@ -18,8 +18,8 @@ import keras
 import numpy as np
 
 from maml_tf import arguments
+from maml_tf.engine import pieces
 from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
-from maml_tf.rl import pieces
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
@@ -171,6 +171,10 @@ class MetaPolicy:
 
     # --- the inner loop ---
 
+    def initial_weights(self) -> Weights:
+        """Reads the meta-learned weights, theta."""
+        return self.inner.initial_weights()
+
     def roll_out_and_adapt(
         self,
         sampler: TrajectorySource,
@@ -220,6 +224,9 @@ class MetaPolicy:
 
         Returns:
           What was seen, by the names of those fields of `metrics` that `PolicyMetrics` lacks.
+
+        Raises:
+          NotImplementedError: it is a meta-optimizer's own.
         """
         raise NotImplementedError
 

@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
-from maml_tf.rl import pieces, trust_region
+from maml_tf.engine import pieces
+from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
 from maml_tf.rl.policy import GaussianPolicy
@@ -97,7 +98,7 @@ class MetaTRPO(MetaPolicy):
 
     def kl_curvature(
         self, parameters: Weights, batches: Sequence[PolicyBatch], method: str | None = None
-    ) -> trust_region.Product:
+    ) -> pieces.Product:
         """Products with the Hessian of the mean KL by theta; see `trust_region.curvature`."""
 
         def divergence(old, new):

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import tensorflow as tf
 
+from maml_tf.engine.pieces import Product
 from maml_tf.types import Weights
 
 Outputs = TypeVar("Outputs")
@@ -24,9 +25,6 @@ OutputsFn: TypeAlias = Callable[[Weights], Outputs]
 
 Divergence: TypeAlias = Callable[[Outputs, Outputs], tf.Tensor]
 """`(old outputs, new outputs) -> []`, 0 with zero gradient where both agree."""
-
-Product: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
-"""`vector [n] -> matrix times vector [n]`."""
 
 CURVATURES = ("fisher", "hessian", "finite_differences")
 

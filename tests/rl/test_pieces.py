@@ -4,7 +4,8 @@ import tensorflow as tf
 from helpers import normal
 from learners import make_learner, random_batches
 
-from maml_tf.rl import pieces, trust_region
+from maml_tf.engine import pieces
+from maml_tf.rl import trust_region
 from maml_tf.rl.trust_region import flatten
 
 

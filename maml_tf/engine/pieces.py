@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import tensorflow as tf
 
-from maml_tf.rl.trust_region import Product
 from maml_tf.types import Weights
 
 Argument = TypeVar("Argument")
@@ -23,6 +22,9 @@ Piece = TypeVar("Piece")
 """A structure of tensors."""
 Result = TypeVar("Result")
 """A structure of tensors."""
+
+Product: TypeAlias = Callable[[tf.Tensor], tf.Tensor]
+"""`vector [n] -> matrix times vector [n]`."""
 
 STEPS_PER_PIECE = 8000
 """A piece has at least so many steps, if its tasks have them: an operation that is over sooner
