@@ -154,3 +154,21 @@ def test_predictions_while_adapting_are_those_that_the_evaluation_measures(stati
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         Evaluator(make_learner(), TASKS, **options)
+
+
+def test_a_step_size_assigned_between_calls_is_that_of_a_new_evaluator():
+    learner = make_learner()
+    evaluator = learner.evaluator(TASKS, num_tasks=4, steps=2)
+    own = evaluator().mean
+    for step_size in (0.3, 0.7):
+        evaluator.step_size = step_size
+        expected = evaluate(learner, TASKS, num_tasks=4, steps=2, step_size=step_size)
+        np.testing.assert_array_equal(evaluator().mean, expected.mean)
+    traces = evaluator._draw.experimental_get_tracing_count()
+    evaluator.step_size = 0.1
+    evaluator()
+    assert evaluator._draw.experimental_get_tracing_count() == traces == 1
+    evaluator.step_size = None
+    np.testing.assert_array_equal(evaluator().mean, own)
+    with pytest.raises(ValueError, match="step_size must be positive"):
+        evaluator.step_size = -1.0

@@ -7,7 +7,8 @@ Most are a `MetaLearner` with other settings (experiment.py puts them together):
   random      a fresh initialisation, not trained
   context     the inner loop moves a vector beside the input (`networks.Context`), nothing else
 
-The multi-task baseline trains one regressor per task and averages their weights: `MultitaskLearner`.
+The multi-task baseline trains one regressor per task and averages their weights
+(`MultitaskLearner`).
 Of image classes, `pretrained` learns all training classes at once (`JointClassifier`), and a fresh
 head is fine-tuned to a task's:
 
