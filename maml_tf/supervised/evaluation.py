@@ -27,7 +27,7 @@ DRAW = 24
 BATCH_STATISTICS = ("transductive", "inductive")
 
 
-class Evaluator:
+class MetricEvaluator:
     """Adapts to held-out tasks, and measures the query set after 0, 1, ... S steps.
 
     Compiled once; calling it again measures the learner's present weights on the same tasks. It
@@ -180,7 +180,7 @@ def predictions_while_adapting(
       x: `[T, Q, ...]`.
       steps: S.
       step_size: alpha; the learner's own by default.
-      batch_statistics: see `Evaluator`.
+      batch_statistics: see `MetricEvaluator`.
 
     Returns:
       `[S + 1, T, Q, ...]`, after 0, 1, ... S steps.
