@@ -306,8 +306,8 @@ class _Loop:
         # The first call compiles: it says no more than how long a step takes at most.
         affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
         count = min(affordable, boundary - self.iteration)
-        began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
         self.callbacks.begin_call(self.iteration)
+        began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
         seen = self.learner.meta_steps(self.tasks, self.iteration, count)
         metrics = type(seen)(*map(np.asarray, seen))
         seconds = time.perf_counter() - began
