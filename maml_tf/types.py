@@ -3,7 +3,7 @@
 Shape letters, used everywhere:
 
     T  tasks                 N  ways (classes of a task)
-    B  examples in a set     K  shots (support examples a class)
+    B  examples in a set     K  shots (support examples per class)
     S  inner gradient steps  H  horizon of an episode
 """
 
@@ -31,17 +31,21 @@ Structure: TypeAlias = "tf.Tensor | np.ndarray | Sequence[Structure] | Mapping[s
 """A tensor, or a tuple, list or dictionary of such, nested as `tf.nest` takes it."""
 
 
+Specs: TypeAlias = "tf.TensorSpec | Sequence[Specs] | Mapping[str, Specs]"
+"""Shapes and types of a `Structure`."""
+
+
 class Batch(NamedTuple):
     """Examples and what they should become, of a stack of tasks.
 
-    `x` and `y` may be structures (tuple, list, dictionary) of tensors. What is not given is an
+    `x` and `y` are a tensor or array each, or a `Structure` of several. What is not given is an
     empty structure, so that `tf.nest` passes over it.
     """
 
     x: Any  # [T, B, ...]
     y: Any  # [T, B] class indices, or [T, B, ...] regression targets
-    sample_weight: Any = ()  # [T, B] float: factor of each example's loss, as in Keras
-    mask: Any = ()  # [T, B] bool: False where a set is padded; such an example does not exist
+    sample_weight: Structure = ()  # [T, B] float: factor of each example's loss, as in Keras
+    mask: Structure = ()  # [T, B] bool: False where a set is padded; such an example does not exist
 
 
 class Task(NamedTuple):
@@ -52,10 +56,10 @@ class Task(NamedTuple):
 
 
 LossFn: TypeAlias = "Callable[[Weights, Any], tf.Tensor]"
-"""`(weights, batch) -> [T]`, one number a task; the batch is a `Batch` or a `PolicyBatch`."""
+"""`(weights, batch) -> [T]`, one number per task; the batch is a `Batch` or a `PolicyBatch`."""
 
 OutputLoss: TypeAlias = "Callable[[tf.Tensor, tf.Tensor], tf.Tensor]"
-"""`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number a task."""
+"""`(outputs [T, B, ...], y [T, B, ...]) -> [T]`, one number per task."""
 
 
 class TaskSource(Protocol):
@@ -130,8 +134,8 @@ class Learner(Protocol[TasksT_contra]):
     """What supervised learners and policies both are; `TasksT_contra` is where its tasks come from.
 
     `train`, `evaluate`, `tune_step_size`, `export` and checkpoints know nothing else. A learner may
-    also have `model`, its Keras model, which callbacks are given, and `finalize()`, called when a
-    training is finished.
+    also have `model`, its Keras model, which callbacks are given; `strategy`, in whose scope it was
+    made; and `finalize()`, called when a training is finished.
     """
 
     metric_name: str

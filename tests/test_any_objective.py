@@ -365,7 +365,7 @@ def test_the_word_crossentropy_is_chosen_by_the_shapes_too():
         (K.Loss, None),
         (3, "3 is no loss"),
         (lambda labels, logits: 0, "swap them, or name them y_true and y_pred"),
-        (K.MeanSquaredError(reduction=None), "gives no number a task"),
+        (K.MeanSquaredError(reduction=None), "gives no number per task"),
         (K.CTC(), "no second derivative"),
     ],
 )
@@ -388,7 +388,7 @@ def test_what_is_no_loss_is_refused(what, message):
         (lambda outputs, y: None, "returned NoneType"),
     ],
 )
-def test_what_gives_no_number_a_task_is_refused(what, said):
+def test_what_gives_no_number_per_task_is_refused(what, said):
     with pytest.raises(ValueError, match=said):
         objective(what)(outputs_of(LOGITS), REAL)
 

@@ -15,7 +15,7 @@ WINGS = {
     "engine": VOCABULARY | {"networks"},
     "networks": {"arguments"},
     "losses": {"objectives"},  # one wing, of which it is the public door
-    "objectives": {"arguments", "losses"},
+    "objectives": {"arguments", "losses", "types"},
     "tasks": VOCABULARY | {"system"},
     "sources": VOCABULARY | {"engine", "tasks"},
     "saving": VOCABULARY | {"system"},

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, networks, tune_step_size
 from maml_tf.estimates import summarize
-from maml_tf.supervised.evaluation import DRAW, Evaluator, predictions_while_adapting
+from maml_tf.supervised.evaluation import DRAW, MetricEvaluator, predictions_while_adapting
 from maml_tf.tasks import Sinusoid
 
 
@@ -61,7 +61,7 @@ def test_the_tasks_do_not_depend_on_how_they_are_cut():
 def test_evaluating_leaves_the_weights_alone():
     learner = make_learner()
     before = learner.model.get_weights()
-    evaluator = Evaluator(learner, TASKS, num_tasks=24, steps=2)
+    evaluator = MetricEvaluator(learner, TASKS, num_tasks=24, steps=2)
     first, second = evaluator(), evaluator()
     np.testing.assert_array_equal(first.mean, second.mean)
     for a, b in zip(before, learner.model.get_weights(), strict=True):
@@ -70,7 +70,7 @@ def test_evaluating_leaves_the_weights_alone():
 
 def test_a_second_evaluation_does_not_trace_again():
     learner = make_learner()
-    evaluator = Evaluator(learner, TASKS, num_tasks=48, steps=2)
+    evaluator = MetricEvaluator(learner, TASKS, num_tasks=48, steps=2)
     evaluator()
     learner.model.trainable_variables[0].assign_add(tf.ones([1, 6]))
     evaluator()
@@ -153,4 +153,22 @@ def test_predictions_while_adapting_are_those_that_the_evaluation_measures(stati
 )
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
-        Evaluator(make_learner(), TASKS, **options)
+        MetricEvaluator(make_learner(), TASKS, **options)
+
+
+def test_a_step_size_assigned_between_calls_is_that_of_a_new_evaluator():
+    learner = make_learner()
+    evaluator = learner.evaluator(TASKS, num_tasks=4, steps=2)
+    own = evaluator().mean
+    for step_size in (0.3, 0.7):
+        evaluator.step_size = step_size
+        expected = evaluate(learner, TASKS, num_tasks=4, steps=2, step_size=step_size)
+        np.testing.assert_array_equal(evaluator().mean, expected.mean)
+    traces = evaluator._draw.experimental_get_tracing_count()
+    evaluator.step_size = 0.1
+    evaluator()
+    assert evaluator._draw.experimental_get_tracing_count() == traces == 1
+    evaluator.step_size = None
+    np.testing.assert_array_equal(evaluator().mean, own)
+    with pytest.raises(ValueError, match="step_size must be positive"):
+        evaluator.step_size = -1.0

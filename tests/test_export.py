@@ -160,3 +160,9 @@ def test_what_cannot_be_exported_is_refused(tmp_path, make, options, message):
     with pytest.raises(ValueError, match=message):
         export(learner, tmp_path / "it", **options)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_leaves_no_directory_behind(tmp_path):
+    with pytest.raises(ValueError, match="steps must be 0 or more"):
+        export(_learner(), tmp_path / "a" / "b" / "c", steps=-1)
+    assert not (tmp_path / "a").exists()

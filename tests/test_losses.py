@@ -62,7 +62,7 @@ def test_accuracy_by_hand(dtype):
     assert got.dtype == LOGITS.dtype
 
 
-def test_one_number_a_task():
+def test_one_number_per_task():
     logits, labels = tf.zeros([7, 4, 3]), tf.zeros([7, 4], tf.int32)
     for loss in (losses.cross_entropy, losses.summed_cross_entropy, losses.accuracy):
         assert loss(logits, labels).shape == [7]

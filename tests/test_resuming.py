@@ -320,11 +320,10 @@ class Worsening:
 
 @pytest.mark.parametrize("restore", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
-def test_the_best_weights_are_put_back_if_asked_for(tmp_path, monkeypatch, recorded, restore):
+def test_the_best_weights_are_put_back_if_asked_for(tmp_path, recorded, restore):
     validation = Worsening()
     validation.learner = make_learner()
-    monkeypatch.setattr(training, "Evaluator", lambda *args, **options: validation)
-    options = {"validation": HELD_OUT, "restore_best": restore}
+    options = {"validation": validation, "restore_best": restore}
     logdir = tmp_path if recorded else None
     learner, result = run(logdir, 40, validation.learner, **options)
     assert result.best_score == 1.0 and result.iteration == 40

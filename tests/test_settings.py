@@ -8,7 +8,7 @@ from helpers import random_task
 
 from maml_tf import MetaLearner, losses
 from maml_tf.networks import dense_network
-from maml_tf.supervised.evaluation import Evaluator
+from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.tasks import ConstantTasks
 
 
@@ -68,11 +68,11 @@ def test_an_evaluation_made_before_sees_it():
 
     drawn.constant_tasks = True
     learner = learner_of()
-    evaluator = Evaluator(learner, drawn, num_tasks=2, steps=1)
+    evaluator = MetricEvaluator(learner, drawn, num_tasks=2, steps=1)
     before = evaluator().mean
     learner.step_size = 0.4
     after = evaluator().mean
-    np.testing.assert_allclose(after, Evaluator(learner, drawn, num_tasks=2, steps=1)().mean)
+    np.testing.assert_allclose(after, MetricEvaluator(learner, drawn, num_tasks=2, steps=1)().mean)
     assert after[0] == before[0] and abs(after[1] - before[1]) > 1e-3
 
 

@@ -13,7 +13,7 @@ from maml_tf import Batch, MetaLearner, Task, evaluate, losses, seeds, train, tu
 from maml_tf.networks import dense_network
 from maml_tf.sources.resolve import InGraph, held_out, prepare
 from maml_tf.sources.supplies import SourceEnded
-from maml_tf.supervised.evaluation import Evaluator
+from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
 
 T = 2
@@ -414,7 +414,7 @@ def test_an_evaluation_meets_every_held_out_task_once(kind):
     larger = ("function", "int(index)", "index.numpy()", "iterator of larger stacks")
     a_number = 24 if kind in larger else T
     squares = [(i // a_number) ** 2 for i in range(50)]
-    evaluator = Evaluator(learner(), source, num_tasks=50, steps=0)
+    evaluator = MetricEvaluator(learner(), source, num_tasks=50, steps=0)
     for _ in range(2):  # an iterator's tasks are kept
         result = evaluator()
         assert result.num_tasks == 50
@@ -438,7 +438,7 @@ def test_random_numbers_are_not_drawn_anew_by_each_evaluation():
     def source(index, num_tasks):
         return numbered(random.normal(), num_tasks)
 
-    evaluator = Evaluator(learner(), source, num_tasks=48, steps=0)
+    evaluator = MetricEvaluator(learner(), source, num_tasks=48, steps=0)
     np.testing.assert_array_equal(evaluator().mean, evaluator().mean)
     tuning = tune_step_size(learner(), source, step_sizes=(0.1, 0.2), num_tasks=48, steps=0)
     assert tuning.scores[0] == tuning.scores[1]

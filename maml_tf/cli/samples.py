@@ -32,7 +32,7 @@ def sample_tasks(
       learner: the model under evaluation; its weights stay as they are.
       tasks: where the sinusoids come from.
       step_size: alpha; the learner's own by default.
-      batch_statistics: see `Evaluator`.
+      batch_statistics: see `MetricEvaluator`.
     """
     curves, support = tasks.parameters(0, SAMPLES), tasks(0, SAMPLES).support
     x = np.linspace(*INPUT_RANGE, GRID_POINTS, dtype=np.float32)

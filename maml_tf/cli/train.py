@@ -62,7 +62,7 @@ def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any
     with runs.opened(settings) if run.log else contextlib.nullcontext() as directory:
         _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
         result = train(
-            learner,  # type: ignore[arg-type]
+            learner,
             tasks,
             iterations=run.iterations,
             logdir=directory,

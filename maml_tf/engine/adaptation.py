@@ -20,7 +20,7 @@ from maml_tf.engine.second_derivatives import refusing_dead_ends
 from maml_tf.types import LossFn, Weights
 
 StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
-"""alpha: one number, or one tensor a weight, broadcastable to it (Meta-SGD, Li et al. 2017)."""
+"""alpha: one number, or one tensor per weight, broadcastable to it (Meta-SGD, Li et al. 2017)."""
 
 
 class Adaptation(NamedTuple):
@@ -70,7 +70,7 @@ def gradient_step(
       loss_fn: `(weights, batch) -> [T]`.
       weights: stacked where they adapt.
       batch: what `loss_fn` takes.
-      step_size: alpha, one for all or one a weight.
+      step_size: alpha, one for all or one per weight.
       adapts: which weights move; all by default.
       first_order: hold the gradient constant when differentiating through this step.
 
@@ -82,7 +82,7 @@ def gradient_step(
             f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
         )
     adapts = _adapting(adapts, weights)
-    alphas = _one_a_weight(step_size, weights)
+    alphas = _one_per_weight(step_size, weights)
     hold = tf.stop_gradient if first_order else tf.identity
     weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
     moving = [w for w, own in zip(weights, adapts, strict=True) if own]
@@ -96,7 +96,7 @@ def gradient_step(
     stepped = []
     for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
         gradient = next(gradients) if own else None
-        if isinstance(weight, FastWeight):  # one gradient a use
+        if isinstance(weight, FastWeight):  # one gradient per use
             weight = weight.stepped(alpha, gradient or [], hold)
         elif gradient is not None:
             weight = weight + -alpha * hold(gradient)  # the sign on alpha: one pass fewer
@@ -115,18 +115,18 @@ def adapt(
     recompute: bool = False,
     constrain: Callable[[Weights], Weights] | None = None,
 ) -> Adaptation:
-    """Weights before and after each gradient step, one batch a step.
+    """Weights before and after each gradient step, one batch per step.
 
     Args:
       loss_fn: `(weights, batch) -> [T]`.
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
-      batches: one a step. Supervised code repeats the support set, reinforcement learning passes
+      batches: one per step. Supervised code repeats the support set, reinforcement learning passes
         fresh trajectories.
-      step_size: alpha, one for all or one a weight.
+      step_size: alpha, one for all or one per weight.
       adapts: which weights move; all by default.
       first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
       recompute: keep only the weights between steps for the backward pass and compute the rest
-        again, so that memory grows by one set of weights a step, for about a third more time.
+        again, so that memory grows by one set of weights per step, for about a third more time.
       constrain: applied to the weights after each step, as Keras' optimizers apply constraints.
 
     Returns:
@@ -134,9 +134,9 @@ def adapt(
     """
     if not isinstance(batches, Sequence):
         raise ValueError(
-            f"batches are {arguments.shown(batches)}; give a list of one batch a gradient step."
+            f"batches are {arguments.shown(batches)}; give a list of one batch per gradient step."
         )
-    alphas = _one_a_weight(step_size, weights)
+    alphas = _one_per_weight(step_size, weights)
 
     def step(weights, alphas, batch):
         stepped, losses = gradient_step(
@@ -175,7 +175,7 @@ def adapt_for(
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batch: what `loss_fn` takes, the same at every step.
       steps: S, an int32 scalar; none are taken for S <= 0.
-      step_size: alpha, one for all or one a weight.
+      step_size: alpha, one for all or one per weight.
       adapts: which weights move; all by default.
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
@@ -184,7 +184,7 @@ def adapt_for(
       The weights after the last step, of unchanged static shapes, and what was observed
       `[S + 1, T, ...]`, or None.
     """
-    alphas = _one_a_weight(step_size, weights)
+    alphas = _one_per_weight(step_size, weights)
 
     def note(step, current, seen):
         return seen.write(step, observe(current)) if observe else seen
@@ -210,7 +210,7 @@ def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:
     made = [True] * len(weights) if adapts is None else list(adapts)
     if len(made) != len(weights):
         raise ValueError(
-            f"adapts has {len(made)} entries for {len(weights)} weights; give one a weight."
+            f"adapts has {len(made)} entries for {len(weights)} weights; give one per weight."
         )
     return made
 
@@ -220,13 +220,13 @@ def _dense(gradient: Any) -> tf.Tensor | None:
     return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
-def _one_a_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
+def _one_per_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:
     if isinstance(step_size, (list, tuple)):
         if len(step_size) != len(weights):
             differs = "longer" if len(step_size) > len(weights) else "shorter"
             raise ValueError(
                 f"step_size has {len(step_size)} entries for {len(weights)} weights, and is "
-                f"{differs}; give one number, or one entry a weight."
+                f"{differs}; give one number, or one entry per weight."
             )
         return [_as_type(a, w.dtype) for a, w in zip(step_size, weights, strict=True)]
     return [_as_type(step_size, w.dtype) for w in weights]

@@ -3,7 +3,7 @@
 A convolution with one kernel is TensorFlow's own. With a kernel of each task's own it is a product
 with patches; a depthwise one takes tasks for channels, and stays TensorFlow's own.
 
-Shape letters: T tasks, B examples a task, C channels in, F features out, G groups, P taps.
+Shape letters: T tasks, B examples per task, C channels in, F features out, G groups, P taps.
 """
 
 from __future__ import annotations

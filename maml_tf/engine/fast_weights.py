@@ -1,14 +1,14 @@
 """The weight matrix of each of many tasks, kept as a shared one and what each task added to it.
 
 The gradient of `y = x W` is `x' dy`, an outer product an example (Goodfellow 2015, "Efficient
-Per-Example Gradient Computations", arXiv 1510.01799), so a few examples a task add little rank:
+Per-Example Gradient Computations", arXiv 1510.01799), so a few examples per task add little rank:
 
     W_t = W + a_t' b_t        x W_t = x W + (x a_t') b_t
 
 One product with the shared matrix serves every task at once, and the rest is small; `W_t`, T times
 the size of `W`, is never made. Where that does not pay, the matrices are made after all.
 
-Shape letters: T tasks, B examples a task, I inputs, F outputs, R rank.
+Shape letters: T tasks, B examples per task, I inputs, F outputs, R rank.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FastWeight:
 
     @property
     def outputs(self) -> list[tf.Tensor]:
-        """What the loss's gradient is wanted by, one tensor a use."""
+        """What the loss's gradient is wanted by, one tensor per use."""
         return [use.output for use in self.uses or []]
 
     def recording(self) -> FastWeight:

@@ -6,7 +6,7 @@ own `stateless_call` refuses values whose shape differs from the variable's, so 
 a small rule (`layer_rules.py` and its neighbours) that says how it runs on stacked weights. A layer
 without a rule falls back to its own call, one task at a time (`single_task.py`): slower, as right.
 
-Shape letters: T tasks, B examples a task, C channels.
+Shape letters: T tasks, B examples per task, C channels.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ stacked `[T, *shape]`. To add a layer type, add a rule; to remove one is always 
 slower, for the layer then falls back to one task at a time (single_task.py). Normalisations,
 convolutions, sequences and operations have files of their own beside this one.
 
-Shape letters: T tasks, B examples a task, C channels in, F features out.
+Shape letters: T tasks, B examples per task, C channels in, F features out.
 """
 
 from __future__ import annotations

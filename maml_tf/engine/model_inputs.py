@@ -1,6 +1,6 @@
 """Matches what a user gives to the inputs of a functional model, as the model's own call does.
 
-Shape letters: T tasks, B examples a task.
+Shape letters: T tasks, B examples per task.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 They compute in float32 at least, as Keras' own do, and give back the layer's type.
 
-Shape letters: T tasks, B examples a task, C channels.
+Shape letters: T tasks, B examples per task, C channels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Image patches as a gather, with a hand-written adjoint.
 
-A convolution with one kernel a task is `patches(x) @ kernel`, one large batched matrix product
+A convolution with one kernel per task is `patches(x) @ kernel`, one large batched matrix product
 instead of T small convolutions. Taking patches is linear, `p = G x`, and so is its adjoint
 `x = G^T p`; each is the other's derivative at every order. Both are written as a gather from an
 index table known when the graph is traced: automatic differentiation would turn G^T into nine

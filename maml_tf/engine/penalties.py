@@ -2,7 +2,7 @@
 
 As in Keras, they count wherever the loss counts: in the inner step and in the meta-objective.
 
-Shape letters: T tasks, B examples a task.
+Shape letters: T tasks, B examples per task.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ A rule for a layer of your own::
     def _(layer, x, run):
         return x * run.aligned(layer.scale, x)
 
-Shape letters: T tasks, B examples a task, C channels.
+Shape letters: T tasks, B examples per task, C channels.
 """
 
 from __future__ import annotations

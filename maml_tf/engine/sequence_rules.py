@@ -1,6 +1,6 @@
 """How embeddings, attention and recurrent layers run on a stack of tasks (see layer_rules.py).
 
-Shape letters: T tasks, B examples a task, S time steps, C features in, U units, V words.
+Shape letters: T tasks, B examples per task, S time steps, C features in, U units, V words.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Keras' variables have the task's own values, `tf.nn.moments` has its exact deriv
 normalisations use the batch's statistics and report them, and whatever would carry something from
 one task to the next is refused.
 
-Shape letters: T tasks, B examples a task, C channels.
+Shape letters: T tasks, B examples per task, C channels.
 """
 
 from __future__ import annotations

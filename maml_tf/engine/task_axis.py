@@ -3,7 +3,7 @@
 Keras keeps the mask of a sequence as an attribute of its tensor. Here a tensor `[T, B, ...]` has a
 mask `[T, B, S]`, and whoever makes another tensor of it hands the mask on.
 
-Shape letters: T tasks, B examples a task, S time steps.
+Shape letters: T tasks, B examples per task, S time steps.
 """
 
 from __future__ import annotations

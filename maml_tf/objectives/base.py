@@ -1,4 +1,4 @@
-"""What a loss or a metric is to a learner: one number a task, and what is known about it.
+"""What a loss or a metric is to a learner: one number per task, and what is known about it.
 
 Shape letters: T tasks, B examples.
 """
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tensorflow as tf
+
+from maml_tf.types import Structure
 
 INDICES, ONE_HOT, BINARY, VALUES = "class indices", "one-hot", "0 or 1", "values"
 """Kinds of targets that an objective takes; None: not known."""
@@ -63,11 +65,13 @@ class Objective:
         self.threshold = threshold
         self.made_of: Any = self  # what a user gave: a string, a Keras object, a function
 
-    def __call__(self, outputs: Any, y: Any, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+    def __call__(
+        self, outputs: Structure, y: Structure, sample_weight: Structure = (), mask: Structure = ()
+    ) -> tf.Tensor:
         """Returns `[T]` for outputs `[T, B, ...]`, targets, and weights and a mask `[T, B]`.
 
         Raises:
-          ValueError: it does not give one number a task, or the targets do not fit the outputs.
+          ValueError: it does not give one number per task, or the targets do not fit the outputs.
         """
         if tf.nest.is_nested(outputs) and self.parts is None and not self.whole:
             raise ValueError(
@@ -75,7 +79,7 @@ class Objective:
                 "dictionary, one for each."
             )
         value = self.function(outputs, y, sample_weight, mask)
-        return one_number_a_task(value, tf.nest.flatten(outputs)[0].shape[0], self.name)
+        return one_number_per_task(value, tf.nest.flatten(outputs)[0].shape[0], self.name)
 
     def __repr__(self) -> str:
         """Names it."""
@@ -101,19 +105,19 @@ def described(
     return describe
 
 
-def is_objective(what: Any) -> bool:
+def is_objective(what: object) -> bool:
     """Whether it has an `Objective`'s attributes."""
     return hasattr(what, "lower_is_better") and hasattr(what, "for_shapes")
 
 
-def one_number_a_task(value: Any, tasks: int | None, name: str) -> tf.Tensor:
+def one_number_per_task(value: Any, tasks: int | None, name: str) -> tf.Tensor:
     """Checks, while a graph is traced, that a loss gave `[T]`."""
     if value is None or isinstance(value, dict):
-        raise ValueError(f"'{name}' returned {type(value).__name__}; return one number a task.")
+        raise ValueError(f"'{name}' returned {type(value).__name__}; return one number per task.")
     value = tf.convert_to_tensor(value)
     if value.shape.rank != 1 or not value.shape.is_compatible_with([tasks]):
         raise ValueError(
-            f"'{name}' returned shape {value.shape} for {tasks} tasks; return one number a task, "
+            f"'{name}' returned shape {value.shape} for {tasks} tasks; return one number per task, "
             f"shape [{tasks}]: reduce over all axes but the first. (A function of `y_true, y_pred`,"
             " by these names, is called as Keras calls it, on one task at a time.)"
         )
@@ -122,12 +126,12 @@ def one_number_a_task(value: Any, tasks: int | None, name: str) -> tf.Tensor:
     return value
 
 
-def given(what: Any) -> bool:
+def given(what: object) -> bool:
     """Whether a batch has it; an empty tuple, or None, stands for "not given"."""
     return what is not None and not (isinstance(what, tuple) and not what)
 
 
-def weighted(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+def weighted(values: tf.Tensor, sample_weight: Structure = (), mask: Structure = ()) -> tf.Tensor:
     """Values `[T, B, ...]` times each example's weight, and 0 where it does not exist."""
     if given(sample_weight):
         values = values * tf.cast(_aligned(sample_weight, values, "sample_weight"), values.dtype)
@@ -137,7 +141,7 @@ def weighted(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.T
     return values
 
 
-def average(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+def average(values: tf.Tensor, sample_weight: Structure = (), mask: Structure = ()) -> tf.Tensor:
     """Mean over all axes but the first of what exists; weights are factors, as in Keras.
 
     Args:
@@ -154,7 +158,9 @@ def average(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.Te
     return tf.math.divide_no_nan(_sum(total), _sum(weighted(tf.ones_like(values), (), mask)))
 
 
-def weighted_average(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+def weighted_average(
+    values: tf.Tensor, sample_weight: Structure = (), mask: Structure = ()
+) -> tf.Tensor:
     """As `average`, divided by the sum of the weights: a metric's mean."""
     if not given(sample_weight):
         return average(values, (), mask)
@@ -162,7 +168,7 @@ def weighted_average(values: tf.Tensor, sample_weight: Any = (), mask: Any = ())
     return tf.math.divide_no_nan(_sum(weighted(values, sample_weight, mask)), _sum(weights))
 
 
-def summed(values: tf.Tensor, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+def summed(values: tf.Tensor, sample_weight: Structure = (), mask: Structure = ()) -> tf.Tensor:
     """As `average`, not divided."""
     return _sum(weighted(values, sample_weight, mask))
 

@@ -30,6 +30,7 @@ from maml_tf.objectives.base import (
     weighted,
     weighted_average,
 )
+from maml_tf.types import Structure
 
 _LABELS = {
     INDICES: "sparse_categorical_crossentropy sparse_categorical_accuracy "
@@ -70,11 +71,11 @@ def of_loss(loss: keras.losses.Loss) -> Objective:
     """A `keras.losses.Loss` as an objective: its own values, and its own reduction of each task's.
 
     Raises:
-      ValueError: its reduction leaves no number a task, or it cannot run here.
+      ValueError: its reduction leaves no number per task, or it cannot run here.
     """
     if loss.reduction not in _REDUCE:
         raise ValueError(
-            f"'{loss.name}' has reduction={loss.reduction!r} and gives no number a task; choose "
+            f"'{loss.name}' has reduction={loss.reduction!r} and gives no number per task; choose "
             "reduction='sum_over_batch_size', 'sum' or 'mean_with_sample_weight'."
         )
     # A subclass that overrides `call` is not the function that it was made of.
@@ -180,7 +181,9 @@ class _OwnCall:
         )
 
 
-def matched(outputs: Any, y: Any, kind: str | None, name: str) -> tuple[Any, Any]:
+def matched(
+    outputs: Structure, y: Structure, kind: str | None, name: str
+) -> tuple[Structure, Structure]:
     """Squeezes or expands a last axis of size 1 as Keras does, and refuses what would broadcast.
 
     Args:
@@ -235,11 +238,11 @@ def _cast(x: Any, dtype: str) -> Any:
     return x if x.dtype == dtype else tf.cast(x, dtype)
 
 
-def is_of_keras(thing: Any) -> bool:
+def is_of_keras(thing: object) -> bool:
     """Whether a function or a class is one of Keras' own."""
     return (getattr(thing, "__module__", None) or "").split(".")[0] == "keras"
 
 
-def keras_name(function: Any) -> str:
+def keras_name(function: Callable) -> str:
     """The name of one of Keras' own functions, or ''."""
     return function.__name__ if function is not None and is_of_keras(function) else ""

@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.objectives.base import BINARY, INDICES, ONE_HOT, VALUES, Objective
+from maml_tf.types import Structure, Task
 
 
-def check_task(model: keras.Model, loss: Objective, metric: Objective, drawn: Any) -> None:
+def check_task(model: keras.Model, loss: Objective, metric: Objective, drawn: Task) -> None:
     """Checks the labels of a drawn `Task`, whose values are known.
 
     Raises:
@@ -33,7 +34,9 @@ def check_task(model: keras.Model, loss: Objective, metric: Objective, drawn: An
             targets(judge, arrays, shapes, f"The {name} set's y", there)
 
 
-def targets(loss: Objective, y: Any, shapes: Any, name: str, mask: Any = None) -> Any:
+def targets(
+    loss: Objective, y: Structure, shapes: Structure, name: str, mask: Structure | None = None
+) -> Structure:
     """Checks targets `[T, B, ...]` against outputs, and converts what is unambiguous.
 
     Args:
@@ -59,7 +62,7 @@ def targets(loss: Objective, y: Any, shapes: Any, name: str, mask: Any = None) -
     return tf.nest.map_structure(lambda leaf: converted.get(id(leaf), leaf), y)
 
 
-def _targets(loss: Objective, y: np.ndarray, shape: tf.TensorShape, name: str, mask: Any) -> Any:
+def _targets(loss: Objective, y: Any, shape: Any, name: str, mask: Any) -> Any:
     if y.dtype.kind in "OSUV":
         some = ", ".join(map(repr, np.unique(y.astype(str)).tolist()[:3]))
         raise ValueError(
@@ -126,19 +129,19 @@ def _check_shape(loss: Objective, y, shape: tf.TensorShape, name: str) -> None:
         target.pop()
     if tf.TensorShape(target[2:]).is_compatible_with(shape[2:]) and len(target) == shape.rank:
         return
-    mend = "give targets of the outputs' shape"
+    remedy = "give targets of the outputs' shape"
     if loss.labels == ONE_HOT and y.ndim == shape.rank - 1:
-        mend = "give keras.utils.to_categorical(y), or take the loss that is 'sparse'"
+        remedy = "give keras.utils.to_categorical(y), or take the loss that is 'sparse'"
     elif loss.labels == VALUES and y.ndim == shape.rank - 1 and shape[-1] == 1:
-        mend = "give y[..., None]"
+        remedy = "give y[..., None]"
     differ = "rank" if y.ndim != shape.rank else "shape"
     raise ValueError(
         f"{name} has shape {y.shape[1:]} and the outputs {(y.shape[1], *shape[2:])}, which differ "
-        f"in {differ}; {mend}."
+        f"in {differ}; {remedy}."
     )
 
 
-def output_shapes(model: keras.Model, x: Any) -> Any:
+def output_shapes(model: keras.Model, x: Structure) -> Structure:
     """Shapes `[T, B, ...]` of a model's outputs, in part unknown; of a structure, a structure."""
     made = getattr(getattr(model, "_functional", None) or model, "_outputs_struct", None)
     if made is None:

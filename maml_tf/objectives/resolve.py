@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from maml_tf import losses
 from maml_tf.objectives.base import Objective, given, is_objective
 from maml_tf.objectives.keras_losses import of_loss
 from maml_tf.objectives.keras_metrics import of_metric
@@ -28,6 +29,50 @@ LossLike: TypeAlias = (
     " | Sequence[LossLike | None] | Mapping[str, LossLike | None]"
 )
 """A loss or a metric in any form that `objective` takes."""
+
+
+def loss_of(model: keras.Model, loss: LossLike, weights: Any = None) -> Objective:
+    """The loss of a model's outputs; `made_of` of it is what was given.
+
+    Args:
+      model: whose outputs are judged.
+      loss: see `objective`.
+      weights: of the losses of several outputs.
+    """
+    made = objective(loss, weights=weights, **_outputs_of(model))
+    if made is not loss:
+        made.made_of = loss
+    return made
+
+
+def metric_of(
+    model: keras.Model, metric: LossLike | None, loss: Objective, *, lower_is_better: bool | None
+) -> Objective | None:
+    """What is reported of a model's outputs; None: the loss itself.
+
+    Args:
+      model: whose outputs are judged.
+      metric: see `objective`. None: accuracy for the package's cross-entropies, else the loss.
+      loss: what is descended.
+      lower_is_better: of the metric, where neither Keras nor the package knows it.
+
+    Raises:
+      ValueError: it is no metric, or the loss, and said to be better higher.
+    """
+    if metric is None and loss in (losses.cross_entropy, losses.summed_cross_entropy):
+        metric = losses.accuracy
+    if metric is None and lower_is_better is False:
+        raise ValueError("Without a metric the loss is reported, which is better lower.")
+    if metric is None:
+        return None
+    return objective(metric, role="metric", lower_is_better=lower_is_better, **_outputs_of(model))
+
+
+def _outputs_of(model: keras.Model) -> dict[str, Any]:
+    return {
+        "output_names": list(getattr(model, "output_names", None) or []),
+        "num_outputs": len(tf.nest.flatten(getattr(model, "outputs", None) or [0])),
+    }
 
 
 def objective(

@@ -12,17 +12,18 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.objectives.base import Objective, given
+from maml_tf.types import Structure
 
 
 class Piece(NamedTuple):
     """One output, and what belongs to it."""
 
     name: str
-    outputs: Any
-    y: Any  # () where there is none
-    objective: Any  # None where there is none
-    factor: Any  # a number, or None
-    sample_weight: Any
+    outputs: Structure
+    y: Structure  # () where there is none
+    objective: Objective
+    factor: float | None  # a number, or None
+    sample_weight: Structure
 
 
 def several(parts: Any, factors: Any, names: Sequence[str], role: str) -> Objective:
@@ -74,7 +75,9 @@ class Several:
         """See `several`."""
         self.parts, self.factors, self.names = parts, factors, list(names)
 
-    def __call__(self, outputs: Any, y: Any, sample_weight: Any = (), mask: Any = ()) -> tf.Tensor:
+    def __call__(
+        self, outputs: Structure, y: Structure, sample_weight: Structure = (), mask: Structure = ()
+    ) -> tf.Tensor:
         """Returns `[T]`."""
         total = []
         for piece in self.pieces(outputs, y, sample_weight):
@@ -85,7 +88,9 @@ class Several:
             total[0] if len(total) == 1 else tf.add_n([tf.cast(v, total[0].dtype) for v in total])
         )
 
-    def pieces(self, outputs: Any, y: Any, sample_weight: Any = ()) -> list[Piece]:
+    def pieces(
+        self, outputs: Structure, y: Structure, sample_weight: Structure = ()
+    ) -> list[Piece]:
         """Each output that has a loss, beside its targets.
 
         Raises:
@@ -113,7 +118,7 @@ class Several:
                 )
         return pieces
 
-    def _names_of(self, outputs: Sequence[Any]) -> list[str]:
+    def _names_of(self, outputs: Any) -> list[str]:
         return (
             self.names if len(self.names) == len(outputs) else [str(i) for i in range(len(outputs))]
         )

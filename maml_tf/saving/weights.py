@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import keras
@@ -27,7 +27,50 @@ _GROUP = "maml_tf"
 _OVERHEAD = 4096  # bytes of a group or a data set beside its values, at most
 
 
-def save(learner: Any, path: str | Path) -> None:
+class Stateful(Protocol):
+    """What can be kept in such a file."""
+
+    @property
+    def model(self) -> keras.Model:
+        """Whose weights Keras' own file holds."""
+        ...
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that is kept, the model's among them; in a fixed order."""
+        ...
+
+
+class Saved:
+    """A learner with a `model` and a `state` that a file keeps."""
+
+    def save(self: Stateful, path: str | Path) -> None:
+        """Writes the model's weights and what else was learned, such as step sizes, as one file.
+
+        Args:
+          path: `<name>.weights.h5`, replaced whole or not at all; `model.load_weights` reads it
+            too. The optimizer is not kept: to go on training, give `train` its `logdir`.
+
+        Raises:
+          ValueError: another ending.
+          OSError: nothing can be written there.
+        """
+        save(self, path)
+
+    def load(self: Stateful, path: str | Path) -> None:
+        """Puts what `save` wrote into this learner, made by the same code; in place.
+
+        Args:
+          path: `<name>.weights.h5`, or the directory of a release.
+
+        Raises:
+          FileNotFoundError: there is none.
+          ValueError: it is another network's, or cannot be read; the learner is as it was.
+        """
+        load(self, path)
+
+
+def save(learner: Stateful, path: str | Path) -> None:
     """Writes a learner's weights and what else it learned, whole or not at all.
 
     Args:
@@ -73,7 +116,7 @@ def save_model_weights(model: keras.Model, path: Path, size: int = 0) -> None:
         raise unwritable(path, error) from error
 
 
-def load(learner: Any, path: str | Path) -> None:
+def load(learner: Stateful, path: str | Path) -> None:
     """Puts what `save` wrote, or a release's weights, into a learner made by the same code.
 
     The optimizer stays as it is.
@@ -140,7 +183,7 @@ def _digest(file: h5py.File) -> str:
 
 def _check(
     path: Path,
-    learner: Any,
+    learner: Stateful,
     described: dict[str, Any] | None,
     beside: Sequence[keras.Variable],
     values: Sequence[np.ndarray],
@@ -160,7 +203,7 @@ def _check(
         )
 
 
-def _beside_the_model(learner: Any) -> list[keras.Variable]:
+def _beside_the_model(learner: Stateful) -> list[keras.Variable]:
     """What the learner's state holds and a weights file of its model does not."""
     stored = {id(variable) for variable in learner.model.variables}
     return [variable for variable in learner.state if id(variable) not in stored]

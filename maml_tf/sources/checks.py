@@ -23,7 +23,7 @@ class UnknownShape(ValueError):
     """A traced source's shapes are not known before it runs."""
 
 
-def as_task(value: Any, num_tasks: int | None = None) -> Task:
+def as_task(value: object, num_tasks: int | None = None) -> Task:
     """What a task source gave as a checked `Task` of arrays or tensors.
 
     Lists of numbers become arrays, and NumPy's float64 becomes Keras' float type, as in

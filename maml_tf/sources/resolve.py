@@ -26,7 +26,9 @@ from maml_tf.types import Task
 
 _LOG = logging.getLogger(__name__)
 
-_MEND = "Draw fresh data at every call, as by np.random.default_rng(index) or maml_tf.seeds.uniform"
+_REMEDY = (
+    "Draw fresh data at every call, as by np.random.default_rng(index) or maml_tf.seeds.uniform"
+)
 
 
 class InGraph:
@@ -80,7 +82,7 @@ def prepare(tasks: Tasks, num_tasks: int, *, start: int = 0) -> InGraph | ReadAh
         if not (meant or verdict.drawn) and is_constant(reader.peek, start):
             raise ValueError(
                 "The task source gives the same meta-batch for every index: training would see "
-                f"no other. {_MEND}; if you mean it, pass maml_tf.tasks.ConstantTasks(task)."
+                f"no other. {_REMEDY}; if you mean it, pass maml_tf.tasks.ConstantTasks(task)."
             )
         _LOG.info("The task source runs in Python, beside the compiled steps.")
         return reader
@@ -124,7 +126,7 @@ def held_out(tasks: Tasks, num_tasks: int, size: int) -> InGraph | list[Piece]:
         if len(drawn) > 1 and same_values(drawn[0], drawn[1]):
             raise ValueError(
                 "The task source gives the same held-out tasks again and again, so that an "
-                f"interval over {num_tasks} would be false. {_MEND}, or set num_tasks to "
+                f"interval over {num_tasks} would be false. {_REMEDY}, or set num_tasks to "
                 f"{_count(drawn[0])}."
             )
         return _cut(drawn, num_tasks, size)

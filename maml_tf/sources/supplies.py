@@ -112,7 +112,7 @@ class Items:
 
 
 class Stream:
-    """An iterable, one element a meta-batch, in order. What was passed over is drawn and dropped.
+    """An iterable, one element per meta-batch, in order. What was passed over is drawn and dropped.
 
     One that can be iterated again begins anew at its end; an iterator ends.
     """

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.types import Structure
+
 _LOG = logging.getLogger(__name__)
 
 _HOST = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "IteratorGetNext", "IteratorGetNextSync"}
@@ -46,10 +48,11 @@ class Trace(NamedTuple):
     leaves_the_graph: bool
 
 
-def python_function(source: Any) -> Callable:
+def python_function(source: Callable) -> Callable:
     """What `tf.function` was made of: it would freeze what NumPy draws in it."""
-    decorated = isinstance(source, tf.types.experimental.PolymorphicFunction)
-    return source.python_function if decorated else source
+    if isinstance(source, tf.types.experimental.PolymorphicFunction):
+        return source.python_function
+    return source
 
 
 def try_tracing(
@@ -91,7 +94,7 @@ def try_tracing(
     return Verdict(varies or constant, [])
 
 
-def is_constant(draw: Callable[[int], Any], start: int) -> bool:
+def is_constant(draw: Callable[[int], Structure], start: int) -> bool:
     """Whether all meta-batches that can be had are the same; one alone does not tell."""
     first, others = draw(start), 0
     for offset in _PROBES:
@@ -105,7 +108,7 @@ def is_constant(draw: Callable[[int], Any], start: int) -> bool:
     return others > 0
 
 
-def same_values(one: Any, other: Any) -> bool:
+def same_values(one: Structure, other: Structure) -> bool:
     """Whether two structures hold the same bits."""
     ones, others = (tf.nest.flatten(structure) for structure in (one, other))
     return len(ones) == len(others) and all(

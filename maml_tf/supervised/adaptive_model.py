@@ -6,20 +6,19 @@ Shape letters: T tasks, B examples, Q query examples, S gradient steps.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from maml_tf import arguments, losses
+from maml_tf import arguments
 from maml_tf.engine.adaptation import Adaptation, StepSize
 from maml_tf.engine.functional import functional
 from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.objectives.base import Objective
-from maml_tf.objectives.resolve import LossLike, objective
-from maml_tf.saving import weights as learner_files
+from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
+from maml_tf.saving.weights import Saved
 from maml_tf.supervised import checks
 from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
@@ -34,7 +33,7 @@ NORMALIZATIONS = (
 _LEAST = {"inner_steps": 0, "meta_batch_size": 1, "pieces": 1}
 
 
-class AdaptiveModel(Settings):
+class AdaptiveModel(Settings, Saved):
     """What evaluation, prediction and export need of a learner: nothing here is meta-trained.
 
     Its arguments are those of `MetaLearner`.
@@ -103,32 +102,15 @@ class AdaptiveModel(Settings):
         return arguments.boolean(name, value)
 
     def _as_loss(self, loss: LossLike) -> Objective:
-        made = objective(loss, weights=self.loss_weights, **self._outputs())
-        if made is not loss:
-            made.made_of = loss
+        made = loss_of(self.model, loss, self.loss_weights)
         if self._is_set_up and self.metric_name == "loss":
             vars(self)["metric"] = made
         return made
 
     def _as_metric(self, metric: LossLike | None) -> Objective:
-        self.metric_name = "loss"
-        if metric is None and self.loss in (losses.cross_entropy, losses.summed_cross_entropy):
-            metric = losses.accuracy
-        if metric is None and self._direction is False:
-            raise ValueError("Without a metric the loss is reported, which is better lower.")
-        if metric is None:
-            return self.loss
-        how: dict[str, Any] = {"role": "metric", "lower_is_better": self._direction}
-        made = objective(metric, **how, **self._outputs())
-        self.metric_name = made.name
-        return made
-
-    def _outputs(self) -> dict[str, Any]:
-        """What `objective` asks of the model's outputs."""
-        return {
-            "output_names": list(getattr(self.model, "output_names", None) or []),
-            "num_outputs": len(tf.nest.flatten(getattr(self.model, "outputs", None) or [0])),
-        }
+        made = metric_of(self.model, metric, self.loss, lower_is_better=self._direction)
+        self.metric_name = "loss" if made is None else made.name
+        return self.loss if made is None else made
 
     @property
     def lower_is_better(self) -> bool | None:
@@ -139,31 +121,6 @@ class AdaptiveModel(Settings):
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
         return [*self.model.variables, *self.step_sizes]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the model's weights and what else was learned, such as step sizes, as one file.
-
-        Args:
-          path: `<name>.weights.h5`, replaced whole or not at all; `model.load_weights` reads it
-            too. The optimizer is not kept: to go on training, give `train` its `logdir`.
-
-        Raises:
-          ValueError: another ending.
-          OSError: nothing can be written there.
-        """
-        learner_files.save(self, path)
-
-    def load(self, path: str | Path) -> None:
-        """Puts what `save` wrote into this learner, made by the same code; in place.
-
-        Args:
-          path: `<name>.weights.h5`, or the directory of a release.
-
-        Raises:
-          FileNotFoundError: there is none.
-          ValueError: it is another network's, or cannot be read; the learner is as it was.
-        """
-        learner_files.load(self, path)
 
     # --- the loss of each task ---
 

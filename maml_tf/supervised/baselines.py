@@ -7,7 +7,8 @@ Most are a `MetaLearner` with other settings (experiment.py puts them together):
   random      a fresh initialisation, not trained
   context     the inner loop moves a vector beside the input (`networks.Context`), nothing else
 
-The multi-task baseline trains one regressor a task and averages their weights: `MultitaskLearner`.
+The multi-task baseline trains one regressor per task and averages their weights
+(`MultitaskLearner`).
 Of image classes, `pretrained` learns all training classes at once (`JointClassifier`), and a fresh
 head is fine-tuned to a task's:
 
@@ -46,7 +47,7 @@ class JointClassifier(MetaLearner):
         """Sets the learner up.
 
         Args:
-          model: its last layer is the head, with one output a class.
+          model: its last layer is the head, with one output per class.
           loss: of logits; see `MetaLearner`.
           **options: those of `MetaLearner`; there are no inner steps.
         """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +15,8 @@ from maml_tf import arguments
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task
-from maml_tf.sources.resolve import InGraph, held_out
+from maml_tf.sources.resolve import InGraph, Piece, held_out
+from maml_tf.sources.supplies import Tasks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.system.progress import Bar
 from maml_tf.types import Batch, Estimate, Task
@@ -27,7 +27,7 @@ DRAW = 24
 BATCH_STATISTICS = ("transductive", "inductive")
 
 
-class Evaluator:
+class MetricEvaluator:
     """Adapts to held-out tasks, and measures the query set after 0, 1, ... S steps.
 
     Compiled once; calling it again measures the learner's present weights on the same tasks. It
@@ -37,7 +37,7 @@ class Evaluator:
     def __init__(
         self,
         learner: AdaptiveModel,
-        tasks: Any,
+        tasks: Tasks,
         *,
         num_tasks: int = 600,
         steps: int = 10,
@@ -79,7 +79,9 @@ class Evaluator:
         self.inductive = batch_statistics == "inductive"
         met = held_out(tasks, num_tasks, DRAW)
         self._source = met if isinstance(met, InGraph) else None
-        self._pieces: Sequence[Any] = [] if isinstance(met, InGraph) else met
+        self._pieces: Sequence[Piece | tuple[tf.Tensor, int]] = (
+            [] if isinstance(met, InGraph) else met
+        )
         self._is_checked = False
         self._compile()
 
@@ -178,7 +180,7 @@ def predictions_while_adapting(
       x: `[T, Q, ...]`.
       steps: S.
       step_size: alpha; the learner's own by default.
-      batch_statistics: see `Evaluator`.
+      batch_statistics: see `MetricEvaluator`.
 
     Returns:
       `[S + 1, T, Q, ...]`, after 0, 1, ... S steps.

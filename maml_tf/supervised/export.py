@@ -43,7 +43,7 @@ from maml_tf._version import __version__
 from maml_tf.engine.served_weights import default_step_size
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.serving import ServedLearner, compiled
-from maml_tf.types import Servable
+from maml_tf.types import Servable, Specs
 
 
 def servable(
@@ -51,8 +51,8 @@ def servable(
     *,
     steps: int | None = None,
     step_size: float | None = None,
-    inputs: Any = None,
-    target: Any = None,
+    inputs: Specs | None = None,
+    target: Specs | None = None,
 ) -> Servable:
     """Makes what `export` writes of a supervised learner.
 

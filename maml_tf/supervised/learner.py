@@ -27,7 +27,7 @@ from maml_tf.supervised import checks
 from maml_tf.supervised import export as exporting
 from maml_tf.supervised import summary as learner_summary
 from maml_tf.supervised.adaptive_model import AdaptiveModel
-from maml_tf.supervised.evaluation import Evaluator
+from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.supervised.meta_gradient import MetaGradient, MetaMetrics
 from maml_tf.supervised.meta_steps import MetaSteps, share_of
 from maml_tf.types import Servable, Task, TaskSource, Weights
@@ -178,9 +178,9 @@ class MetaLearner(AdaptiveModel):
         noise = self.dropout != "off"
         print_fn(learner_summary.text(self.apply, self.inner, self.inner_steps, self.loss, noise))
 
-    def evaluator(self, tasks: Tasks, **options: Any) -> Evaluator:
-        """What measures this learner on held-out tasks; the options are `Evaluator`'s."""
-        return Evaluator(self, tasks, **options)
+    def evaluator(self, tasks: Tasks, **options: Any) -> MetricEvaluator:
+        """What measures this learner on held-out tasks; the options are `MetricEvaluator`'s."""
+        return MetricEvaluator(self, tasks, **options)
 
     def servable(self, **options: Any) -> Servable:
         """What `export` writes, with the weights as they are now.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +17,7 @@ from maml_tf.engine.served_weights import given_or_learned, served_variables
 from maml_tf.supervised import serving_arguments as arguments
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.serving_interface import frozen_variables, interface, named, tables
-from maml_tf.types import Batch
+from maml_tf.types import Batch, Specs, Structure
 
 NO_STATISTICS = "transductive=False needs the statistics of a support set: call adapt first"
 
@@ -24,7 +25,9 @@ NO_STATISTICS = "transductive=False needs the statistics of a support set: call 
 class ServedLearner(tf.Module):
     """Holds what is saved: variables, and the functions that `compiled` adds."""
 
-    def __init__(self, learner: AdaptiveModel, inputs: Any = None, target: Any = None):
+    def __init__(
+        self, learner: AdaptiveModel, inputs: Specs | None = None, target: Specs | None = None
+    ):
         """Reads the learner's weights as they are now; see `MetaLearner.servable`."""
         super().__init__(name="maml")
         self._learner = learner
@@ -63,7 +66,7 @@ class ServedLearner(tf.Module):
         values += [moment[0] for s in seen for moment in (s.mean, s.variance)]
         return {s.name: value for s, value in zip(self.interface.weights, values, strict=True)}
 
-    def outputs(self, x, weights, transductive) -> Any:
+    def outputs(self, x, weights, transductive) -> Structure:
         """Predictions `[B, ...]` for `x [B, ...]`, or a dictionary of such by output."""
         apply = self._learner.apply
         values = [weights[name] for name in self._weight_names]
@@ -85,7 +88,7 @@ class ServedLearner(tf.Module):
         return tf.cond(transductive, by_batch, by_support) if moments else by_batch()
 
 
-def compiled(served: ServedLearner, steps: int, step_size: float) -> dict[str, Any]:
+def compiled(served: ServedLearner, steps: int, step_size: float) -> dict[str, Callable]:
     """Gives `served` its compiled functions, and returns its signatures."""
     x, y = served.interface.x, served.interface.y
     weights = {spec.name: spec for spec in served.interface.weights}

@@ -17,6 +17,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from maml_tf.types import Specs, Structure
+
 OTHER = {
     **{tf.float32: tf.float64, tf.float64: tf.float32},
     **{tf.int32: tf.int64, tf.int64: tf.int32},
@@ -24,7 +26,7 @@ OTHER = {
 """The other width of numbers: NumPy's own types, and those of models."""
 
 
-def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[Any, ...]]:
+def mixes(support_x: Specs, support_y: Specs, query_x: Specs = ()) -> Iterator[tuple[Specs, ...]]:
     """Choices of the types of arguments, the usual one first.
 
     NumPy's arrays and numbers come as tensors of their own types, so that floats of both widths,
@@ -57,28 +59,28 @@ def mixes(support_x: Any, support_y: Any, query_x: Any = ()) -> Iterator[tuple[A
         yield support_x, y, *sets[1:], *numbers[0]
 
 
-def narrow_indices(specs: Any) -> list[Any]:
+def narrow_indices(specs: Specs) -> list[Specs]:
     """Class indices of few bits, as image folders and label files have them."""
     if not isinstance(specs, tf.TensorSpec) or not specs.dtype.is_integer:
         return []
     return [_with_types(specs, {specs.dtype: t}) for t in (tf.uint8, tf.int8, tf.int16)]
 
 
-def examples(specs: Any) -> list[Any]:
+def examples(specs: Specs) -> list[Specs]:
     """Specifications of x in its own type, then in others that are cast."""
     there = dict.fromkeys(s.dtype for s in tf.nest.flatten(specs) if s.dtype in OTHER)
     choices = itertools.product(*([(t, t), (t, OTHER[t])] for t in there))
     return [_with_types(specs, dict(choice)) for choice in choices]
 
 
-def whole_examples(specs: Any) -> list[Any]:
+def whole_examples(specs: Specs) -> list[Specs]:
     """Bytes and tokens, for a model that takes floats."""
     if not isinstance(specs, tf.TensorSpec) or not specs.dtype.is_floating:
         return []
     return [_with_types(specs, {specs.dtype: t}) for t in (tf.uint8, tf.int32, tf.int64)]
 
 
-def targets(specs: Any) -> list[Any]:
+def targets(specs: Specs) -> list[Specs]:
     """Specifications of y in its own type, then in others; class indices may be floats."""
     if isinstance(specs, tf.TensorSpec) and specs.dtype.is_integer:
         types = dict.fromkeys([specs.dtype, OTHER[specs.dtype], tf.float32, tf.float64])
@@ -86,7 +88,7 @@ def targets(specs: Any) -> list[Any]:
     return examples(specs)
 
 
-def loosely(specs: Sequence[Any]) -> list[Any]:
+def loosely(specs: Sequence[Specs]) -> list[Specs]:
     """The arguments of a function that calls `fitted`: of any shape; class indices as floats."""
 
     def loose(spec):
@@ -97,7 +99,9 @@ def loosely(specs: Sequence[Any]) -> list[Any]:
     return tf.nest.map_structure(loose, list(specs))
 
 
-def taking(function: Any, choices: Iterable[Sequence[Any]]) -> Callable[[Callable], Any]:
+def taking(
+    function: tf.types.experimental.PolymorphicFunction, choices: Iterable[Sequence[Specs]]
+) -> Callable[[Callable], Callable]:
     """Decorates a function, which names the arguments and their defaults, to call another.
 
     Args:
@@ -108,7 +112,7 @@ def taking(function: Any, choices: Iterable[Sequence[Any]]) -> Callable[[Callabl
       A decorator; the result is a `tf.function` with one trace a choice.
     """
 
-    def traced(like: Callable) -> Any:
+    def traced(like: Callable) -> Callable:
         @functools.wraps(like)
         def cast(*given):
             specs = tuple(function.input_signature)
@@ -124,7 +128,7 @@ def taking(function: Any, choices: Iterable[Sequence[Any]]) -> Callable[[Callabl
     return traced
 
 
-def fitted(given: Any, specs: Any) -> Any:
+def fitted(given: Sequence[Structure], specs: Sequence[Specs]) -> tuple[Structure, ...]:
     """Tensors `[B, *shape]` as their specifications say; asserts in one sentence that they are."""
     return tuple(
         tf.nest.map_structure(_fitted, x, spec) if _is_set(spec) else x

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -18,31 +18,35 @@ from maml_tf.engine import model_inputs
 from maml_tf.engine.served_weights import unique_names
 from maml_tf.objectives.base import INDICES
 from maml_tf.supervised.adaptive_model import AdaptiveModel
+from maml_tf.types import Specs, Structure
+
+Sets: TypeAlias = tf.TensorSpec | dict[str, tf.TensorSpec]
+"""Of sets of examples: one, or several by name."""
 
 
 class Interface(NamedTuple):
     """What goes in and comes out."""
 
-    x: Any  # TensorSpec [None, ...], or a dictionary of such by the names of the inputs
-    y: Any  # TensorSpec [None] of class indices or [None, ...] of targets, or one an output
+    x: Sets  # TensorSpec [None, ...], or a dictionary of such by the names of the inputs
+    y: Sets  # TensorSpec [None] of class indices or [None, ...] of targets, or one an output
     outputs: Any  # the shape of one example's, or of each output by name
     names: tuple[str, ...]  # of several outputs, in the order of their structure; else none
     inputs: tuple[str, ...]  # of several inputs that the model takes in a list, in its order
     targeted: tuple[tuple[str, str], ...]  # outputs that have a loss: as here, and as it calls them
-    structure: Any  # of the model's outputs
+    structure: Structure  # of the model's outputs
     ways: int | None  # N, where y is known to be class indices
     weights: tuple[tf.TensorSpec, ...]  # trainable weights, then batch statistics; named
 
-    def by_name(self, outputs: Any) -> Any:
+    def by_name(self, outputs: Structure) -> Structure:
         """The model's outputs: one tensor, or a dictionary."""
         flat = tf.nest.flatten(outputs)
         return dict(zip(self.names, flat, strict=True)) if self.names else flat[0]
 
-    def examples(self, x: Any) -> Any:
+    def examples(self, x: Structure) -> Structure:
         """Inputs as the model takes them: in a list, if it does not know their names."""
-        return [x[name] for name in self.inputs] if self.inputs else x
+        return [x[name] for name in self.inputs] if isinstance(x, dict) and self.inputs else x
 
-    def targets(self, y: Any) -> Any:
+    def targets(self, y: Structure) -> Structure:
         """Targets as the loss takes them: by its own names, or in the structure of the outputs."""
         if not isinstance(y, dict) or not self.names:
             return y
@@ -54,7 +58,7 @@ class Interface(NamedTuple):
 
 
 def interface(
-    learner: AdaptiveModel, weights: list[tf.Tensor], inputs: Any, target: Any
+    learner: AdaptiveModel, weights: list[tf.Tensor], inputs: Specs | None, target: Specs | None
 ) -> Interface:
     """Runs one example of zeros, to see what comes out and which statistics there are.
 
@@ -127,7 +131,7 @@ def _target_spec(loss: Any, outputs: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *outputs.shape[2:]], outputs.dtype)
 
 
-def named(specs: Any, name: str, prefix: str) -> Any:
+def named(specs: Sets, name: str, prefix: str) -> Sets:
     """Specifications with names for a signature: `name`, or `prefix` and a dictionary's key."""
     if not isinstance(specs, dict):
         return tf.TensorSpec(specs.shape, specs.dtype, name)

@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def tell_of_noise(model: keras.Model) -> None:
-    """Says, once a learner, that dropout and noise of its model are off."""
+    """Says, once per learner, that dropout and noise of its model are off."""
     names = [f"'{layer.name}'" for layer in model._flatten_layers() if _is_noisy(layer)]
     if names:
         _LOG.warning(

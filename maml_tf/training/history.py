@@ -5,11 +5,9 @@ Shape letters: M meta-steps of a call of `train`, V validations among them, S gr
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from maml_tf.types import Estimate
+from maml_tf.types import Estimate, Metrics
 
 
 class History:
@@ -18,12 +16,12 @@ class History:
     def __init__(self) -> None:
         """Begins empty."""
         self._numbers: list[np.ndarray] = []
-        self._metrics: list[Any] = []
+        self._metrics: list[Metrics] = []
         self._validated: list[tuple[int, Estimate]] = []
 
-    def add(self, first: int, metrics: Any) -> None:
+    def add(self, first: int, metrics: Metrics) -> None:
         """Adds the `Metrics` of meta-steps `first`, `first + 1`, ..., counted from 1."""
-        self._numbers.append(first + np.arange(len(metrics[0])))
+        self._numbers.append(first + np.arange(len(next(iter(metrics)))))
         self._metrics.append(metrics)
 
     def add_validation(self, iteration: int, estimate: Estimate) -> None:

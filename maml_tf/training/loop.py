@@ -159,7 +159,7 @@ def train(
     arguments.count("validation_steps", validation_steps, 0)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
-    directory = user_path(logdir, "logdir") if logdir is not None else None
+    directory = _directory(logdir, record)
     if not isinstance(description, str):
         raise ValueError(f"description must be text, not {arguments.shown(description)}.")
     called = keras_callbacks.checked(callbacks)
@@ -167,9 +167,6 @@ def train(
     refuse_several_workers(getattr(learner, "strategy", None))
     if restore_best and validation is None:
         raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
-    directory = directory if record else None
-    if directory is not None:
-        refuse_pattern(directory)
     lower_is_better = validation is not None and direction(learner)
     evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
     with contextlib.ExitStack() as held:
@@ -194,6 +191,16 @@ def train(
         _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
         loop.callbacks.end()
     return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
+
+
+def _directory(logdir: str | Path | None, record: bool) -> Path | None:
+    """Where to write, if anywhere."""
+    if logdir is None:
+        return None
+    directory = user_path(logdir, "logdir")
+    if record:
+        refuse_pattern(directory)
+    return directory if record else None
 
 
 def _settle(
@@ -299,8 +306,8 @@ class _Loop:
         # The first call compiles: it says no more than how long a step takes at most.
         affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
         count = min(affordable, boundary - self.iteration)
-        began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
         self.callbacks.begin_call(self.iteration)
+        began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
         seen = self.learner.meta_steps(self.tasks, self.iteration, count)
         metrics = type(seen)(*map(np.asarray, seen))
         seconds = time.perf_counter() - began

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from maml_tf.training.checkpoints import Checkpoints
 from maml_tf.types import Learner
 
 _LOG = logging.getLogger(__name__)
+
+TasksT = TypeVar("TasksT")
 
 LEARNER_FILE = "learner.json"
 """What the learner of a run's directory is; it stands beside the checkpoints."""
@@ -86,7 +88,7 @@ class Memory:
         return True
 
 
-def open_run(directory: Path, learner: Learner, tasks: Any) -> tuple[Checkpoints, int]:
+def open_run(directory: Path, learner: Learner[TasksT], tasks: TasksT) -> tuple[Checkpoints, int]:
     """Restores the newest checkpoint of a run's directory, if it is this learner's run.
 
     The caller holds the directory: what killed processes left in it is removed.
@@ -163,12 +165,13 @@ def _refuse_another(directory: Path, saved: dict[str, Any], described: dict[str,
     network = any(map(of_the_network, others))
     named = "; ".join(others[:SHOWN])
     named += f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-    mend = "Give another logdir, or the settings of that run"
+    remedy = "Give another logdir, or the settings of that run"
     if not network:
-        mend += f"; to go on from its weights with the new ones, delete {directory / LEARNER_FILE}"
+        file = directory / LEARNER_FILE
+        remedy += f"; to go on from its weights with the new ones, delete {file}"
     raise ValueError(
         f"{directory} holds the run of another {'network' if network else 'learner'}: {named}. "
-        f"{mend}."
+        f"{remedy}."
     )
 
 
