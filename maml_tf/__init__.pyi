@@ -1,5 +1,6 @@
 from . import losses as losses
 from . import networks as networks
+from . import rl as rl
 from . import tasks as tasks
 from ._version import __version__ as __version__
 from .engine import layer_rules as layer_rules
@@ -12,6 +13,7 @@ from .engine.run import stacked as stacked
 from .estimates import Tuning as Tuning
 from .estimates import evaluate as evaluate
 from .estimates import tune_step_size as tune_step_size
+from .loading import load as load
 from .plotting.callbacks import AdaptationCurves as AdaptationCurves
 from .saving.export import export as export
 from .saving.saved_models import load_export as load_export

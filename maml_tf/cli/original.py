@@ -103,23 +103,23 @@ def _method(said: Mapping[str, SettingValue], today: dict[str, SettingValue]) ->
     """The original's flags that say the method; refuses to be told two."""
     before, iterations = today.get("pretrain_iterations"), today.get("iterations", 1)
     oracle = said.get("baseline", "None") == "oracle"
-    method, words = None, ""
+    implied, words = None, ""
     if before and not iterations:
-        method = "oracle" if oracle else "pretrained"
+        implied = "oracle" if oracle else "pretrained"
         words = "--pretrain_iterations with --metatrain_iterations=0"
     elif said.get("stop_grad"):
-        method, words = "fomaml", "--stop_grad"
+        implied, words = "fomaml", "--stop_grad"
     own = today.get("method")
-    if method and own is not None and own != method:
+    if implied and own is not None and own != implied:
         raise ValueError(
-            f"--method={own} contradicts {words}, which is {method}; drop one of them."
+            f"--method={own} contradicts {words}, which is {implied}; drop one of them."
         )
-    if method:
-        today["method"] = method
+    if implied:
+        today["method"] = implied
     if before and not iterations:
         today["iterations"] = today.pop("pretrain_iterations")
         problem = problems.known().get(str(today.get("problem")))
-        if method == "pretrained" and problem and problem.kind is Kind.CLASSIFICATION:
+        if implied == "pretrained" and problem and problem.kind is Kind.CLASSIFICATION:
             today["classes"] = "task"
     if oracle and today.get("method") != "oracle":
         today["oracle"] = True

@@ -198,19 +198,24 @@ def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
       FileNotFoundError: there is no checkpoint.
       ValueError: it cannot be read, or belongs to another network.
     """
+    if settings.training.init:
+        directory.mkdir(parents=True, exist_ok=True)
+    elif not settings.method.trained and not (directory / FLAGS_FILE).is_file():
+        with opened(settings.trained()):
+            pass
+    return with_weights(directory, settings)
+
+
+def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
+    """As `restore`, but writes nothing."""
     from maml_tf.experiments.build import make_learner
     from maml_tf.training.checkpoints import Checkpoints
 
     learner: Any = make_learner(settings)
     evaluation = settings.evaluation
     if settings.training.init:
-        iteration = _load_release(Path(settings.training.init), learner)
-        directory.mkdir(parents=True, exist_ok=True)
-        return learner, iteration
+        return learner, _load_release(Path(settings.training.init), learner)
     if not settings.method.trained:
-        if not (directory / FLAGS_FILE).is_file():
-            with opened(settings.trained()):
-                pass
         return learner, 0
     if (directory / WEIGHTS_FILE).is_file() and not (directory / "checkpoints").is_dir():
         raise ValueError(f"{directory} is a release, not a run; name it by --init={directory}.")

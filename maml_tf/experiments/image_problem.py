@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maml_tf.experiments import supervised
+from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import Kind, Problem, SettingValue
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def image_problem(
 def _common(training: Training) -> dict:
     return {
         "norm": training.norm,
-        "context": training.method == "context",
+        "context": METHODS[training.method].adapts == "context",
         "head_stddev": training.head_stddev,
         "seed": training.seed,
     }

@@ -5,6 +5,7 @@ They depend on what was asked for, not on what was measured, so a repetition rep
 
 from __future__ import annotations
 
+from maml_tf.experiments.methods import METHODS
 from maml_tf.results.records import Curve, Result, Samples
 
 
@@ -27,7 +28,7 @@ def original_name(curve: Curve) -> str:
 
 
 def _adaptation_name(curve: Curve) -> str:
-    if curve.method == "nearest_neighbour":
+    if not METHODS[curve.method].adapts_at_test:
         return curve.method
     if curve.tuned or curve.asked_step_size is None:
         return "stepsizetuned"

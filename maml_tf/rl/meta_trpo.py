@@ -97,7 +97,7 @@ class MetaTRPO(MetaPolicy):
         )
 
     def kl_curvature(
-        self, parameters: Weights, batches: Sequence[PolicyBatch], method: str | None = None
+        self, parameters: Weights, batches: Sequence[PolicyBatch], product: str | None = None
     ) -> pieces.Product:
         """Products with the Hessian of the mean KL by theta; see `trust_region.curvature`."""
 
@@ -107,7 +107,7 @@ class MetaTRPO(MetaPolicy):
         def outputs(values):
             return self.adapted_policy(values, batches)
 
-        return trust_region.curvature(outputs, divergence, parameters, method or self.curvature)
+        return trust_region.curvature(outputs, divergence, parameters, product or self.curvature)
 
     def improve(self, rollouts: Rollouts) -> dict[str, np.ndarray]:
         """Moves theta by one trust-region step; see `MetaPolicy.improve`."""

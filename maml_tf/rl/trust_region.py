@@ -59,7 +59,7 @@ def curvature(
     outputs: OutputsFn[Outputs],
     divergence: Divergence[Outputs],
     weights: Weights,
-    method: str = "fisher",
+    product: str = "fisher",
 ) -> Product:
     """Products with the Hessian of the divergence from the policy at `weights`, at `weights`.
 
@@ -67,7 +67,7 @@ def curvature(
       outputs: differentiable; J is its Jacobian.
       divergence: how far two outputs are apart.
       weights: where to take the Hessian.
-      method: "fisher": J' M J v with M the divergence's Hessian by the outputs, forward mode and
+      product: "fisher": J' M J v with M the divergence's Hessian by the outputs, forward mode and
         then reverse mode; the same matrix, for the divergence's own gradient is zero there.
         "hessian": reverse mode twice. "finite_differences": of the divergence's gradient,
         symmetric, as in the original program.
@@ -76,14 +76,14 @@ def curvature(
       `vector [n] -> [n]`; any number of calls, in graph loops too.
 
     Raises:
-      ValueError: the method is unknown.
+      ValueError: `product` is unknown.
     """
-    if method not in CURVATURES:
-        raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; not '{method}'.")
-    if method == "finite_differences":
+    if product not in CURVATURES:
+        raise ValueError(f"curvature must be one of {', '.join(CURVATURES)}; not '{product}'.")
+    if product == "finite_differences":
         return _finite_differences(outputs, divergence, weights)
     here = [tf.identity(w) for w in weights]
-    return (_fisher if method == "fisher" else _hessian)(outputs, divergence, here)
+    return (_fisher if product == "fisher" else _hessian)(outputs, divergence, here)
 
 
 def _fisher(outputs: OutputsFn[Outputs], divergence: Divergence[Outputs], here: Weights) -> Product:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maml_tf.experiments import supervised
+from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import FIXED_TASKS, ORACLE, Kind, Problem
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _network(training: Training, classes: int) -> keras.Model:
         1,
         (40, 40),
         norm=training.norm,
-        context=training.method == "context",
+        context=METHODS[training.method].adapts == "context",
         head_stddev=training.head_stddev,
         seed=training.seed,
     )

@@ -78,7 +78,7 @@ def wrong(name: str, method: str, what: str, where: str) -> EnvironmentFault:
 
 def place(method: str, step: int) -> str:
     """The name of a method, or which step of an episode, from 1."""
-    return f"step {step} of an episode" if method == "step" else method
+    return f"step {step} of an episode" if method.startswith("step") else method
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def warn_once(sentence: str) -> None:
 
 def _old_interface(method: str, error: BaseException) -> str:
     """A few words where the error is that of unpacking what the old Gym's `step` returns."""
-    old = method == "step" and isinstance(error, ValueError) and "unpack" in brief(error)
+    old = method.startswith("step") and isinstance(error, ValueError) and "unpack" in brief(error)
     return ", five values, not the old Gym's four" if old else ""
 
 

@@ -1,0 +1,46 @@
+"""A trained learner, from where the command line left it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from maml_tf import arguments
+from maml_tf.cli import runs
+from maml_tf.saving.names import WEIGHTS_FILE
+from maml_tf.system.files import user_path
+
+
+def load(place: str | os.PathLike[str], *, best: bool = False, iteration: int | None = None) -> Any:
+    """Makes the learner of a run's directory or a release, with its trained weights.
+
+    Writes nothing. `maml_tf.evaluate`, `tune_step_size`, `export` and `train` take what it returns.
+
+    Args:
+      place: a run's directory, as `maml-tf train` makes it, or a release, such as models/NAME.
+      best: the weights that validated best, not the newest; of a run.
+      iteration: those of this checkpoint; of a run.
+
+    Returns:
+      `MetaLearner`, another supervised learner, or `maml_tf.rl.MetaTRPO`.
+
+    Raises:
+      FileNotFoundError: there is neither in that place, or no such checkpoint.
+      ValueError: it is damaged, several runs are there, or a release is asked for `best` or for an
+        `iteration`.
+    """
+    path = user_path(place, "place")
+    arguments.boolean("best", best)
+    is_release = (path / WEIGHTS_FILE).is_file() and not (path / "checkpoints").is_dir()
+    if is_release and (best or iteration is not None):
+        raise ValueError(
+            f"{path} is a release, which has one set of weights; drop best, iteration."
+        )
+    if is_release:
+        directory, settings = runs.locate({"init": str(path)}, [])
+    else:
+        given = {"use_best": best, "test_iteration": iteration}
+        directory, settings = runs.locate(given, [str(path)])
+    learner, _ = runs.with_weights(Path(directory), settings)
+    return learner
