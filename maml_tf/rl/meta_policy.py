@@ -11,7 +11,6 @@ Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a tas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -32,7 +31,7 @@ from maml_tf.rl.rollouts import (
     check_number,
     check_source,
 )
-from maml_tf.saving import weights as learner_files
+from maml_tf.saving.weights import Saved
 from maml_tf.types import Metrics, Servable, Weights
 
 
@@ -56,7 +55,7 @@ def show_returns(returns: np.ndarray, metric: str) -> str:
     return f"{metric} {' -> '.join(f'{returns[:, end].mean():.4g}' for end in ends)}"
 
 
-class MetaPolicy:
+class MetaPolicy(Saved):
     """Meta-learns a policy's weights so that a few policy-gradient steps on a new task do well.
 
     A `Learner` for `maml_tf.train`, whose tasks are a `Sampler`. A subclass writes `improve`. It
@@ -160,14 +159,6 @@ class MetaPolicy:
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart."""
         return self.variables
-
-    def save(self, path: str | Path) -> None:
-        """Writes the policy's weights and learned step sizes; see `MetaLearner.save`."""
-        learner_files.save(self, path)
-
-    def load(self, path: str | Path) -> None:
-        """Puts what `save` wrote into this learner; see `MetaLearner.load`."""
-        learner_files.load(self, path)
 
     # --- the inner loop ---
 

@@ -74,6 +74,10 @@ def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
         logdir=tmp_path,
         log_every=5,
         save_every=10,
+        validation=sampler,
+        validate_every=10,
+        validation_tasks=8,
+        validation_steps=1,
         progress=False,
     )
     after = maml_tf.evaluate(learner, sampler, **options)
@@ -87,6 +91,7 @@ def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
     ]
     for name in ("surrogate", "return_after_step_0", f"return_after_step_{inner_steps}"):
         assert f"train/{name}" in tags
+    assert tags.count("validation/return_after_step_1") == 2
 
 
 SAMPLER = PointSampler(tasks=8, episodes=5, horizon=10)

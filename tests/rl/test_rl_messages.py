@@ -47,10 +47,13 @@ CALLS = {
         lambda: make_learner(meta_batch_size=3).meta_steps(PointSampler(tasks=4), 0, 1),
         r"draws 4 tasks \(tasks=4\), and the learner was made with meta_batch_size=3; give both",
     ),
-    "train": (lambda: train(make_learner(), None, iterations=1), "There are no tasks"),
+    "train": (
+        lambda: train(make_learner(), None, iterations=1),
+        "The tasks given are None; give a sampler",
+    ),
     "validation": (
-        lambda: train(make_learner(), PointSampler(), iterations=1, validation=PointSampler()),
-        "validation is <.*; give what measures this learner",
+        lambda: train(make_learner(), PointSampler(), iterations=1, validation=3),
+        "The tasks given are 3; give a sampler of trajectories",
     ),
     "evaluated model": (
         lambda: ReturnEvaluator(dense_network(4, 3), PointSampler()),
