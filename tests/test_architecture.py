@@ -28,7 +28,7 @@ WINGS = {
     | {"system", "networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
     "results": VOCABULARY | {"system", "estimates", "experiments"},
     "plotting": VOCABULARY | {"system", "results", "training"},
-    "paper": VOCABULARY | {"experiments", "results", "plotting"},
+    "paper": VOCABULARY | {"results", "plotting"},
 }
 """What each wing may import, besides itself."""
 
