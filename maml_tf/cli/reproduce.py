@@ -198,6 +198,9 @@ def _train_and_evaluate(
 
 def _forget() -> None:
     """Frees what the experiment before left: its graphs and their memory."""
+    from maml_tf.cli import start
+
+    start.tensorflow()
     import keras
 
     keras.utils.clear_session(free_memory=False)
