@@ -172,3 +172,13 @@ def test_a_step_size_assigned_between_calls_is_that_of_a_new_evaluator():
     np.testing.assert_array_equal(evaluator().mean, own)
     with pytest.raises(ValueError, match="step_size must be positive"):
         evaluator.step_size = -1.0
+
+
+def test_draws_measured_at_a_time_measure_the_same():
+    learner = make_learner()
+    tasks = Sinusoid(shots=5, seed=1, split="test")
+    one, three = (evaluate(learner, tasks, num_tasks=100, steps=2, workers=n) for n in (1, 3))
+    for alone, together in zip(one, three, strict=True):
+        np.testing.assert_array_equal(alone, together)
+    with pytest.raises(ValueError, match="workers"):
+        evaluate(learner, tasks, num_tasks=24, workers=0)

@@ -40,7 +40,9 @@ def test_a_space_in_the_log_directory(spelling, called, tmp_path):
     place = f"{tmp_path}/my  runs [1]*"
     given = [word.format(place) for word in spelling]
     data = f"--data_dir={tmp_path}/the data"
-    lines = called("sinusoid_5shot", *given, data)
-    assert [line[0] for line in lines] == ["train", "evaluate", "export", "figures"]
-    assert lines[-1] == ["figures", place]
-    assert all(line[-len(given) - 1 :] == [*given, data] for line in lines[:-1])
+    assert called("sinusoid_5shot", *given, data) == [["reproduce", "sinusoid_5shot", *given, data]]
+
+
+def test_the_script_without_a_name_says_how_it_is_called():
+    done = subprocess.run([str(ROOT / "run_experiments.sh")], capture_output=True, text=True)
+    assert done.returncode == 1 and "usage:" in done.stderr and "quick|all|list|NAME" in done.stderr

@@ -2,7 +2,8 @@ import pytest
 from helpers import paper_results, result_content, write_result
 
 from maml_tf.experiments.methods import METHODS
-from maml_tf.paper.numbers import TABLES
+from maml_tf.paper.numbers import TABLES, Layout, Row, Table, fills
+from maml_tf.paper.protocol import cell
 from maml_tf.paper.tables import make
 
 REST = ["60000", "0", "600"]
@@ -144,6 +145,16 @@ def test_seeds_share_a_row(tmp_path):
 def test_without_files_there_is_no_table(name):
     piece = make(name, [])
     assert piece.content is None and len(piece.missing) >= 5
+
+
+def test_a_new_table_is_one_entry(monkeypatch):
+    row = Row("sinusoid", cell("sinusoid_10shot_oracle", 20), (0, 10), ("0.00", ""))
+    table = Table("Table 6: the oracle.", Layout(("method", "shots"), (0, 10)), (row,))
+    monkeypatch.setitem(TABLES, "table_6", table)
+    heading, cells = rows(make("table_6", paper_results()))
+    assert heading[:4] == ["method", "shots", "paper, 0 steps", "measured, 0 steps"]
+    assert cells[0][:3] == ["oracle", "20-shot", "0.00"] and cells[0][4] == "—"
+    assert "table_6" in fills("sinusoid_10shot_oracle")
 
 
 def test_every_method_of_the_tables_has_a_name():

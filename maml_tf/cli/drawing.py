@@ -67,14 +67,16 @@ def _by_run(read: Iterable[Result]) -> Iterable[tuple[Path, list[Result]]]:
 def _write(directory: Path, named: Mapping[str, Content]) -> None:
     """Writes pictures and tables as files, and all of them to one event file of TensorBoard."""
     sweep(directory)
+    shown: dict[str, Path | str] = {}
     for name, content in named.items():
         if isinstance(content, str):
             write_atomically(directory / f"{name}.md", content)
+            shown[name] = content
         else:
-            save(content, directory / name)
+            shown[name], _ = save(content, directory / name)
     with staging(directory / "events") as place:
         if named:
-            write_event_file(place, named)
+            write_event_file(place, shown)
         for old in directory.glob(f"events.out.tfevents.*{FIGURES_SUFFIX}"):
             old.unlink()
         for new in place.iterdir():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs, start
+from maml_tf.experiments import machine
 from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings
@@ -115,14 +116,17 @@ def tune(learner: Learner[Any], settings: Settings) -> Tuning | None:
 
 
 def _protocol(settings: Settings, split: str) -> dict[str, Any]:
-    common = {
+    common: dict[str, Any] = {
         "num_tasks": settings.evaluation.tasks,
         "steps": settings.evaluation.steps,
         "progress": settings.run.progress,
     }
     if settings.problem.kind is Kind.POLICY:
         return {**common, "split": split}
-    return {**common, "batch_statistics": settings.evaluation.batch_statistics}
+    common["batch_statistics"] = settings.evaluation.batch_statistics
+    if settings.problem.kind is Kind.REGRESSION:  # Its small operations leave cores idle.
+        common["workers"] = machine.workers(settings.machine)
+    return common
 
 
 def _samples(

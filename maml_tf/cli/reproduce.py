@@ -13,10 +13,12 @@ anew.
 from __future__ import annotations
 
 import difflib
+import functools
 import gc
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import maml_tf
 from maml_tf.cli import flags, original, runs
@@ -26,6 +28,9 @@ from maml_tf.paper.protocol import EXPERIMENTS, QUICK, Evaluation, Experiment
 
 _LOG = logging.getLogger(__name__)
 
+Settings: TypeAlias = Mapping[str, SettingValue]
+"""Values by flag, as commands take them."""
+
 INTERRUPTED = 130
 """Exit status of a training that was stopped by a signal."""
 
@@ -34,7 +39,7 @@ class Interrupted(Exception):
     """A training was stopped by a signal."""
 
 
-def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
+def run(given: Settings, words: list[str]) -> int:
     """Runs what the one word names.
 
     Raises:
@@ -91,51 +96,72 @@ def _find(name: str) -> Experiment:
 # --- what is run ---
 
 
-def _quick(given: Mapping[str, SettingValue]) -> None:
-    logs = Path(str(given.get("logdir", "logs/quick")))
+def _quick(given: Settings) -> None:
+    logs = Path(_logdir("logs/quick", given))
     for name in QUICK.experiments:
-        logdir = str(given.get("logdir", logs / name))
+        logdir = _logdir(f"logs/quick/{name}", given)
         _train_and_evaluate(_find(name), logdir, given, [f"--iterations={QUICK.iterations}"])
     _draw([logs], logs / "figures")
 
 
-def _one(experiment: Experiment, given: Mapping[str, SettingValue]) -> None:
-    logdir = _logdir(experiment, given)
+def _one(experiment: Experiment, given: Settings) -> None:
+    logdir = _logdir(_usual_logdir(experiment), given)
     _train_and_evaluate(experiment, logdir, given)
     _draw([Path(logdir)], Path(logdir) / "figures")
 
 
-def _all(given: Mapping[str, SettingValue]) -> int:
+def _all(given: Settings) -> int:
     """Runs every experiment that trains a model of its own; a failure does not end the others."""
     _LOG.info("In this order; each says how long it will take:\n%s", listing())
+    own = [e for e in EXPERIMENTS.values() if not (e.trained_by or e.other_flagfile)]
     failed: dict[str, str] = {}
-    for experiment in EXPERIMENTS.values():
-        if experiment.trained_by or experiment.other_flagfile:
-            continue
-        try:
-            _one(experiment, given)
-        except (OSError, ValueError) as error:
-            failed[experiment.name] = " ".join(str(error).split())
-        except Interrupted:
-            raise
-        except Exception as error:
-            _LOG.exception("%s failed", experiment.name)
-            failed[experiment.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    places = {Path(_logdir(experiment, given)) for experiment in EXPERIMENTS.values()}
-    present = sorted(place for place in places if any(place.rglob("results/*.json")))
+    for experiment in own:
+        _try(experiment.name, failed, functools.partial(_one, experiment, given))
+    places = {Path(_logdir(_usual_logdir(experiment), given)): None for experiment in own}
+    present = [place for place in places if place.is_dir() and _has_results(place)]
     if present:
-        _draw(present, Path("logs/figures"))
+        _try("figures", failed, functools.partial(_draw, present, Path("logs/figures")))
     for name, reason in failed.items():
         _LOG.error("%s failed: %s", name, reason)
     return 1 if failed else 0
 
 
-def _logdir(experiment: Experiment, given: Mapping[str, SettingValue]) -> str:
-    return str(given.get("logdir", f"logs/{experiment.trained_by or experiment.name}"))
+def _try(name: str, failed: dict[str, str], work: Callable[[], None]) -> None:
+    """Does some work, and notes why it failed if it did."""
+    try:
+        work()
+    except Interrupted:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, (OSError, ValueError)):  # a fault of this program
+            _LOG.exception("%s failed", name)
+            reason = f"{type(error).__name__}: {reason}"
+        failed[name] = reason
+
+
+def _has_results(place: Path) -> bool:
+    from maml_tf.results import files
+
+    try:
+        return bool(files.find([place]))
+    except FileNotFoundError:
+        return False
+    except ValueError:  # Who draws them says what is wrong.
+        return True
+
+
+def _usual_logdir(experiment: Experiment) -> str:
+    return f"logs/{experiment.trained_by or experiment.name}"
+
+
+def _logdir(usual: str, given: Settings) -> str:
+    """Where runs go: where the command line says, else where they usually do."""
+    return str(given.get("logdir", usual))
 
 
 def _train_and_evaluate(
-    experiment: Experiment, logdir: str, given: Mapping[str, SettingValue], more: Iterable[str] = ()
+    experiment: Experiment, logdir: str, given: Settings, more: Iterable[str] = ()
 ) -> None:
     """Trains, evaluates on the test split, and exports; what is there already is kept.
 
@@ -160,7 +186,7 @@ def _train_and_evaluate(
             raise Interrupted
         kept = {**given, "resume": True}  # Set aside was what there was before, not this.
         for evaluation in experiment.evaluations:
-            said = _settings([*own, *_flags(experiment, evaluation)], kept)
+            said = _settings([*own, *_flags(evaluation)], kept)
             directory, settings = runs.locate(said, [])
             if evaluate.is_done(settings, directory):
                 _LOG.info("Kept the evaluation of %s.", _named(evaluation))
@@ -172,6 +198,9 @@ def _train_and_evaluate(
 
 def _forget() -> None:
     """Frees what the experiment before left: its graphs and their memory."""
+    from maml_tf.cli import start
+
+    start.tensorflow()
     import keras
 
     keras.utils.clear_session(free_memory=False)
@@ -179,31 +208,25 @@ def _forget() -> None:
 
 
 def _draw(places: Iterable[Path], target: Path) -> None:
-    from maml_tf.cli.drawing import draw
+    from maml_tf.cli import drawing
 
-    draw(places, target)
+    drawing.draw(places, target)
 
 
 # --- settings ---
 
 
-def _settings(own: Iterable[str], given: Mapping[str, SettingValue]) -> Mapping[str, SettingValue]:
+def _settings(own: Iterable[str], given: Settings) -> Settings:
     """An experiment's flags as settings, and before them those of the command line."""
     return {**original.translate(flags.parse([*own]).given), **given}
 
 
-def _flags(experiment: Experiment, evaluation: Evaluation) -> list[str]:
+def _flags(evaluation: Evaluation) -> list[str]:
     """An evaluation as flags."""
-    found = [f"--split={evaluation.split}"]
-    if evaluation.shots:
-        found += [f"--shots={experiment.shots}", f"--test_shots={evaluation.shots}"]
-    if evaluation.method:
-        found.append(f"--method={evaluation.method}")
-    return [
-        *found,
-        f"--inputs={evaluation.inputs}",
-        f"--batch_statistics={evaluation.batch_statistics}",
-    ]
+    named = ("split", "inputs", "batch_statistics", "method")
+    found = {name: getattr(evaluation, name) for name in named}
+    found["test_shots"] = evaluation.shots
+    return [f"--{name}={value}" for name, value in found.items() if value is not None]
 
 
 def _named(evaluation: Evaluation) -> str:

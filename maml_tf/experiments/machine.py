@@ -33,6 +33,13 @@ def set_up(machine: Machine) -> None:
         _LOG.warning("TensorFlow is already running; thread flags have no effect.")
 
 
+def workers(machine: Machine) -> int:
+    """Threads that are worth working at a time, each with operations of its own."""
+    if not on_cpu():
+        return 1
+    return machine.inter_op_threads or os.cpu_count() or 1
+
+
 def on_cpu() -> bool:
     """Whether this machine has no accelerator."""
     import tensorflow as tf
