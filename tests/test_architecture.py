@@ -29,7 +29,7 @@ WINGS = {
     | {"system", "networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
     "results": VOCABULARY | {"system", "estimates", "experiments"},
     "plotting": VOCABULARY | {"system", "experiments", "results", "training"},
-    "paper": VOCABULARY | {"experiments", "results", "plotting"},
+    "paper": VOCABULARY | {"results", "plotting"},
 }
 """What each wing may import, besides itself."""
 
