@@ -33,6 +33,7 @@ LIMIT = 120
 OMNIGLOT = Path(os.environ.get("MAML_TF_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 COMMANDS = ("", "train", "evaluate", "export", "figures", "render", "release", "prepare")
+COMMANDS += ("reproduce",)
 QUICK = ["--progress=False", "--jit_compile=False", "--validation_tasks=4", "--num_test_tasks=4"]
 QUICK += ["--meta_batch_size=2"]
 RUN = ["--norm=None", "--metatrain_iterations=4", "--save_every=2", "--run_name=run"]

@@ -28,7 +28,7 @@ WINGS = {
     "experiments": VOCABULARY
     | {"system", "networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
     "results": VOCABULARY | {"system", "estimates", "experiments"},
-    "plotting": VOCABULARY | {"system", "experiments", "results", "training"},
+    "plotting": VOCABULARY | {"system", "results", "training"},
     "paper": VOCABULARY | {"results", "plotting"},
 }
 """What each wing may import, besides itself."""

@@ -14,17 +14,16 @@ from typing import TypeVar
 
 from maml_tf.results import choice
 from maml_tf.results.choice import Wanted
-from maml_tf.results.records import Result, method_title
+from maml_tf.results.records import Result, method_title, problem_title
 
 R = TypeVar("R", bound=Result)
 
 ENVIRONMENTS = {
-    "navigation_2d": "2D navigation",
-    "cheetah_velocity": "half-cheetah, goal velocity",
-    "cheetah_direction": "half-cheetah, forward/backward",
-    "ant_velocity": "ant, goal velocity",
-    "ant_direction": "ant, forward/backward",
-    "ant_goal": "ant, goal place",
+    name: problem_title(name)
+    for name in (
+        *("navigation_2d", "cheetah_velocity", "cheetah_direction"),
+        *("ant_velocity", "ant_direction", "ant_goal"),
+    )
 }
 """Every environment by its name in result files; the paper does not have the last one."""
 

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from maml_tf.experiments.methods import METHODS as EXPERIMENT_METHODS
 from maml_tf.plotting.style import (
     COLOURS,
     METHODS,
@@ -102,7 +101,7 @@ def return_curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure
     handles: dict[str, Line2D] = {}
     for axes, (title, methods) in zip(grid.flat, panels.items(), strict=False):
         for method, curves in methods.items():
-            if EXPERIMENT_METHODS[method].sees_task:
+            if METHODS[method].level:
                 label, draw = curves[0].method_title, _draw_level
             else:
                 label, draw = _with_step_sizes(method, panels.values()), _draw_curve

@@ -37,6 +37,7 @@ class Line(NamedTuple):
     colour: str
     dashes: str = "-"
     marker: str = ""
+    level: bool = False  # a horizontal line: the metric before any gradient step
 
 
 METHODS = {
@@ -44,7 +45,7 @@ METHODS = {
     "fomaml": Line("#56B4E9", "--", "s"),
     "pretrained": Line("#D55E00", "-", "^"),
     "random": Line("#CC79A7", "--", "v"),
-    "oracle": Line("#000000", ":", "D"),
+    "oracle": Line("#000000", ":", "D", level=True),
 }
 """How each method of a learning curve is drawn, in the order of the legend."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from maml_tf import ranges
+from maml_tf.experiments import problems
 from maml_tf.experiments.methods import METHODS
 from maml_tf.results.schema import Json, Matrix, Stored, Vector, not_stored, shown, stored
 from maml_tf.types import Estimate
@@ -23,6 +24,11 @@ _NOT_ALIKE = "a task's predictions do not fit its steps and grid"
 def method_title(method: str) -> str:
     """A method's name in figures and tables."""
     return METHODS[method].title
+
+
+def problem_title(problem: str) -> str:
+    """A problem's name in figures and tables."""
+    return problems.known()[problem].title
 
 
 @dataclass(frozen=True, kw_only=True)

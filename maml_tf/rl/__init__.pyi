@@ -2,9 +2,9 @@ from . import envs as envs
 from . import objectives as objectives
 from . import trust_region as trust_region
 from .actor import Act as Act
+from .environments import ENVIRONMENTS as ENVIRONMENTS
+from .environments import Environment as Environment
 from .envs.base import TaskVectorEnv as TaskVectorEnv
-from .envs.registry import ENVIRONMENTS as ENVIRONMENTS
-from .envs.registry import Environment as Environment
 from .evaluation import ReturnEvaluator as ReturnEvaluator
 from .meta_policy import MetaPolicy as MetaPolicy
 from .meta_policy import PolicyMetrics as PolicyMetrics

@@ -1,16 +1,16 @@
 """Meta-reinforcement-learning (paper section 5.3): the environments, and any other of Gymnasium's.
 
-The environments themselves are in `rl/envs/`.
+The environments themselves are in `rl/envs/`, and in `rl/environments.py` by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from maml_tf.experiments import policies
-from maml_tf.experiments.records import ORACLE, Kind, Problem, SettingValue
+from maml_tf.experiments.records import ORACLE, Kind, Problem
+from maml_tf.rl.environments import ENVIRONMENTS, Environment
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Training
@@ -18,24 +18,22 @@ if TYPE_CHECKING:
 ORDER = 3
 
 
-def policy_problem(
-    name: str,
-    title: str,
-    *,
-    reads: frozenset[str] = frozenset(),
-    defaults: Mapping[str, SettingValue] | None = None,
-    samples: str | None = None,
-) -> Problem:
-    """Makes the record of an environment, whose `name` is a key of `rl.envs.ENVIRONMENTS`."""
+_OPTIONS = {"dynamics": "dynamics", "squared": "squared_reward"}
+"""Settings that an environment looks at, by its own options."""
+
+
+def _problem(name: str, environment: Environment) -> Problem:
+    """The record of one of `rl.environments.ENVIRONMENTS`."""
+    own = {setting for option, setting in _OPTIONS.items() if option in environment.options}
     return Problem(
         name=name,
-        title=title,
+        title=environment.title,
         kind=Kind.POLICY,
-        reads=policies.SHARED | reads,
-        defaults=defaults or {},
+        reads=policies.SHARED | own,
+        defaults={"test_steps": environment.test_steps},
         experiment=lambda training: name,
         offers=frozenset({ORACLE}),
-        samples=samples,
+        samples="paths" if environment.walks_on_a_plane else None,
     )
 
 
@@ -56,20 +54,4 @@ _GYMNASIUM = Problem(
     offers=frozenset({ORACLE}),
 )
 
-_ROBOT = frozenset({"dynamics"})
-
-PROBLEMS = (
-    policy_problem(
-        "navigation_2d",
-        "2D navigation",
-        reads=frozenset({"squared_reward"}),
-        defaults={"test_steps": 4},
-        samples="paths",
-    ),
-    policy_problem("cheetah_velocity", "half-cheetah, goal velocity", reads=_ROBOT),
-    policy_problem("cheetah_direction", "half-cheetah, forward/backward", reads=_ROBOT),
-    policy_problem("ant_velocity", "ant, goal velocity", reads=_ROBOT),
-    policy_problem("ant_direction", "ant, forward/backward", reads=_ROBOT),
-    policy_problem("ant_goal", "ant, goal position", reads=_ROBOT),
-    _GYMNASIUM,
-)
+PROBLEMS = (*(_problem(name, each) for name, each in ENVIRONMENTS.items()), _GYMNASIUM)

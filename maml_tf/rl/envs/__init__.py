@@ -4,10 +4,11 @@ gymnasium.make("maml_tf/HalfCheetahVelocity-v0")
 gymnasium.make_vec("maml_tf/AntGoal-v0", num_envs=800, vectorization_mode="vector_entry_point")
 """
 
+from maml_tf.rl.environments import ENVIRONMENTS
 from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
 from maml_tf.rl.envs.foreign import ForeignTasks
 from maml_tf.rl.envs.foreign_vector import ForeignVector
-from maml_tf.rl.envs.registry import ENVIRONMENTS, make_single, make_vector, register
+from maml_tf.rl.envs.registry import make_single, make_vector, register
 
 __all__ = [
     "ENVIRONMENTS",

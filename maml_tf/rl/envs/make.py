@@ -13,12 +13,13 @@ from typing import NamedTuple, TypeAlias
 import gymnasium
 
 from maml_tf import arguments
+from maml_tf.rl.environments import ENVIRONMENTS
 from maml_tf.rl.envs import faults
 from maml_tf.rl.envs.base import TaskVectorEnv
 from maml_tf.rl.envs.foreign import ForeignTasks
 from maml_tf.rl.envs.foreign_vector import ForeignVector
 from maml_tf.rl.envs.guarded import check_spaces
-from maml_tf.rl.envs.registry import ENVIRONMENTS, check_dynamics, make_vector
+from maml_tf.rl.envs.registry import check_dynamics, make_vector
 
 Given: TypeAlias = str | Callable[[], gymnasium.Env] | gymnasium.vector.VectorEnv
 """A name of `ENVIRONMENTS`, an id that is registered with Gymnasium, "module:id" with the module

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
 
 import gymnasium
 
 from maml_tf import arguments
+from maml_tf.rl.environments import ENVIRONMENTS
 from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
-
-
-class Environment(NamedTuple):
-    """Where an environment is, and when its episodes end."""
-
-    id: str  # Gymnasium's
-    place: str  # module:class below this package
-    horizon: int  # H
-    options: tuple[str, ...] = ("dynamics", "threads")  # of its own; these are MuJoCo's
-
-
-ENVIRONMENTS = {
-    "navigation_2d": Environment(
-        "maml_tf/Navigation2D-v0", "point:Navigation2D", 100, ("squared",)
-    ),
-    "cheetah_velocity": Environment(
-        "maml_tf/HalfCheetahVelocity-v0", "half_cheetah:HalfCheetahVelocity", 200
-    ),
-    "cheetah_direction": Environment(
-        "maml_tf/HalfCheetahDirection-v0", "half_cheetah:HalfCheetahDirection", 200
-    ),
-    "ant_velocity": Environment("maml_tf/AntVelocity-v0", "ant:AntVelocity", 200),
-    "ant_direction": Environment("maml_tf/AntDirection-v0", "ant:AntDirection", 200),
-    "ant_goal": Environment("maml_tf/AntGoal-v0", "ant:AntGoal", 200),
-}
-"""By the name of the experiment."""
-
 
 DYNAMICS = ("paper", "gymnasium")
 """Of the robots."""
