@@ -164,16 +164,16 @@ def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result
 
 
 def _say(settings: Settings, curve: Curve) -> None:
-    told = [f"{curve.experiment}, {curve.method}", f"iteration {curve.iteration}"]
+    heading = [f"{curve.experiment}, {curve.method}", f"iteration {curve.iteration}"]
     policy = settings.problem.kind is Kind.POLICY
-    told += [f"{curve.split} split"]
-    told += [f"{curve.shots} trajectories" if policy else f"K = {curve.shots}"]
+    heading += [f"{curve.split} split"]
+    heading += [f"{curve.shots} trajectories" if policy else f"K = {curve.shots}"]
     if settings.method.adapts_at_test:
         alpha = curve.step_size
-        told += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
-        told[-1] += " (the best on validation tasks)" if curve.tuned else ""
-    told += ["support points in one half"] if curve.inputs == "half" else []
-    print(_printable(f"\n{', '.join(told)}:\n{table(curve.estimate, curve.metric)}"), flush=True)
+        heading += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
+        heading[-1] += " (the best on validation tasks)" if curve.tuned else ""
+    heading += ["support points in one half"] if curve.inputs == "half" else []
+    print(_printable(f"\n{', '.join(heading)}:\n{table(curve.estimate, curve.metric)}"), flush=True)
 
 
 def _printable(text: str) -> str:

@@ -91,8 +91,8 @@ def _name_and_value(line: str, place: str, known: flags.FlagValues) -> tuple[str
             raise ValueError(f"{place} gives --{name} a value; write --{positive}=False.")
         return positive, "False"
     near = difflib.get_close_matches(name, list(known), n=1)
-    mend = f"write --{near[0]}=value" if near else "maml-tf --help lists the flags"
-    raise ValueError(f"{place}: there is no flag --{_short(name)}; {mend}.")
+    remedy = f"write --{near[0]}=value" if near else "maml-tf --help lists the flags"
+    raise ValueError(f"{place}: there is no flag --{_short(name)}; {remedy}.")
 
 
 def _unquoted(name: str, value: str, place: str, known: flags.FlagValues) -> str:

@@ -82,8 +82,8 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except Exception as error:
-        if told := _of_the_machine(error):
-            return _fail(told)
+        if reason := _of_the_machine(error):
+            return _fail(reason)
         raise
 
 

@@ -100,7 +100,7 @@ def _evaluation_of_another_training(
 
 
 def _method(said: Mapping[str, SettingValue], today: dict[str, SettingValue]) -> None:
-    """The original's flags that say the method; refuses to be told two."""
+    """The original's flags that say the method; refuses two that differ."""
     before, iterations = today.get("pretrain_iterations"), today.get("iterations", 1)
     oracle = said.get("baseline", "None") == "oracle"
     implied, words = None, ""

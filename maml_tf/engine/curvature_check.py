@@ -62,7 +62,7 @@ def warn_of_curvature(apply: Functional, weights: Weights, x: Any) -> list[str]:
 
 
 def _error(layer: keras.Layer, args: tuple, kwargs: dict, run: Run) -> float:
-    """Relative error of a Hessian's product with a random vector; 0 where it cannot be told."""
+    """Relative error of a Hessian's product with a random vector; 0 where it cannot be known."""
     flat = tf.nest.flatten((args, kwargs))
     places = [i for i, a in enumerate(flat) if tf.is_tensor(a) and a.dtype.is_floating]
     variables = layer.trainable_variables
@@ -95,8 +95,8 @@ def _error(layer: keras.Layer, args: tuple, kwargs: dict, run: Run) -> float:
         return 0.0
     size = max(float(tf.linalg.global_norm(v)) for v in (analytic, coarse))
     error = _distance(analytic, coarse)
-    told = _distance(coarse, fine) < error / 4
-    return error / size if size > 0 and told else 0.0
+    is_known = _distance(coarse, fine) < error / 4
+    return error / size if size > 0 and is_known else 0.0
 
 
 def _gradient(value: Callable, z: list[tf.Tensor]) -> list[tf.Tensor]:

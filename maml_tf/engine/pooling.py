@@ -85,7 +85,7 @@ class _Window(NamedTuple):
 
 
 def _windows(x: tf.Tensor, axes: range, ksize, strides, padding: Any) -> list[_Window] | None:
-    """One an axis; None where that cannot be told, or where TensorFlow will refuse it."""
+    """One an axis; None where that cannot be known, or where TensorFlow will refuse it."""
     sizes, steps = _along(axes, ksize), _along(axes, strides)
     if sizes is None or steps is None or not x.dtype.is_floating:
         return None

@@ -101,7 +101,7 @@ class Run:
 
     @property
     def switch(self) -> int:
-        """What a layer is told for `training` where its model says nothing."""
+        """What a layer is given for `training` where its model says nothing."""
         return OFF if self._noise is None else 1
 
     @property
@@ -193,14 +193,14 @@ class Run:
         """Runs one layer, any Keras operation or function, on tensors with a task axis."""
         if not isinstance(layer, keras.Layer):
             return self._by_rule_or_alone(layer, args, kwargs)
-        told = None
+        given = None
         if layer._call_has_training_arg:
             # A graph's node holds the default of `call`, too, which says nothing.
             default = inspect.signature(layer.call).parameters.get("training")
             said = kwargs.get("training")
-            told = None if default is not None and said is default.default else said
+            given = None if default is not None and said is default.default else said
             kwargs = {k: v for k, v in kwargs.items() if k != "training"}
-        with replaced(self, "training", self.training if told is None else bool(told)):
+        with replaced(self, "training", self.training if given is None else bool(given)):
             return self._layer(layer, args, kwargs)
 
     def _layer(self, layer: keras.Layer, args: tuple, kwargs: dict) -> Any:
@@ -317,9 +317,9 @@ def _holds_constants(operation: Any, structure: Any) -> bool:
     return bool(written) and any(id(leaf) in written for leaf in leaves)
 
 
-def _hand_masks_on(layer: keras.Layer, x: Any, told: Any, outputs: Any) -> None:
+def _hand_masks_on(layer: keras.Layer, x: Any, given: Any, outputs: Any) -> None:
     """Attaches to the outputs the masks that Keras would attach (`Layer.compute_mask`)."""
-    previous = told if told is not None else tf.nest.map_structure(get_mask, x)
+    previous = given if given is not None else tf.nest.map_structure(get_mask, x)
     masked = any(mask is not None for mask in tf.nest.flatten(previous))
     if not masked and type(layer).compute_mask is keras.Layer.compute_mask:
         return

@@ -29,9 +29,9 @@ Run: TypeAlias = Any
 _LOG = logging.getLogger(__name__)
 
 OFF = 0
-"""What a layer is told for `training`: false, and yet not the `False` that somebody wrote.
+"""What a layer is given for `training`: false, and yet not the `False` that somebody wrote.
 
-Dropout and noise are off either way, but a batch normalisation that is told `False` by its own
+Dropout and noise are off either way, but a batch normalisation that is given `False` by its own
 model uses its moving averages, as in Keras, and one that inherits this uses the batch's own.
 """
 
@@ -216,7 +216,7 @@ class _Batches:
 
 
 def uses_averages(layer: keras.Layer, training: Any) -> bool:
-    """Whether a batch normalisation takes its moving averages: frozen, or told `training=False`."""
+    """Whether a batch normalisation takes its moving averages: frozen, or `training` is False."""
     return training is False or not layer.trainable
 
 

@@ -1,7 +1,7 @@
 """What `tf.vectorized_map` computes otherwise than the function that it maps, put right.
 
 Of the operations that it knows, two came out wrong in silence (122 were tried): `tf.pad` fills with
-zeros whatever it is told, and `tf.roll` along an axis counted from the end takes its neighbour.
+zeros whatever it is given, and `tf.roll` along an axis counted from the end takes its neighbour.
 """
 
 from __future__ import annotations

@@ -106,10 +106,10 @@ def _made_of_settings(settings: Settings) -> str:
 
 def _in_the_experiment(settings: Settings) -> list[str]:
     """Settings that the name of the experiment and of the method say already."""
-    told = ["problem", "method", "environment"]
-    told += ["oracle"] if settings.method.sees_task else []
-    told += ["ways"] if settings.problem.kind is Kind.CLASSIFICATION else []
-    return told if settings.problem.kind is Kind.POLICY else [*told, "shots"]
+    said = ["problem", "method", "environment"]
+    said += ["oracle"] if settings.method.sees_task else []
+    said += ["ways"] if settings.problem.kind is Kind.CLASSIFICATION else []
+    return said if settings.problem.kind is Kind.POLICY else [*said, "shots"]
 
 
 def _usual(settings: Settings) -> dict[str, SettingValue]:

@@ -102,7 +102,7 @@ class Method:
     sees_task: bool = False
     """Whether the network is shown which task it is in."""
     all_classes: bool = False
-    """Whether a classifier is trained to tell all classes apart at once, unless told otherwise."""
+    """Whether a classifier is trained on all classes at once, unless `classes` says otherwise."""
     all_tasks: bool = False
     """Whether a policy is trained over all tasks: each episode has its own."""
     fixed_tasks: bool = False

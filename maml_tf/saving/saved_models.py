@@ -65,8 +65,8 @@ def load_export(directory: str | os.PathLike[str]) -> Any:
         checksums.verify(place / checksums.SUMS, [SAVED_MODEL, SIDECAR])
         return tf.saved_model.load(str(place))
     except (checksums.Damaged, tf.errors.OpError, OSError, UnicodeDecodeError) as error:
-        told = str(error).splitlines()[0]
-        raise ValueError(f"{place} cannot be loaded: {told} Export it again.") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{place} cannot be loaded: {reason} Export it again.") from error
 
 
 def tracing_to_save() -> contextlib.AbstractContextManager[None]:

@@ -67,17 +67,17 @@ def _sets(value: Any) -> list[tuple[Any, str]]:
     if len(value) != 2 or not nested:
         raise ValueError(
             f"The task source gave {len(value)} values ({_kinds(value)}), and which of them are "
-            f"support and query, x and y cannot be told. {_SETS}"
+            f"support and query, x and y cannot be known. {_SETS}"
         )
     return [*zip(value, Task._fields, strict=True)]
 
 
 def _as_batch(value: Any, name: str) -> Batch:
     if isinstance(value, Mapping) or (not isinstance(value, Batch) and not 2 <= len(value) <= 4):
-        told = f"a dictionary with {', '.join(map(repr, value))}"
-        told = told if isinstance(value, Mapping) else f"{len(value)} values ({_kinds(value)})"
+        shown = f"a dictionary with {', '.join(map(repr, value))}"
+        shown = shown if isinstance(value, Mapping) else f"{len(value)} values ({_kinds(value)})"
         raise ValueError(
-            f"The {name} set is {told}; give Batch(x, y), or (x, y), (x, y, sample_weight), "
+            f"The {name} set is {shown}; give Batch(x, y), or (x, y), (x, y, sample_weight), "
             "(x, y, sample_weight, mask)."
         )
     batch = Batch(*value)

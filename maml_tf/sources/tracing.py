@@ -33,7 +33,7 @@ _PROBES = (1, 2, 10, 1000)
 
 
 class Verdict(NamedTuple):
-    """What tracing a source told."""
+    """What tracing a source found."""
 
     in_graph: bool  # whether every run of the traced source draws all of its meta-batch anew
     drawn: list[Any]  # fresh meta-batches that it gave on the way, to be lost by nobody

@@ -49,8 +49,9 @@ def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
         characters that no file name should.
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
-        told = arguments.shown(path)
-        raise ValueError(f"{name} must be a path, a string or a pathlib.Path, not {told}.")
+        raise ValueError(
+            f"{name} must be a path, a string or a pathlib.Path, not {arguments.shown(path)}."
+        )
     text = os.fspath(path)
     if not text:
         raise ValueError(f"{name} is empty; name a place, such as '.'.")
@@ -247,8 +248,10 @@ def _replace_files(source: Path, place: Path, first: str, last: str) -> None:
     try:
         lock = lock_directory(place)
     except BlockingIOError as error:
-        told = f"Cannot write to {place}: another process is writing there; give another directory."
-        raise Unwritable(told) from error
+        message = (
+            f"Cannot write to {place}: another process is writing there; give another directory."
+        )
+        raise Unwritable(message) from error
     names = {p.relative_to(source).as_posix() for p in source.rglob("*") if not p.is_dir()}
     aside, new = source / f".{last}.before", []
     try:

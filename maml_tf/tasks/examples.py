@@ -71,9 +71,9 @@ def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndar
     inputs = {name: _flatten(array, counts) for name, array in images.items()}
     sizes = [own for _, own in inputs.values()]
     if not sizes or any(not np.array_equal(own, sizes[0]) for own in sizes):
-        told = ", ".join(f"{name} {own.tolist()}" for name, (_, own) in inputs.items())
+        named = ", ".join(f"{name} {own.tolist()}" for name, (_, own) in inputs.items())
         raise ValueError(
-            f"the inputs differ in the number of examples of a class ({told or 'there are none'}); "
+            f"the inputs differ in the number of examples of a class ({named or 'there are none'}); "
             "give every input of every example."
         )
     return {name: array for name, (array, _) in inputs.items()}, sizes[0]

@@ -74,7 +74,7 @@ def miniimagenet_episodes(
         split: "train" (64 classes), "val" (16) or "test" (20).
         ways: N, classes of a task.
         shots: K, support images a class.
-        queries: Q, query images a class; 15 in every split, unless told.
+        queries: Q, query images a class; 15 in every split, unless given.
         seed: the run's seed.
         download: see `miniimagenet_images`.
 

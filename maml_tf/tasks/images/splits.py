@@ -36,7 +36,7 @@ def rows(path: Path) -> list[tuple[str, str]]:
             label, name = (cells[column] for column in columns)
             found.append((label, _inside(label, name, f"{path}, line {reader.line_num}")))
     except csv.Error as error:
-        raise ValueError(f"{path} is not a text file of rows ({error}); mend it.") from error
+        raise ValueError(f"{path} is not a text file of rows ({error}); correct it.") from error
     if not found:
         raise ValueError(f"{path} names no images; get it again.")
     twice = [name for (_, name), count in Counter(found).items() if count > 1]
@@ -62,6 +62,6 @@ def _inside(label: str, name: str, place: str) -> str:
     path = name.replace("\\", "/").removeprefix("file://")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or label in (".", "..") or set("/\\") & set(label):
-        raise ValueError(f"{place} names no file in the folder of the images; mend it.")
+        raise ValueError(f"{place} names no file in the folder of the images; correct it.")
     absolute = path.startswith("/") or re.match("[A-Za-z]:", path)
     return parts[-1] if absolute else "/".join(parts)
