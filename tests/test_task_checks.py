@@ -95,7 +95,7 @@ WRONG = {
     "no examples": (batch(examples=0), "a set without examples"),
     "dictionary": ({"support": 1, "query": 2}, "a dict with 'support', 'query'. Return Task"),
     "dictionaries": (({"x": X, "y": Y}, batch()), r"support set is a dictionary with 'x', 'y'"),
-    "four arrays": ((X, Y, X, Y), r"gave 4 values \(ndarray \(2, 3, 4\), .*cannot be known. Return"),
+    "four arrays": ((X, Y, X, Y), r"gave 4 values \(ndarray \(2, 3, 4\), .*cannot be known"),
     "two arrays": ((X, Y), "gave 2 values"),
     "one batch": (Batch(X, Y), "gave a Batch. Return Task"),
     "one array": (X, "gave a ndarray"),
