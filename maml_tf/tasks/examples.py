@@ -73,7 +73,8 @@ def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndar
     if not sizes or any(not np.array_equal(own, sizes[0]) for own in sizes):
         named = ", ".join(f"{name} {own.tolist()}" for name, (_, own) in inputs.items())
         raise ValueError(
-            f"the inputs differ in the number of examples of a class ({named or 'none given'}); "
+            "the inputs differ in the number of examples of a class "
+            f"({named or 'there are none'}); "
             "give every input of every example."
         )
     return {name: array for name, (array, _) in inputs.items()}, sizes[0]
