@@ -54,16 +54,16 @@ def write(
     """Writes three splits.
 
     Args:
-        folder: `<data_dir>/miniimagenet`; made if need be.
-        layout: `folders`: train/<class>/*; `csv`: images/* and train.csv; `ilsvrc`:
-            ILSVRC2012_img_train/<class>/<class>_<number>.JPEG, more than the split files take, and
-            split files of Ravi & Larochelle's names; `npz` [C, E, ...]; `flat_npz`: [n, ...] and
-            labels; `npy`.
-        classes: classes of train, val and test.
-        examples: images of a class.
-        size: pixels of a side.
-        ending: of image files: ".png" keeps every value, ".jpg" does not.
-        seed: of everything.
+      folder: `<data_dir>/miniimagenet`; made if need be.
+      layout: `folders`: train/<class>/*; `csv`: images/* and train.csv; `ilsvrc`:
+        ILSVRC2012_img_train/<class>/<class>_<number>.JPEG, more than the split files take, and
+        split files of Ravi & Larochelle's names; `npz` [C, E, ...]; `flat_npz`: [n, ...] and
+        labels; `npy`.
+      classes: classes of train, val and test.
+      examples: images of a class.
+      size: pixels of a side.
+      ending: of image files: ".png" keeps every value, ".jpg" does not.
+      seed: of everything.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = 0

@@ -61,7 +61,7 @@ def cross_entropy(
       mask: `[T, B]`, or `()`.
 
     Returns:
-      `[T]`, nats an example.
+      `[T]`, nats per example.
 
     Raises:
       ValueError: the shapes do not fit, or the outputs are probabilities.

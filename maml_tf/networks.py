@@ -231,6 +231,6 @@ def _normalize_and_activate(model: keras.Sequential, norm: str, index: int) -> N
     if norm == "batch_norm":
         model.add(layers.BatchNormalization(scale=False, epsilon=1e-3, name=name))
     elif norm == "layer_norm":
-        # One group: over height, width and channels, with one scale and offset a channel.
+        # One group: over height, width and channels, with one scale and offset per channel.
         model.add(layers.GroupNormalization(1, epsilon=1e-12, name=name))
     model.add(layers.ReLU(name=f"relu_{index + 1}"))

@@ -20,7 +20,7 @@ def check_split(split: str) -> str:
     """Returns `split`, or raises.
 
     Raises:
-        ValueError: if it is not "train", "val" or "test".
+      ValueError: if it is not "train", "val" or "test".
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; use one of {', '.join(map(repr, SPLITS))}.")
@@ -31,16 +31,16 @@ def generator(seed: int, split: str, purpose: str, index: int) -> np.random.Gene
     """Numpy's counterpart of `stream`, for what does not run in TensorFlow.
 
     Args:
-        seed: the run's seed, any integer.
-        split: "train", "val" or "test".
-        purpose: what is drawn; draws of different purposes are independent.
-        index: meta-batch number.
+      seed: the run's seed, any integer.
+      split: "train", "val" or "test".
+      purpose: what is drawn; draws of different purposes are independent.
+      index: meta-batch number.
 
     Returns:
-        A generator seeded with SHA-256(seed, split, purpose, index).
+      A generator seeded with SHA-256(seed, split, purpose, index).
 
     Raises:
-        ValueError: if the split is unknown.
+      ValueError: if the split is unknown.
     """
     seed, index = arguments.whole("seed", seed), arguments.whole("index", index)
     name = f"{seed}/{check_split(split)}/{purpose}/{index}"
@@ -54,16 +54,16 @@ def stream(seed: int, split: str, purpose: str, index: tf.Tensor | int) -> tf.Te
     share a seed, and two purposes practically never do.
 
     Args:
-        seed: the run's seed, any integer.
-        split: "train", "val" or "test".
-        purpose: what is drawn; draws of different purposes are independent.
-        index: meta-batch number, an integer scalar, known while tracing or not.
+      seed: the run's seed, any integer.
+      split: "train", "val" or "test".
+      purpose: what is drawn; draws of different purposes are independent.
+      index: meta-batch number, an integer scalar, known while tracing or not.
 
     Returns:
-        int32 [2].
+      int32 [2].
 
     Raises:
-        ValueError: if the split is unknown.
+      ValueError: if the split is unknown.
     """
     name = f"{arguments.whole('seed', seed)}/{check_split(split)}/{purpose}"
     dtype = getattr(index, "dtype", None)
@@ -80,13 +80,13 @@ def uniform(
     """Numbers from U[low, high), the same with XLA and without.
 
     Args:
-        seed: int32 [2], from `stream`.
-        shape: static shape of the result.
-        low: smallest value.
-        high: bound above.
+      seed: int32 [2], from `stream`.
+      shape: static shape of the result.
+      low: smallest value.
+      high: bound above.
 
     Returns:
-        float32 of that shape, low + (high - low) n / 2^24 with a whole number n.
+      float32 of that shape, low + (high - low) n / 2^24 with a whole number n.
     """
     # Not floats: even with one algorithm named, XLA makes other floats of the same bits.
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg="philox")

@@ -21,7 +21,7 @@ class Damaged(ValueError):
 
 
 def text(directory: Path, files: Iterable[Path] | None = None) -> str:
-    """The checksums of files, a line each.
+    """The checksums of files, one line each.
 
     Args:
       directory: names are relative to it.

@@ -2,7 +2,7 @@
 
 What is being written lies in a directory `.<name>.<8 letters>.part` beside its place until it is
 complete. The process that writes holds a lock on that directory, so that `sweep` can tell what a
-killed process left from what another process is at.
+killed process left from what another process is writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ except ImportError:  # Windows
     fcntl = resource = None  # type: ignore[assignment]
 
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Controls, halves of characters, and ends of lines: flags and results are a line each."""
+"""Controls, halves of characters, and ends of lines: flags and results are one line each."""
 _LEFT = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 _SHOWN = 40  # characters of the name that stand in it at most
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -89,7 +89,7 @@ def unwritable(
 
     Args:
       path: what was to be written.
-      error: what the attempt raised; of TensorFlow's or HDF5's errors the text is looked at.
+      error: what the attempt raised; of TensorFlow and HDF5, the text tells the reason.
       remedy: against anything but a full disk.
     """
     if isinstance(error, Unwritable):
@@ -228,7 +228,7 @@ def replacing_directory(place: Path, first: str, last: str) -> Iterator[Path]:
       last: the name of the file without which the directory is none of its kind.
 
     Raises:
-      OSError: nothing can be written there, or another process is at it.
+      OSError: nothing can be written there, or another process is writing there.
     """
     # In a place that is there, so that it may be a volume of its own.
     with staging(place / last if place.is_dir() else place) as directory:
@@ -296,7 +296,7 @@ def sweep(directory: Path, name: str = "") -> None:
         try:
             lock = lock_directory(path)
         except BlockingIOError:
-            continue  # Somebody is at it.
+            continue  # Somebody is writing there.
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)

@@ -1,6 +1,6 @@
 """N-way K-shot episodes from any labelled array.
 
-Shape letters: T tasks, N ways, K shots, Q queries a class, M = K + Q; C classes, E examples a
+Shape letters: T tasks, N ways, K shots, Q queries per class, M = K + Q; C classes, E examples per
 class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a feature vector,
 [length] of a sentence of tokens, nothing of a number, or what else the model takes.
 """
@@ -60,28 +60,28 @@ class Episodes:
         """Checks the examples and puts them on the device.
 
         Args:
-            images: examples of any shape and type, [C, E, ...], or one array [E, ...] a class where
-                classes differ in size; a dictionary of such for a model of several inputs.
-            ways: N, classes of a task.
-            shots: K, support examples a class. With (low, high) each task draws its own K,
-                uniformly, both ends included; sets are padded to `high`, and the mask says so.
-            queries: Q, query examples a class, or (low, high) as for `shots`. If not given, K, or
-                its upper end.
-            seed: the run's seed.
-            split: "train", "val" or "test": independent streams of tasks. It does not choose the
-                classes: `images` holds those of this split.
-            counts: examples of each class, where `images` is one array [sum of counts, ...] of
-                all of them, class after class.
-            labels: the class of each example [n], a number or a name, where `images` is one array
-                [n, ...] in any order: x and y as `keras.datasets` give them.
-            rotations: turn each class of each task; needs square images.
-            scale: serve x * scale in float32; 1 / 255 makes fractions of bytes. The array stays on
-                the device in its own type. Computed as x / (1 / scale), so that 1 / 255 gives the
-                bits of x / 255.
+          images: examples of any shape and type, [C, E, ...], or one array [E, ...] per class where
+            classes differ in size; a dictionary of such for a model of several inputs.
+          ways: N, classes of a task.
+          shots: K, support examples per class. With (low, high) each task draws its own K,
+            uniformly, both ends included; sets are padded to `high`, and the mask says so.
+          queries: Q, query examples per class, or (low, high) as for `shots`. If not given, K, or
+            its upper end.
+          seed: the run's seed.
+          split: "train", "val" or "test": independent streams of tasks. It does not choose the
+            classes: `images` holds those of this split.
+          counts: examples of each class, where `images` is one array [sum of counts, ...] of
+            all of them, class after class.
+          labels: the class of each example [n], a number or a name, where `images` is one array
+            [n, ...] in any order: x and y as `keras.datasets` give them.
+          rotations: turn each class of each task; needs square images.
+          scale: serve x * scale in float32; 1 / 255 makes fractions of bytes. The array stays on
+            the device in its own type. Computed as x / (1 / scale), so that 1 / 255 gives the
+            bits of x / 255.
 
         Raises:
-            ValueError: if the array has a wrong shape or type or values that are not finite, a
-                count is not positive, or there are too few classes or examples.
+          ValueError: if the array has a wrong shape or type or values that are not finite, a
+            count is not positive, or there are too few classes or examples.
         """
         queries = max(_range("shots", shots)) if queries is None else queries
         seeds.check_split(split)
@@ -124,13 +124,13 @@ class Episodes:
         """Draws meta-batch `index`.
 
         Args:
-            index: meta-batch number, int64 scalar.
-            num_tasks: T, a Python integer.
+          index: meta-batch number, int64 scalar.
+          num_tasks: T, a Python integer.
 
         Returns:
-            Task with support x [T, N*K, ...] and y [T, N*K] int32 in 0 ... N-1, query x [T, N*Q,
-            ...] and y [T, N*Q]. Examples of a class are neighbours. A set whose size is drawn has a
-            mask [T, N*K]; where that is False x is 0, or "".
+          Task with support x [T, N*K, ...] and y [T, N*K] int32 in 0 ... N-1, query x [T, N*Q,
+          ...] and y [T, N*Q]. Examples of a class are neighbours. A set whose size is drawn has a
+          mask [T, N*K]; where that is False x is 0, or "".
         """
         num_tasks = arguments.count("num_tasks", num_tasks, 1)
         rows = self._draw_rows(index, num_tasks)  # [T, N, M]
@@ -203,7 +203,7 @@ def _range(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     """The smallest and the largest of `size`, a number or (low, high).
 
     Raises:
-        ValueError: if it is neither.
+      ValueError: if it is neither.
     """
     low, high = (size, size) if _is_whole(size) else _pair(name, size)
     if low > high:
@@ -228,7 +228,7 @@ def check_sizes(
     """Refuses sizes of a task that are no positive whole numbers; returns the largest K and Q.
 
     Raises:
-        ValueError: names the one that is not.
+      ValueError: names the one that is not.
     """
     fewest, most = _range("shots", shots)
     least, largest = _range("queries", most if queries is None else queries)
@@ -249,7 +249,7 @@ def check_counts(
     """Refuses tasks that classes of these sizes [C] cannot fill; numbers classes without names.
 
     Raises:
-        ValueError: a count is not positive, or there are too few classes or examples.
+      ValueError: a count is not positive, or there are too few classes or examples.
     """
     shots, queries = check_sizes(ways, shots, queries)
     if ways > len(counts):

@@ -1,6 +1,6 @@
 """Labelled examples as one array, checked, and on the device.
 
-Shape letters: C classes, E examples a class; `...` is the shape of an example.
+Shape letters: C classes, E examples per class; `...` is the shape of an example.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def grouped(images: Any, labels: Any) -> tuple[Any, list[int]]:
     """Examples [n, ...] in any order, class after class in order of the labels [n]; and counts.
 
     Raises:
-        ValueError: there is not one label an example.
+      ValueError: the labels are not one per example.
     """
     labels = np.asarray(labels)
     if labels.dtype == object and not all(isinstance(v, (str, bytes)) for v in labels.flat):

@@ -24,7 +24,7 @@ class JointBatches:
         """Takes the examples, and the size N * Q of a mini-batch, from episodes.
 
         Raises:
-            ValueError: something else is given.
+          ValueError: something else is given.
         """
         if not isinstance(episodes, Episodes):
             raise ValueError(
@@ -40,12 +40,12 @@ class JointBatches:
         """Draws meta-batch `index`.
 
         Args:
-            index: meta-batch number, int64 scalar.
-            num_tasks: T, a Python integer.
+          index: meta-batch number, int64 scalar.
+          num_tasks: T, a Python integer.
 
         Returns:
-            Task with query x [T, B, ...], served as the episodes serve it, and y [T, B] int32 in
-            0 ... C-1, drawn independently. Nothing adapts, so the support set is the query set.
+          Task with query x [T, B, ...], served as the episodes serve it, and y [T, B] int32 in
+          0 ... C-1, drawn independently. Nothing adapts, so the support set is the query set.
         """
         num_tasks = arguments.count("num_tasks", num_tasks, 1)
         own = self._episodes

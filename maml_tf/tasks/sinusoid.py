@@ -48,16 +48,16 @@ class Sinusoid:
         """Describes the tasks; draws nothing yet.
 
         Args:
-            shots: K, support points a task.
-            queries: Q, query points a task; K if not given.
-            seed: the run's seed.
-            split: "train", "val" or "test": independent streams of tasks.
-            oracle: tell the model the task: x becomes [x, amplitude, phase].
-            half: support points lie in the positive half of the range; query points everywhere.
-            fixed: the curves are those of meta-batch 0 in every meta-batch; points are fresh.
+          shots: K, support points per task.
+          queries: Q, query points per task; K if not given.
+          seed: the run's seed.
+          split: "train", "val" or "test": independent streams of tasks.
+          oracle: show the model the task: x becomes [x, amplitude, phase].
+          half: support points lie in the positive half of the range; query points everywhere.
+          fixed: the curves are those of meta-batch 0 in every meta-batch; points are fresh.
 
         Raises:
-            ValueError: if a count is not a positive whole number, or the split is unknown.
+          ValueError: if a count is not a positive whole number, or the split is unknown.
         """
         queries = shots if queries is None else queries
         for name, count in (("shots", shots), ("queries", queries)):
@@ -77,12 +77,12 @@ class Sinusoid:
         """Draws meta-batch `index`.
 
         Args:
-            index: meta-batch number, int64 scalar.
-            num_tasks: T, a Python integer.
+          index: meta-batch number, int64 scalar.
+          num_tasks: T, a Python integer.
 
         Returns:
-            Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
-            x is [T, K, 3] and [T, Q, 3].
+          Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
+          x is [T, K, 3] and [T, Q, 3].
         """
         num_tasks = arguments.count("num_tasks", num_tasks, 1)
         seed = seeds.stream(self.seed, self.split, "sinusoid inputs", index)
@@ -102,14 +102,14 @@ class Sinusoid:
         return Batch(x, y)
 
     def parameters(self, index: tf.Tensor | int, num_tasks: int) -> SineParameters:
-        """The true curves of meta-batch `index`, to draw them or to tell an oracle.
+        """The true curves of meta-batch `index`, to draw them or to show an oracle.
 
         Args:
-            index: meta-batch number, int64 scalar.
-            num_tasks: T, a Python integer.
+          index: meta-batch number, int64 scalar.
+          num_tasks: T, a Python integer.
 
         Returns:
-            Amplitude [T] and phase [T], float32.
+          Amplitude [T] and phase [T], float32.
         """
         index = 0 if self.fixed else index
         amplitude_seed = seeds.stream(self.seed, self.split, "sinusoid amplitude", index)

@@ -22,7 +22,7 @@ def mapped(path: Path) -> np.ndarray:
     """Maps a `.npy` into memory; what is written to the array does not get into the file.
 
     Raises:
-        ValueError: if it is none, or not whole.
+      ValueError: if it is none, or not whole.
     """
     with _faults(f"{path} is not a whole array"):
         return np.lib.format.open_memmap(path, mode="c")
@@ -32,7 +32,7 @@ def names(path: Path) -> list[str]:
     """Names of the arrays in a `.npz`.
 
     Raises:
-        ValueError: if it is none.
+      ValueError: if it is none.
     """
     with _faults(f"{path} cannot be read"), zipfile.ZipFile(path) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -42,7 +42,7 @@ def header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array in a `.npz`, without reading it.
 
     Raises:
-        ValueError: if it cannot be read, is too large, or its size is not what its shape says.
+      ValueError: if it cannot be read, is too large, or its size is not what its shape says.
     """
     with _faults(f"{path} cannot be read"), zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
@@ -66,7 +66,7 @@ def load(path: Path, name: str, fault: str = "is damaged") -> np.ndarray:
     """Reads an array of a `.npz` whose header was read.
 
     Raises:
-        ValueError: if it is damaged, or holds Python's objects.
+      ValueError: if it is damaged, or holds Python's objects.
     """
     with (
         _faults(f"{path} {fault}"),

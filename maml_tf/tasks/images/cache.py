@@ -32,12 +32,12 @@ def cached_array(name: str, folders: Sequence[Path], build: Callable[[], np.ndar
     damaged file is built again.
 
     Args:
-        name: file name without its ending, naming the contents (see `image_files.fingerprint`).
-        folders: where to look, in order; the first that can be written keeps a new array.
-        build: makes the array.
+      name: file name without its ending, naming the contents (see `files.fingerprint`).
+      folders: where to look, in order; the first that can be written keeps a new array.
+      build: makes the array.
 
     Returns:
-        The array, mapped into memory (mode "c") where it could be kept.
+      The array, mapped into memory (mode "c") where it could be kept.
     """
     paths = [folder / f"{name}.npy" for folder in folders]
     for folder in folders:

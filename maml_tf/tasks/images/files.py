@@ -76,13 +76,13 @@ class ImageFiles(NamedTuple):
 
     path: Path
     stamps: dict[str, str]
-    """What tells a changed file, by name relative to `path`, in order of names."""
+    """What shows that a file has changed, by name relative to `path`, in order of names."""
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yields each file's name and contents.
 
         Raises:
-            ValueError: if the zip is damaged, or a file is too large or none.
+          ValueError: if the zip is damaged, or a file is too large or none.
         """
         if self.path.is_dir():
             for name in self.stamps:
@@ -102,7 +102,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def stamp(file: Path) -> str:
-    """What tells a changed file without reading it."""
+    """What shows that a file has changed, without reading it."""
     status = file.stat()
     return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -113,9 +113,9 @@ def list_files(path: Path) -> ImageFiles:
     Links to files and to folders are followed; a folder within itself is not entered again.
 
     Raises:
-        OSError: if a folder cannot be read.
-        ValueError: if `path` is a file but not a whole zip of reasonable size, or there is
-            something else than files and folders.
+      OSError: if a folder cannot be read.
+      ValueError: if `path` is a file but not a whole zip of reasonable size, or there is
+        something else than files and folders.
     """
     copies: list[str] = []
     if path.is_dir():
@@ -155,7 +155,7 @@ def read_file(path: Path) -> bytes:
     """Reads a regular file of a size that an image has.
 
     Raises:
-        ValueError: if it is something else, or larger.
+      ValueError: if it is something else, or larger.
     """
     _check_regular(path)
     with open(path, "rb") as file:
@@ -174,7 +174,7 @@ def open_image(contents: bytes, place: str) -> Image.Image:
     """Decodes an image file.
 
     Raises:
-        ValueError: if it is none, or damaged, or has too many pixels; says so of `place`.
+      ValueError: if it is none, or damaged, or has too many pixels; says so of `place`.
     """
     try:
         # Python's list of warnings is one for all threads. Pillow warns of what is refused below.
@@ -200,7 +200,7 @@ def tensorflow_datasets(how: str) -> ModuleType:
     """The library, an optional one.
 
     Raises:
-        ValueError: if it is not installed; says how to get it, or `how` to do without.
+      ValueError: if it is not installed; says how to get it, or `how` to do without.
     """
     try:
         import tensorflow_datasets
@@ -223,8 +223,8 @@ def _copies(names: Collection[str], same: Callable[[str, str], bool]) -> set[str
     """Those of the names beside each other that are copies.
 
     Args:
-        names: of files and folders in one place.
-        same: whether two of them have the same contents; decides where a name leaves it open.
+      names: of files and folders in one place.
+      same: whether two of them have the same contents; decides where a name leaves it open.
     """
     return {
         name
@@ -353,7 +353,7 @@ def check_entry(entry: zipfile.ZipInfo, place: str, largest: int, what: str) -> 
     """Refuses a file in a zip that cannot be read, or says that it is larger than such a file.
 
     Raises:
-        ValueError: says so of `place`.
+      ValueError: says so of `place`.
     """
     if entry.flag_bits & _ENCRYPTED:
         raise ValueError(f"{place} is encrypted; make the zip without a password.")

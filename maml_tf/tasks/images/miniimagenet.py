@@ -70,21 +70,21 @@ def miniimagenet_episodes(
     """N-way K-shot episodes of the paper's MiniImagenet.
 
     Args:
-        data_dir: see `miniimagenet_images`.
-        split: "train" (64 classes), "val" (16) or "test" (20).
-        ways: N, classes of a task.
-        shots: K, support images a class.
-        queries: Q, query images a class; 15 in every split, unless given.
-        seed: the run's seed.
-        download: see `miniimagenet_images`.
+      data_dir: see `miniimagenet_images`.
+      split: "train" (64 classes), "val" (16) or "test" (20).
+      ways: N, classes of a task.
+      shots: K, support images per class.
+      queries: Q, query images per class; 15 in every split, unless given.
+      seed: the run's seed.
+      download: see `miniimagenet_images`.
 
     Returns:
-        A `TaskSource` of images [T, N*K, 84, 84, 3] in 0 ... 1: bytes divided by 255. So give
-        `adapt` and an exported model images divided by 255.
+      A `TaskSource` of images [T, N*K, 84, 84, 3] in 0 ... 1: bytes divided by 255. So give
+      `adapt` and an exported model images divided by 255.
 
     Raises:
-        FileNotFoundError: if the data is missing.
-        ValueError: if the data is damaged or the episodes are impossible.
+      FileNotFoundError: if the data is missing.
+      ValueError: if the data is damaged or the episodes are impossible.
     """
     check_sizes(ways, shots, queries)
     source, folders = _find(data_dir, split, download)
@@ -120,21 +120,21 @@ def miniimagenet_images(
     are.
 
     Args:
-        data_dir: the folder that holds `miniimagenet/`; if not given, the environment variable
-            MAML_TF_DATA, else "data".
-        split: "train", "val" or "test".
-        cache: keep the array in `cache/` beside the splits, or in the user's cache folder where
-            that is read-only.
-        download: if nothing is found, read what TensorFlow Datasets has built with
-            data/miniimagenet/mini_imagenet. Nothing is fetched: the images may not be.
+      data_dir: the folder that holds `miniimagenet/`; if not given, the environment variable
+        MAML_TF_DATA, else "data".
+      split: "train", "val" or "test".
+      cache: keep the array in `cache/` beside the splits, or in the user's cache folder where
+        that is read-only.
+      download: if nothing is found, read what TensorFlow Datasets has built with
+        data/miniimagenet/mini_imagenet. Nothing is fetched: the images may not be.
 
     Returns:
-        The images, mapped into memory where they are kept in a file, and the size of each class.
+      The images, mapped into memory where they are kept in a file, and the size of each class.
 
     Raises:
-        FileNotFoundError: if a split, or an image that it names, is missing.
-        ValueError: if a file is damaged or no image, a class is in two splits, or an array has
-            another shape or type; or if `download` finds no TensorFlow Datasets.
+      FileNotFoundError: if a split, or an image that it names, is missing.
+      ValueError: if a file is damaged or no image, a class is in two splits, or an array has
+        another shape or type; or if `download` finds no TensorFlow Datasets.
     """
     source, folders = _find(data_dir, split, download)
     return ImageSplit(_read(source, split, folders if cache else []), source.counts)

@@ -51,23 +51,23 @@ def omniglot_episodes(
     """N-way K-shot episodes of the paper's Omniglot.
 
     Args:
-        data_dir: see `omniglot_images`.
-        split: "train" (1100 characters), "val" (100) or "test" (423).
-        ways: N, characters of a task.
-        shots: K, support drawings a character.
-        queries: Q, query drawings a character; K if not given.
-        seed: the run's seed; the characters of a split do not depend on it.
-        rotations: turn each character of each task by its own multiple of 90 degrees, in every
-            split, as the original did.
-        download: see `omniglot_images`.
+      data_dir: see `omniglot_images`.
+      split: "train" (1100 characters), "val" (100) or "test" (423).
+      ways: N, characters of a task.
+      shots: K, support drawings per character.
+      queries: Q, query drawings per character; K if not given.
+      seed: the run's seed; the characters of a split do not depend on it.
+      rotations: turn each character of each task by its own multiple of 90 degrees, in every
+        split, as the original did.
+      download: see `omniglot_images`.
 
     Returns:
-        A `TaskSource` of images [T, N*K, 28, 28, 1] in 0 ... 1, ink 1: what `omniglot_images`
-        gives, divided by 255. So give `adapt` and an exported model images divided by 255.
+      A `TaskSource` of images [T, N*K, 28, 28, 1] in 0 ... 1, ink 1: what `omniglot_images`
+      gives, divided by 255. So give `adapt` and an exported model images divided by 255.
 
     Raises:
-        FileNotFoundError: if the data is missing.
-        ValueError: if the data is damaged or the episodes are impossible.
+      FileNotFoundError: if the data is missing.
+      ValueError: if the data is damaged or the episodes are impossible.
     """
     seeds.check_split(split)
     check_sizes(ways, shots, queries)  # before the slow part
@@ -90,15 +90,15 @@ def omniglot_splits(
     """Deals the characters into training, validation and test.
 
     Args:
-        images: [C, 20, 28, 28, 1], from `omniglot_images`.
-        seed: of the shuffle. Keep it: runs of different seeds then share their test characters.
-        sizes: characters of each split; 1100, 100 and 423 if not given.
+      images: [C, 20, 28, 28, 1], from `omniglot_images`.
+      seed: of the shuffle. Keep it: runs of different seeds then share their test characters.
+      sizes: characters of each split; 1100, 100 and 423 if not given.
 
     Returns:
-        Disjoint selections [size, 20, 28, 28, 1] under "train", "val" and "test".
+      Disjoint selections [size, 20, 28, 28, 1] under "train", "val" and "test".
 
     Raises:
-        ValueError: if there are too few characters.
+      ValueError: if there are too few characters.
     """
     sizes = SPLIT_SIZES if sizes is None else sizes
     if sum(sizes.values()) > len(images):
@@ -120,20 +120,20 @@ def omniglot_images(
     the official `.zip` or as a folder `<alphabet>/<character>/*.png`.
 
     Args:
-        data_dir: the folder that holds `omniglot/`; if not given, the environment variable
-            MAML_TF_DATA, else "data".
-        cache: keep the decoded array in `<data_dir>/omniglot/cache`, or in the user's cache folder
-            where that is read-only.
-        download: if nothing is found, let TensorFlow Datasets download and prepare the data. It
-            gives the drawings of a character in another order, hence other tasks for a seed.
+      data_dir: the folder that holds `omniglot/`; if not given, the environment variable
+        MAML_TF_DATA, else "data".
+      cache: keep the decoded array in `<data_dir>/omniglot/cache`, or in the user's cache folder
+        where that is read-only.
+      download: if nothing is found, let TensorFlow Datasets download and prepare the data. It
+        gives the drawings of a character in another order, hence other tasks for a seed.
 
     Returns:
-        uint8 [C, 20, 28, 28, 1], C = 1623, ink 255 on 0.
+      uint8 [C, 20, 28, 28, 1], C = 1623, ink 255 on 0.
 
     Raises:
-        FileNotFoundError: if nothing, or only one part, is found.
-        ValueError: if a file is damaged, is no drawing, or a character has not 20 drawings; or if
-            `download` finds no TensorFlow Datasets.
+      FileNotFoundError: if nothing, or only one part, is found.
+      ValueError: if a file is damaged, is no drawing, or a character has not 20 drawings; or if
+        `download` finds no TensorFlow Datasets.
     """
     root = image_files.data_folder(data_dir) / "omniglot"
     sources = _find_sources(root, may_lack=download)

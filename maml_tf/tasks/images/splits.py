@@ -19,7 +19,7 @@ def rows(path: Path) -> list[tuple[str, str]]:
     an absolute path only the name is kept.
 
     Raises:
-        ValueError: if it is no such file, names nothing, something twice, or a file elsewhere.
+      ValueError: if it is no such file, names nothing, something twice, or a file elsewhere.
     """
     text = texts.decode(image_files.read_file(path), str(path))
     reader = csv.reader(io.StringIO(text, newline=""), _dialect(text), skipinitialspace=True)
