@@ -160,7 +160,7 @@ def test_classes_of_different_size_keep_all_their_images(data, caplog):
     assert "Classes of the 'train' split have 3 (n00000002) to 4 images." in caplog.text
 
 
-# --- bad input: one line, the fault and the mend, before anything is decoded ---
+# --- bad input: one line, the fault and the remedy, before anything is decoded ---
 
 
 def error_of(root, split="train", **options):
@@ -367,7 +367,7 @@ def test_a_split_file_with_folders(pattern, delimiter, data):
 def test_a_split_file_that_leaves_its_folder(name, label, data):
     root = data("csv")
     rewrite(root, lambda rows: [*(",".join(r) for r in rows), f"{name},{label}"])
-    assert "train.csv, line 14 names no file in the folder of the images; mend" in error_of(root)
+    assert "train.csv, line 14 names no file in the folder of the images; correct" in error_of(root)
 
 
 def test_one_image_under_two_names(data):
