@@ -41,8 +41,8 @@ OTHERWISE: dict[str, SettingValue] = {
 
 HELP = {
     "stop_grad": "--method=fomaml",
-    "baseline": "oracle: --oracle, or --method=oracle without meta-training",
-    "train": "False: the command evaluate",
+    "baseline": "where it says oracle, --oracle, or --method=oracle without meta-training",
+    "train": "where it says False, the command evaluate",
     "test_set": "--split=test",
     "train_update_batch_size": "--shots, with --test_shots for that of the evaluation",
     "train_update_lr": "--step_size, with --test_step_size for that of the evaluation",

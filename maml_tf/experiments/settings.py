@@ -106,8 +106,8 @@ class Training:
     )
     pretrain_iterations: int = setting(
         0,
-        "Iterations of a pre-training before the meta-training: the loss before adaptation, over "
-        "all tasks.",
+        "Iterations of a pre-training before the meta-training, which minimizes the loss before "
+        "adaptation over all tasks.",
         within=ranges.ITERATIONS,
     )
     classes: str = setting(
@@ -127,7 +127,7 @@ class Training:
     )
     clip: float | None = setting(
         None,
-        "Bound on each element of the meta-gradient, both ways. By default 10 for MiniImagenet, "
+        "Bound on the size of each element of the meta-gradient. By default 10 for MiniImagenet, "
         "else none.",
         within=ranges.POSITIVE,
     )
