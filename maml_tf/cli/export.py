@@ -19,9 +19,9 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
             f"--method={settings.method.name} adapts no weights, so there is nothing to export; "
             f"use --method={settings.method.evaluates}."
         )
+    start.on(settings.machine)
     from maml_tf.saving.export import export
 
-    start.on(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     target = settings.run.to or str(directory / "export")
     # A fresh head knows nothing before it has adapted.

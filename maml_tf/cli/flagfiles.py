@@ -68,7 +68,7 @@ def _text(path: Path) -> str:
     if not path.is_file():
         if path.exists():
             raise ValueError(f"{path} is not a regular file; name a flagfile.")
-        raise FileNotFoundError(f"There is no flagfile {path}; flags/ has one an experiment.")
+        raise FileNotFoundError(f"There is no flagfile {path}; flags/ has one per experiment.")
     with open(path, "rb") as file:
         contents = file.read(LARGEST + 1)
     if len(contents) > LARGEST:

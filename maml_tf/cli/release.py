@@ -30,10 +30,10 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         )
     target = Path(to)
     _check(target)
+    start.on(settings.machine)
     from maml_tf.results import files as result_files
     from maml_tf.saving.weights import save_model_weights
 
-    start.on(settings.machine)
     learner, iteration = runs.restore(directory, settings)
     results = result_files.release((directory / "results").glob("*.json"), iteration)
     with replacing_directory(target, runs.RESULT_FILE, runs.FLAGS_FILE) as staging:

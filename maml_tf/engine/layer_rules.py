@@ -1,4 +1,4 @@
-"""How each Keras layer type runs on a stack of tasks; one rule a type.
+"""How each Keras layer type runs on a stack of tasks; one rule per type.
 
 Every rule takes `(layer, x [T, B, ...], run)` and reads weights through `run`, shared `[*shape]` or
 stacked `[T, *shape]`. To add a layer type, add a rule; to remove one is always right and only
@@ -52,7 +52,7 @@ for _layer_type in _EXAMPLE_WISE:
     stacked.register(_layer_type, _example_wise)
 
 
-# --- resizing: a product with a matrix an axis, differentiable to any order ----------------------
+# --- resizing: a product with a matrix per axis, differentiable to any order ----------------------
 
 
 @stacked.register(layers.UpSampling2D)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
-    from maml_tf.rl.meta_trpo import MetaTRPO
     from maml_tf.rl.policy import GaussianPolicy
     from maml_tf.rl.sampler import Sampler
-    from maml_tf.types import Evaluator
+    from maml_tf.types import Evaluator, Learner
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,32 +89,37 @@ def policy(settings: Settings) -> GaussianPolicy:
     )
 
 
-def learner(settings: Settings, classes: int | None = None) -> MetaTRPO:
+def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
     """Makes the learner; pre-training is TRPO without inner steps."""
     from maml_tf import networks
     from maml_tf.rl.meta_trpo import MetaTRPO
 
     del classes
     training, acts = settings.training, policy(settings)
+    shared: dict[str, Any] = {
+        "meta_batch_size": training.meta_batch_size,
+        "step_size": training.step_size,
+        "inner_steps": settings.inner_steps,
+        "inner_loss": training.inner_loss,
+        "discount": training.discount,
+        "gae_lambda": training.gae_lambda,
+        "first_order": settings.method.first_order,
+        "learn_step_size": training.learn_step_size,
+        "pieces": settings.machine.pieces,
+        "adapts": networks.part_of(acts.model, settings.adapts),
+    }
+    if settings.method.learner is not None:
+        return settings.method.learner(acts, settings, shared)
     return MetaTRPO(
         acts,
-        meta_batch_size=training.meta_batch_size,
-        step_size=training.step_size,
-        inner_steps=settings.inner_steps,
-        inner_loss=training.inner_loss,
-        discount=training.discount,
-        gae_lambda=training.gae_lambda,
         max_kl=training.max_kl,
         curvature=training.curvature,
         curvature_share=training.curvature_share,
-        first_order=settings.method.first_order,
-        learn_step_size=training.learn_step_size,
-        pieces=settings.machine.pieces,
-        adapts=networks.part_of(acts.model, settings.adapts),
+        **shared,
     )
 
 
-def validation(settings: Settings, learner: MetaTRPO) -> Evaluator:
+def validation(settings: Settings, learner: Learner[Any]) -> Evaluator:
     """Measures the return until the step that decides which weights are best, and after one step.
 
     Each step costs as many trajectories as the ones before.

@@ -112,9 +112,9 @@ class Method:
     one_device: bool = False
     evaluates: str | None = None
     """The method whose run it evaluates, if it has none of its own."""
-    learner: Callable[[keras.Model, Settings, dict[str, Any]], Learner] | None = None
-    """From a network, settings, and the arguments that all learners share, to a supervised learner;
-    None: a `MetaLearner`."""
+    learner: Callable[[Any, Settings, dict[str, Any]], Learner[Any]] | None = None
+    """From a network (or a policy), settings, and the arguments that all learners of its kind share,
+    to a learner; None: a `MetaLearner` (or a `MetaTRPO`)."""
 
     @property
     def meta_trained(self) -> bool:

@@ -80,7 +80,7 @@ def test_one_pair_of_quotes_is_no_part_of_a_value(line, value, tmp_path):
 def test_quotes_around_what_is_no_text(tmp_path):
     (tmp_path / "b c.flags").write_text("seed='3'\n--update_lr=\"0.5\"\n")
     given = parsed(tmp_path / "a.flags", b"flagfile='b c.flags'\n--resume='False'\n")
-    assert given == {"seed": 3, "update_lr": 0.5, "resume": False}
+    assert given == {"seed": 3, "step_size": 0.5, "resume": False}
 
 
 ANOTHER = "has another flag behind its value ("
