@@ -113,8 +113,8 @@ class Method:
     evaluates: str | None = None
     """The method whose run it evaluates, if it has none of its own."""
     learner: Callable[[Any, Settings, dict[str, Any]], Learner[Any]] | None = None
-    """From a network (or a policy), settings, and the arguments that all learners of its kind share,
-    to a learner; None: a `MetaLearner` (or a `MetaTRPO`)."""
+    """From a network or a policy, settings, and the arguments that all learners of its kind share,
+    to a learner; None: a `MetaLearner` or a `MetaTRPO`."""
 
     @property
     def meta_trained(self) -> bool:

@@ -1,15 +1,17 @@
 """From settings to the things of meta-RL."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import make_settings
 
 pytest.importorskip("mujoco", reason="needs the extra rl")
 
-from maml_tf.experiments import problems
+from maml_tf.experiments import methods, problems
 from maml_tf.experiments.build import make_learner, make_tasks, make_validation
 from maml_tf.experiments.records import Kind
-from maml_tf.rl import envs
+from maml_tf.rl import MetaTRPO, envs
 
 SMALL = {"problem": "navigation_2d", "meta_batch_size": 2, "shots": 3, "horizon": 4}
 METHODS = ("maml", "fomaml", "context", "pretrained", "oracle", "random")
@@ -89,3 +91,18 @@ def test_a_validation_goes_no_further_than_it_must(method, test_steps, steps):
     validation = make_validation(config, make_learner(config))
     assert (validation.steps, validation.num_tasks, validation.split) == (steps, 2, "val")
     assert validation.sampler.tasks == 2 and len(validation().mean) == steps + 1
+
+
+def test_a_method_may_bring_its_own_meta_optimizer(monkeypatch):
+    """One record, whose `learner` is given the policy and what all learners share."""
+    made = []
+
+    def learner(policy, settings, shared):
+        made.append(shared)
+        return MetaTRPO(policy, max_kl=0.5, **shared)
+
+    record = dataclasses.replace(methods.METHODS["maml"], learner=learner)
+    monkeypatch.setitem(methods.METHODS, "maml", record)
+    own = make_learner(make_settings(**SMALL, adapt="head"))
+    assert own.max_kl == 0.5 and len(made) == 1
+    assert 0 < sum(own.adapts) < len(own.variables)
