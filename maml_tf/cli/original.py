@@ -50,11 +50,14 @@ HELP = {
 """What says the same today."""
 
 
-def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+def translate(
+    given: Mapping[str, SettingValue], *, run_named: bool = False
+) -> dict[str, SettingValue]:
     """Says in today's flags what may be said in earlier ones.
 
     Args:
       given: values by flag; -1 meant "derived" for numbers, and "auto" for a method.
+      run_named: whether the directory of a run is given, whose training is known.
 
     Raises:
       ValueError: two flags contradict each other.
@@ -66,7 +69,8 @@ def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
             continue
         new = RENAMED.get(name, name)
         today[new] = _derived(new, value)
-    _evaluation_of_another_training(said, today)
+    if not run_named:
+        _evaluation_of_another_training(said, today)
     if said.get("test_set"):
         today["split"] = "test"
     _method(said, today)
@@ -86,7 +90,10 @@ def _derived(name: str, value: SettingValue) -> SettingValue:
 def _evaluation_of_another_training(
     said: Mapping[str, SettingValue], today: dict[str, SettingValue]
 ) -> None:
-    """The original's `train_*` named the training's value where the evaluation's was another."""
+    """The original's `train_*` named the training's value where the evaluation's was another.
+
+    What is not said of the evaluation is the default, not the training's value.
+    """
     for old, name, own in (
         ("train_update_batch_size", "shots", "test_shots"),
         ("train_update_lr", "step_size", "test_step_size"),
@@ -94,8 +101,7 @@ def _evaluation_of_another_training(
         trained = said.get(old, -1)
         if trained == -1:
             continue
-        if name in today:
-            today.setdefault(own, today[name])
+        today.setdefault(own, today.get(name, SETTINGS[name].default))
         today[name] = trained
 
 
