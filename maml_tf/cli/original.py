@@ -39,6 +39,9 @@ OTHERWISE: dict[str, SettingValue] = {
 }
 """Flags that are said otherwise now, with their defaults."""
 
+ALIKE = {"baseline": "oracle"}
+"""Those of them that messages about a flag of today may name in its place."""
+
 HELP = {
     "stop_grad": "--method=fomaml",
     "baseline": "oracle: --oracle, or --method=oracle without meta-training",
@@ -101,6 +104,9 @@ def _evaluation_of_another_training(
         trained = said.get(old, -1)
         if trained == -1:
             continue
+        within = SETTINGS[name].within
+        if within is not None and float(trained or 0) not in within:
+            raise ValueError(f"--{old} must be {within}, or -1 for the same; got {trained}.")
         today.setdefault(own, today.get(name, SETTINGS[name].default))
         today[name] = trained
 
