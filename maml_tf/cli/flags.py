@@ -127,8 +127,10 @@ def parse(arguments: list[str]) -> Parsed:
     _define(values, VERBOSITY, int, 0, _VERBOSITY_HELP, False)
     words = values(["maml-tf", *arguments])[1:]
     said = {name: values[name].value for name in values if values[name].present}
-    earlier = {old: new for old, new in original.RENAMED.items() if values[old].present}
-    return Parsed({n: value for n, value in said.items() if n not in earlier}, earlier, words)
+    given = {name: value for name, value in said.items() if name not in original.RENAMED}
+    words_of = original.RENAMED | original.ALIKE
+    earlier = {old: new for old, new in words_of.items() if values[old].present}
+    return Parsed(given, earlier, words)
 
 
 def _define(

@@ -71,7 +71,8 @@ def run(arguments: list[str]) -> int:
         command, said = _parse(arguments)
         earlier = said.earlier
         _log_to_screen(int(said.given.pop(command_line.VERBOSITY, 0) or 0))
-        return _dispatch(command, original.translate(said.given), said.words)
+        given = original.translate(said.given, run_named=bool(said.words))
+        return _dispatch(command, given, said.words)
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except OSError as error:

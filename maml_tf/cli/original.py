@@ -39,6 +39,9 @@ OTHERWISE: dict[str, SettingValue] = {
 }
 """Flags that are said otherwise now, with their defaults."""
 
+ALIKE = {"baseline": "oracle"}
+"""Those of them that messages about a flag of today may name in its place."""
+
 HELP = {
     "stop_grad": "--method=fomaml",
     "baseline": "where it says oracle, --oracle, or --method=oracle without meta-training",
@@ -50,11 +53,14 @@ HELP = {
 """What says the same today."""
 
 
-def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
+def translate(
+    given: Mapping[str, SettingValue], *, run_named: bool = False
+) -> dict[str, SettingValue]:
     """Says in today's flags what may be said in earlier ones.
 
     Args:
       given: values by flag; -1 meant "derived" for numbers, and "auto" for a method.
+      run_named: whether the directory of a run is given, whose training is known.
 
     Raises:
       ValueError: two flags contradict each other.
@@ -66,7 +72,8 @@ def translate(given: Mapping[str, SettingValue]) -> dict[str, SettingValue]:
             continue
         new = RENAMED.get(name, name)
         today[new] = _derived(new, value)
-    _evaluation_of_another_training(said, today)
+    if not run_named:
+        _evaluation_of_another_training(said, today)
     if said.get("test_set"):
         today["split"] = "test"
     _method(said, today)
@@ -86,7 +93,10 @@ def _derived(name: str, value: SettingValue) -> SettingValue:
 def _evaluation_of_another_training(
     said: Mapping[str, SettingValue], today: dict[str, SettingValue]
 ) -> None:
-    """The original's `train_*` named the training's value where the evaluation's was another."""
+    """The original's `train_*` named the training's value where the evaluation's was another.
+
+    What is not said of the evaluation is the default, not the training's value.
+    """
     for old, name, own in (
         ("train_update_batch_size", "shots", "test_shots"),
         ("train_update_lr", "step_size", "test_step_size"),
@@ -94,8 +104,10 @@ def _evaluation_of_another_training(
         trained = said.get(old, -1)
         if trained == -1:
             continue
-        if name in today:
-            today.setdefault(own, today[name])
+        within = SETTINGS[name].within
+        if within is not None and float(trained or 0) not in within:
+            raise ValueError(f"--{old} must be {within}, or -1 for the same; got {trained}.")
+        today.setdefault(own, today.get(name, SETTINGS[name].default))
         today[name] = trained
 
 

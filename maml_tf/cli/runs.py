@@ -179,10 +179,12 @@ def _in_force(place: Path, given: Mapping[str, SettingValue]) -> Settings:
     """
     own = read_flags(place)
     changes = dict(given)
+    if changes.get("method") is None:  # as earlier versions' --method=auto is read
+        changes["method"] = own.method.name
     for name, of_the_evaluation in (("shots", "test_shots"), ("step_size", "test_step_size")):
         if name in changes:
             changes.setdefault(of_the_evaluation, changes.pop(name))
-    method = changes.get("method", own.method.name)
+    method = changes["method"]
     evaluated = METHODS[method].evaluates if method in METHODS else None
     if method != own.method.name and not (evaluated == own.method.name and own.joint):
         raise ValueError(f"{place} was made by --method={own.method.name}; drop --method.")

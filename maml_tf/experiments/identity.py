@@ -20,9 +20,17 @@ _SHORT_NAMES = {
 }
 """As the original wrote them in its own directory names."""
 
-_NAMES = {"meta_step_size": "meta_lr", "filters": "num_filters", "oracle": "baseline"}
+_NAMES = {
+    "ways": "num_classes",
+    "meta_step_size": "meta_lr",
+    "filters": "num_filters",
+    "oracle": "baseline",
+}
 _TEXTS = {("norm", "none"): "None", ("oracle", True): "oracle", ("oracle", False): "None"}
 """How directory names write settings and values: runs of earlier versions are found by them."""
+
+_LAST = ("pretrain_iterations", "init", "classes")
+"""What a directory name ends in, in this order, wherever the fields are declared."""
 
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
@@ -100,6 +108,7 @@ def _made_of_settings(settings: Settings) -> str:
         if name in own:
             head.append(f"{short}_{_text(name, own.pop(name))}")
     usual = _usual(settings)
+    own |= {name: own.pop(name) for name in _LAST if name in own}
     rest = [f"{_NAMES.get(n, n)}_{_text(n, v)}" for n, v in own.items() if v != usual[n]]
     return ".".join(head + rest)
 
@@ -114,10 +123,10 @@ def _in_the_experiment(settings: Settings) -> list[str]:
 
 def _usual(settings: Settings) -> dict[str, SettingValue]:
     """Values that a name leaves out: the defaults, and what is derived from the others."""
+    training = settings.training
+    derived = [name for name in ("queries", "clip", "l2") if settings.given.get(name) is None]
     usual = {each.flag: each.default for each in fields.declared(Training)}
-    derived = ("queries", "clip", "l2")
-    without = settings.replace(**dict.fromkeys(derived, None)).training
-    return usual | {name: getattr(without, name) for name in derived} | {"classes": "task"}
+    return usual | {name: getattr(training, name) for name in derived} | {"classes": "task"}
 
 
 def contradictions(saved: Settings, settings: Settings) -> list[str]:

@@ -481,8 +481,8 @@ def test_help_shows_what_is_derived_from_the_other_flags(capsys):
         (["--seed="], "write a whole number"),
         (["--seed=" + "9" * 5000], "write a whole number"),
         (["--seed=4294967296"], "--seed must be from 0 to 4294967295; got 4294967296"),
-        (["--intra_op_threads=-999999999"], "--intra_op_threads must be from 0 to 1024, or -1"),
-        (["--inter_op_threads=2147483647"], "--inter_op_threads must be from 0 to 1024, or -1"),
+        (["--intra_op_threads=-999999999"], "--intra_op_threads must be from 0 to 1024, or None"),
+        (["--inter_op_threads=2147483647"], "--inter_op_threads must be from 0 to 1024, or None"),
         (["--fps=0"], "--fps must be from 1 to 50"),
         (["--update_lr=nan"], "write a number, such as 0.01"),
         (["--update_lr=1e999"], "--update_lr must be above 0 to 1e+30; got inf"),
@@ -502,6 +502,11 @@ def test_help_shows_what_is_derived_from_the_other_flags(capsys):
         (["evaluate", "--init=nowhere"], "No release in nowhere"),
         (["evaluate", "run", "--init=nowhere"], "drop run"),
         (["release", "--init=nowhere", "--to=there"], "No release in nowhere"),
+        (
+            ["--datasource=omniglot", "--baseline=oracle"],
+            "--baseline is for --datasource=sinusoid, not --datasource=omniglot; drop --baseline.",
+        ),
+        (["--train_update_batch_size=0"], "--train_update_batch_size must be from 1"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path, capsys, monkeypatch):
@@ -528,8 +533,13 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys):
 
 def test_a_runs_method_is_its_own(tmp_path, capsys):
     assert run(sinusoid(tmp_path, "--run_name=mine")) == 0
-    message = error_of(["evaluate", str(tmp_path / "mine"), "--method=pretrained"], capsys)
+    name = str(tmp_path / "mine")
+    message = error_of(["evaluate", name, "--method=pretrained"], capsys)
     assert "was made by --method=maml; drop --method" in message
+    # Earlier versions' flag for "its own"; and a K of the training that is known already.
+    more = ["--method=auto", "--train_update_batch_size=3", "--num_test_tasks=2", "--test_steps=1"]
+    assert run(["evaluate", name, *more]) == 0
+    assert "K = 10" in capsys.readouterr().out
 
 
 def test_another_network_in_the_same_directory(tmp_path, capsys):

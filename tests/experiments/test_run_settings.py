@@ -390,7 +390,8 @@ def test_derived_settings():
     assert make_settings().training.clip is None and make_settings(clip=2.0).training.clip == 2.0
     settings = make_settings(update_batch_size=5, train_update_batch_size=1, train_update_lr=0.4)
     assert (settings.training.shots, settings.training.step_size) == (1, 0.4)
-    assert (settings.evaluation.shots, settings.evaluation.step_size) == (5, 0.4)
+    assert (settings.evaluation.shots, settings.evaluation.step_size) == (5, 0.01)
+    assert make_settings(train_update_batch_size=1).evaluation.shots == 5  # the default
     trained = settings.trained()
     assert (trained.evaluation.shots, trained.evaluation.step_size) == (1, 0.4)
 
@@ -411,6 +412,26 @@ SUPERVISED_NAMES = {
     "sinusoid_5shot.oracle.mbs_25.numstep_1.updatelr_0.01": {**PRETRAINED, "baseline": "oracle"},
     "sinusoid_5shot.maml.mbs_25.numstep_1.updatelr_0.01.pretrain_iterations_5": {
         "pretrain_iterations": 5
+    },
+    "omniglot_5way_1shot.pretrained.mbs_32.numstep_1.updatelr_0.01.meta_lr_0.01.seed_3.init_x"
+    ".classes_all": {
+        **OMNIGLOT,
+        "method": "pretrained",
+        "init": "models/x",
+        "seed": 3,
+        "meta_lr": 0.01,
+    },
+    "miniimagenet_5way_1shot.maml.mbs_25.numstep_1.updatelr_0.01.queries_15": {
+        "problem": "miniimagenet",
+        "shots": 1,
+        "queries": 15,  # the default
+    },
+    "sinusoid_5shot.maml.mbs_25.numstep_1.updatelr_0.01.num_classes_2.seed_1.norm_None"
+    ".pretrain_iterations_5": {
+        "num_classes": 2,
+        "pretrain_iterations": 5,
+        "seed": 1,
+        "norm": "None",
     },
 }
 
