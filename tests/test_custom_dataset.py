@@ -54,6 +54,33 @@ def test_a_module_that_is_no_problem_is_named(name, said, capsys):
     assert said in capsys.readouterr().err
 
 
+_TOY = (
+    "from maml_tf.experiments.problems.sinusoid import PROBLEM as P; import dataclasses; "
+    "toy = lambda name: dataclasses.replace(P, name=name); "
+)
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("PROBLEM = 3", "its PROBLEM is no maml_tf.experiments.Problem"),
+        ("PROBLEMS = [3]", "its PROBLEM is no maml_tf.experiments.Problem"),
+        (_TOY + "PROBLEMS = (toy('a'), toy('b'))", "several problems"),
+        (_TOY + "PROBLEM = toy('two.words')", "its name 'two.words' is not one word"),
+        ("raise SystemExit(3)", "cannot be imported (SystemExit: 3)"),
+        ("import broke", "--problem=broken_module needs broke; install it"),
+    ],
+)
+def test_a_module_with_a_fault_is_refused(code, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_module", raising=False)
+    (tmp_path / "broken_module.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run(["train", "--problem=broken_module"]) == 1
+    assert said in capsys.readouterr().err
+    assert {p.name for p in tmp_path.iterdir()} <= {"broken_module.py", "__pycache__"}
+
+
 def test_help_knows_it_without_tensorflow(tmp_path):
     code = (
         "import sys; from maml_tf.cli.main import run; "

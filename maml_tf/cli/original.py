@@ -130,8 +130,8 @@ def _method(said: Mapping[str, SettingValue], today: dict[str, SettingValue]) ->
         today["method"] = implied
     if before and not iterations:
         today["iterations"] = today.pop("pretrain_iterations")
-        problem = problems.known().get(str(today.get("problem")))
-        if implied == "pretrained" and problem and problem.kind is Kind.CLASSIFICATION:
+        problem = problems.find(str(today.get("problem", SETTINGS["problem"].default)))
+        if implied == "pretrained" and problem.kind is Kind.CLASSIFICATION:
             today["classes"] = "task"
     if oracle and today.get("method") != "oracle":
         today["oracle"] = True

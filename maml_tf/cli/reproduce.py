@@ -54,6 +54,8 @@ def run(given: Settings, words: list[str]) -> int:
     if name == "list":
         print(listing(), flush=True)
         return 0
+    if not given.get("log", True):
+        raise ValueError("reproduce evaluates what it has trained; drop --log=False.")
     try:
         if name == "all":
             return _all(given)

@@ -23,10 +23,13 @@ def tensorflow() -> None:
     """Imports TensorFlow and finds its devices, without their messages on screen if so asked."""
     if "tensorflow" in sys.modules:
         return
-    with _no_messages() if os.environ.get(_LEVEL) == "3" else contextlib.nullcontext():
+    quiet = os.environ.get(_LEVEL) == "3"
+    with _no_messages() if quiet else contextlib.nullcontext():
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+    if quiet:  # Several evaluations in one process would each be blamed for a new graph.
+        tf.get_logger().setLevel("ERROR")
 
 
 def on(settings: Machine) -> None:

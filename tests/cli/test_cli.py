@@ -531,6 +531,13 @@ def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "mine.old1"}
 
 
+def test_pretraining_on_a_problem_of_ones_own_is_of_n_way_tasks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    given = flags.parse(["--flagfile=examples/custom_dataset/shapes.flags"]).given
+    given |= {"pretrain_iterations": 1, "iterations": 0}
+    assert original.translate(given)["classes"] == "task"
+
+
 def test_a_runs_method_is_its_own(tmp_path, capsys):
     assert run(sinusoid(tmp_path, "--run_name=mine")) == 0
     name = str(tmp_path / "mine")

@@ -159,6 +159,11 @@ def test_what_is_no_experiment_is_said_in_one_line(words, told, capsys):
     assert told in line
 
 
+def test_a_training_that_would_keep_nothing_is_refused_before_it_begins(called, capsys):
+    assert run(["reproduce", "sinusoid_10shot", "--log=False"]) == 1
+    assert "drop --log=False" in capsys.readouterr().err and not called
+
+
 def test_without_flagfiles_it_says_where_they_are(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce.maml_tf, "__file__", str(tmp_path / "maml_tf" / "__init__.py"))

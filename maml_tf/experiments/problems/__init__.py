@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import re
 import sys
 
 from maml_tf.experiments.records import Problem
@@ -40,14 +41,27 @@ def find(name: str) -> Problem:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
+        if error.name and f"{name}.".startswith(f"{error.name}."):
             raise _unknown(name) from error
         raise ValueError(f"--problem={name} needs {error.name}; install it.") from error
-    except Exception as error:
-        raise ValueError(f"--problem={name}: the module cannot be imported ({error}).") from error
-    problems = _problems(module)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--problem={name}: the module cannot be imported ({reason}).") from error
+    return _only_one(name, _problems(module))
+
+
+def _only_one(name: str, problems: object) -> Problem:
+    """The problem of a user's module, if it is one that results can be filed under."""
     if not problems:
         raise ValueError(f"--problem={name}: the module has no PROBLEM; see docs/architecture.md.")
+    if not isinstance(problems, tuple) or not all(isinstance(p, Problem) for p in problems):
+        raise ValueError(f"--problem={name}: its PROBLEM is no maml_tf.experiments.Problem.")
+    if len(problems) > 1:
+        raise ValueError(
+            f"--problem={name}: the module has several problems; name one of them PROBLEM."
+        )
+    if not re.fullmatch(r"\w+", problems[0].name):
+        raise ValueError(f"--problem={name}: its name '{problems[0].name}' is not one word.")
     return problems[0]
 
 
