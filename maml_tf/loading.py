@@ -27,11 +27,15 @@ def load(place: str | os.PathLike[str], *, best: bool = False, iteration: int | 
 
     Raises:
       FileNotFoundError: there is neither in that place, or no such checkpoint.
-      ValueError: it is damaged, several runs are there, or a release is asked for `best` or for an
-        `iteration`.
+      ValueError: it is damaged, several runs are there, a release is asked for `best` or for an
+        `iteration`, or a run for both.
     """
     path = user_path(place, "place")
     arguments.boolean("best", best)
+    if iteration is not None:
+        iteration = arguments.count("iteration", iteration, 0)
+        if best:
+            raise ValueError("best and iteration are two choices of weights; drop one of them.")
     is_release = (path / WEIGHTS_FILE).is_file() and not (path / "checkpoints").is_dir()
     if is_release and (best or iteration is not None):
         raise ValueError(

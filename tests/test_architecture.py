@@ -119,3 +119,20 @@ def test_no_pickle_and_no_named_device(path):
     text = path.read_text()
     assert "import pickle" not in text and "allow_pickle=True" not in text
     assert "tf.device(" not in text
+
+
+def _starts_tensorflow(node):
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("start.on", "start.tensorflow")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=lambda path: path.stem)
+def test_commands_start_tensorflow_before_they_import_what_needs_it(path):
+    """Else its messages reach the terminal."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        starts = [node.lineno for node in ast.walk(function) if _starts_tensorflow(node)]
+        nodes = (n for n in ast.walk(function) if isinstance(n, (ast.Import, ast.ImportFrom)))
+        imports = [node.lineno for node in nodes]
+        if starts and imports:
+            assert min(starts) < min(imports), f"{path.name}, {function.name}"

@@ -54,6 +54,10 @@ def test_what_is_no_run_is_named(trained, tmp_path):
         maml_tf.load(3)
     with pytest.raises((FileNotFoundError, ValueError), match="4"):
         maml_tf.load(trained, iteration=4)
+    with pytest.raises(ValueError, match="^iteration must be a whole number"):
+        maml_tf.load(trained, iteration="3")
+    with pytest.raises(ValueError, match="two choices of weights"):
+        maml_tf.load(trained, best=True, iteration=3)
 
 
 def test_a_release_has_one_set_of_weights():

@@ -35,9 +35,9 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
             "Evaluating on one device: --distribute=%s is for training.",
             settings.machine.distribute,
         )
+    start.on(settings.machine)
     from maml_tf.experiments.build import make_tasks
 
-    start.on(settings.machine)
     tasks = make_tasks(settings, settings.evaluation.split)
     learner, iteration = runs.restore(directory, settings)
     curve, others = measure(settings, learner, tasks, iteration)

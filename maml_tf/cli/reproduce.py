@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import maml_tf
-from maml_tf.cli import flags, original, runs
+from maml_tf.cli import flags, original, runs, start
 from maml_tf.experiments.records import SettingValue
 from maml_tf.paper.numbers import fills
 from maml_tf.paper.protocol import EXPERIMENTS, QUICK, Evaluation, Experiment
@@ -200,8 +200,6 @@ def _train_and_evaluate(
 
 def _forget() -> None:
     """Frees what the experiment before left: its graphs and their memory."""
-    from maml_tf.cli import start
-
     start.tensorflow()
     import keras
 
