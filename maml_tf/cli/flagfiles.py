@@ -1,4 +1,4 @@
-"""Flagfiles, as editors of every system leave them: one flag a line."""
+"""Flagfiles, as editors of every system leave them: one flag per line."""
 
 from __future__ import annotations
 

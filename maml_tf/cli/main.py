@@ -146,6 +146,8 @@ def _log_to_screen(verbosity: int) -> None:
 
 
 def _fail(error: object, status: int = 1) -> int:
+    if sys.stderr is None:  # It was closed, and `print` would take standard output in its place.
+        return status
     with contextlib.suppress(OSError, ValueError):  # Standard error may be closed or full, too.
         print("maml-tf: " + " ".join(str(error).split()), file=sys.stderr)
     return status

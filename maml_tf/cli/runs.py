@@ -26,8 +26,10 @@ _LOG = logging.getLogger(__name__)
 FLAGS_FILE = "flags.txt"
 _CHECKSUM = "# SHA-256 of the lines above: "
 RESULT_FILE = "result.json"
-_ALWAYS_WRITTEN = ("problem|datasource", "step_size|update_lr", "distribute")
 """A release: the flags, the weights before adaptation, and what was measured with them."""
+
+_ALWAYS_WRITTEN = ("problem|datasource", "step_size|update_lr", "distribute")
+"""Flags of every version by which a damaged file is known."""
 
 
 def run_directory(settings: Settings) -> Path:
@@ -200,12 +202,14 @@ def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
       FileNotFoundError: there is no checkpoint.
       ValueError: it cannot be read, or belongs to another network.
     """
-    if settings.training.init:
-        directory.mkdir(parents=True, exist_ok=True)
-    elif not settings.method.trained and not (directory / FLAGS_FILE).is_file():
+    has_weights = settings.training.init or settings.method.trained
+    if not has_weights and not (directory / FLAGS_FILE).is_file():
         with opened(settings.trained()):
             pass
-    return with_weights(directory, settings)
+    learner, iteration = with_weights(directory, settings)
+    if settings.training.init:  # A release that does not fit leaves no directory.
+        directory.mkdir(parents=True, exist_ok=True)
+    return learner, iteration
 
 
 def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:

@@ -208,7 +208,7 @@ def release(paths: Iterable[Path], iteration: int) -> dict[str, Json]:
     if not chosen:
         raise FileNotFoundError(
             f"No result of iteration {iteration}, whose weights these are; run "
-            "`maml-tf evaluate --split=test` first, or choose an evaluated one by --test_iter."
+            "`maml-tf evaluate --split=test` first, or choose an evaluated one by --test_iteration."
         )
     travelling = [
         dataclasses.replace(result, flags=tuple(filter(_travels, result.flags))).to_json()

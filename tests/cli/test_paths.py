@@ -313,6 +313,12 @@ def test_a_training_that_nobody_hears_goes_on(tmp_path, monkeypatch, stream):
     assert train(learner, Sinusoid(shots=5), **(options | {"iterations": 6})).iteration == 6
 
 
+def test_an_error_that_nobody_hears_is_not_among_the_results(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run(["nothing"]) == 1
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["a pipe", "a device"])
 def test_a_lock_that_is_no_file(tmp_path, capsys, kind):
     (tmp_path / "run").mkdir()
