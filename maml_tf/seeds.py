@@ -7,11 +7,14 @@ others were drawn before it or none: training can stop and resume anywhere.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 
 from maml_tf import arguments
+
+if TYPE_CHECKING:  # So that a data set which is not there is known without TensorFlow.
+    import tensorflow as tf
 
 SPLITS = ("train", "val", "test")
 
@@ -65,6 +68,8 @@ def stream(seed: int, split: str, purpose: str, index: tf.Tensor | int) -> tf.Te
     Raises:
       ValueError: if the split is unknown.
     """
+    import tensorflow as tf
+
     name = f"{arguments.whole('seed', seed)}/{check_split(split)}/{purpose}"
     dtype = getattr(index, "dtype", None)
     if not (isinstance(dtype, tf.DType) and dtype.is_integer):
@@ -88,6 +93,8 @@ def uniform(
     Returns:
       float32 of that shape, low + (high - low) n / 2^24 with a whole number n.
     """
+    import tensorflow as tf
+
     # Not floats: even with one algorithm named, XLA makes other floats of the same bits.
     bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg="philox")
     fraction = tf.cast(tf.bitwise.right_shift(bits, 8), tf.float32) * 2.0**-24

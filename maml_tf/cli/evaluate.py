@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs, start
-from maml_tf.experiments import machine
+from maml_tf.experiments import build, machine
 from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings
@@ -35,10 +35,9 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
             "Evaluating on one device: --distribute=%s is for training.",
             settings.machine.distribute,
         )
+    build.require_data(settings)
     start.on(settings.machine)
-    from maml_tf.experiments.build import make_tasks
-
-    tasks = make_tasks(settings, settings.evaluation.split)
+    tasks = build.make_tasks(settings, settings.evaluation.split)
     learner, iteration = runs.restore(directory, settings)
     curve, others = measure(settings, learner, tasks, iteration)
     unwritten = None
@@ -108,10 +107,9 @@ def tune(learner: Learner[Any], settings: Settings) -> Tuning | None:
     if not settings.evaluation.tune_step_size:
         return None
     from maml_tf import estimates
-    from maml_tf.experiments.build import make_tasks
 
     return estimates.tune_step_size(
-        learner, make_tasks(settings, "val"), **_protocol(settings, "val")
+        learner, build.make_tasks(settings, "val"), **_protocol(settings, "val")
     )
 
 

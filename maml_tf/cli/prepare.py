@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maml_tf.cli import start
+from maml_tf.experiments import build
 from maml_tf.experiments.records import Problem, SettingValue
 from maml_tf.experiments.settings import Machine, make
 
@@ -25,13 +26,13 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     if problem.prepared is None:
         _LOG.info("%s needs no data.", problem.name)
         return 0
+    build.require_data(settings)
     start.tensorflow()
-    from maml_tf.experiments.build import make_tasks
-
     for split in ("train", "val", "test"):
-        make_tasks(settings, split)
-    kept = {_kept(problem, settings.machine, file) for file in problem.prepared(settings.machine)}
-    _LOG.info("%s is ready, in %s.", problem.name, ", ".join(map(str, sorted(kept))))
+        build.make_tasks(settings, split)
+    files = problem.prepared(settings.machine)
+    kept = dict.fromkeys(_kept(problem, settings.machine, file) for file in files)
+    _LOG.info("%s is ready, in %s.", problem.name, ", ".join(map(str, kept)))
     return 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs, start
-from maml_tf.experiments import machine
+from maml_tf.experiments import build, machine
 from maml_tf.experiments.identity import to_flags
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings, make
@@ -32,6 +32,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     if not settings.run.iterations:
         raise ValueError("Nothing to train: --iterations and --pretrain_iterations are 0.")
     runs.run_directory(settings)  # A name that cannot be used is refused before anything is made.
+    build.require_data(settings)
     start.on(settings.machine)
     with machine.strategy(settings.machine).scope():
         initial = None

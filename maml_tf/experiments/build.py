@@ -21,6 +21,16 @@ _BUILDERS: dict[Kind, ModuleType] = {
 }
 
 
+def require_data(settings: Settings) -> None:
+    """Raises what `make_tasks` would for a data set that is not there; imports no TensorFlow.
+
+    Raises:
+      FileNotFoundError: the message says how to get it.
+    """
+    if settings.problem.require_data is not None:
+        settings.problem.require_data(settings.machine)
+
+
 def make_tasks(settings: Settings, split: str) -> Any:
     """Makes the source of the tasks of one split: "train", "val" or "test".
 

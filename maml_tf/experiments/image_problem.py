@@ -25,6 +25,7 @@ def image_problem(
     episodes: Callable[..., Episodes],
     dense: bool = True,
     defaults: Mapping[str, SettingValue] | None = None,
+    require_data: Callable[[Machine], None] | None = None,
     prepared: Callable[[Machine], list[Path | None]] | None = None,
     cache_folders: Callable[[Machine], list[Path]] | None = None,
 ) -> Problem:
@@ -38,6 +39,7 @@ def image_problem(
         is None where the user names none.
       dense: whether --conv=False is allowed: the paper's dense network.
       defaults: of derived settings, where they are not those of classification.
+      require_data: see `Problem`.
       prepared: see `Problem`.
       cache_folders: see `Problem`.
     """
@@ -85,6 +87,7 @@ def image_problem(
         check=check,
         network=network,
         tasks=tasks,
+        require_data=require_data,
         prepared=prepared,
         cache_folders=cache_folders,
     )

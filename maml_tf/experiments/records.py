@@ -61,6 +61,8 @@ class Problem:
     policies."""
     samples: str | None = None
     """Kind of result for a picture of single tasks: "samples", "paths", or None."""
+    require_data: Callable[[Machine], None] | None = None
+    """Raises FileNotFoundError if the data set is not there; imports no TensorFlow."""
     prepared: Callable[[Machine], list[Path | None]] | None = None
     """Decodes a data set ahead of time; returns the file that keeps each split, None where nothing
     could be kept."""

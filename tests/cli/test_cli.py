@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -225,6 +227,7 @@ def test_every_flagfile_is_named_by_its_experiment(path):
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "require_data", lambda settings: None)
     monkeypatch.setattr(task_sources, "omniglot_episodes", few_episodes(28, 28, 1))
     monkeypatch.setattr(task_sources, "miniimagenet_episodes", few_episodes(84, 84, 3))
     monkeypatch.setattr(evaluation, "DRAW", 2)
@@ -361,6 +364,7 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
 def joint_run(request, tmp_path, monkeypatch):
     """A classifier of all classes of small data, trained a little: its flags and its directory."""
     shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
+    monkeypatch.setattr(experiment, "require_data", lambda settings: None)
     monkeypatch.setattr(task_sources, f"{request.param}_episodes", few_episodes(*shape, classes=6))
     monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={ROOT / 'flags' / request.param}_5way_1shot_pretrained.flags", *FEW]
@@ -588,3 +592,20 @@ def test_a_truncated_zip(tmp_path, capsys):
         (folder / f"{name}.zip").write_bytes(whole[: len(whole) // 2])
     line = ["--datasource=omniglot", f"--data_dir={tmp_path / 'data'}", "--update_batch_size=1"]
     assert "images_background.zip" in error_of([*line, f"--logdir={tmp_path / 'logs'}"], capsys)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "prepare"])
+@pytest.mark.parametrize("problem", ["omniglot", "miniimagenet"])
+def test_a_missing_data_set_is_known_without_tensorflow(command, problem, tmp_path):
+    init = f"'--init={ROOT}/models/omniglot_5way_1shot', " if command == "evaluate" else ""
+    if init and problem != "omniglot":
+        pytest.skip("there is no release of it")
+    code = (
+        "import sys; from maml_tf.cli.main import run; "
+        f"status = run(['{command}', {init}'--problem={problem}', '--data_dir={tmp_path}']); "
+        "assert status == 1 and 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "has no " in done.stderr and str(tmp_path) in done.stderr

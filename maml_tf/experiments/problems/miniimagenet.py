@@ -20,6 +20,12 @@ def _episodes(data_dir: str | None, split: str, **options) -> Episodes:
     return miniimagenet_episodes(data_dir, split, **options)
 
 
+def _require_data(machine: Machine) -> None:
+    from maml_tf.tasks.images import miniimagenet
+
+    miniimagenet.require(machine.data_dir or None, download=machine.download)
+
+
 def _prepared(machine: Machine) -> list[Path | None]:
     from maml_tf.tasks.images import cache, miniimagenet
 
@@ -43,6 +49,7 @@ PROBLEM = image_problem(
     episodes=_episodes,
     dense=False,
     defaults={"queries": 15, "clip": 10.0},
+    require_data=_require_data,
     prepared=_prepared,
     cache_folders=_cache_folders,
 )

@@ -20,6 +20,12 @@ def _episodes(data_dir: str | None, split: str, **options) -> Episodes:
     return omniglot_episodes(data_dir, split, **options)
 
 
+def _require_data(machine: Machine) -> None:
+    from maml_tf.tasks.images import omniglot
+
+    omniglot.require(machine.data_dir or None, download=machine.download)
+
+
 def _prepared(machine: Machine) -> list[Path | None]:
     from maml_tf.tasks.images import cache, omniglot
 
@@ -38,6 +44,7 @@ PROBLEM = image_problem(
     "Omniglot",
     shape=(28, 28, 1),
     episodes=_episodes,
+    require_data=_require_data,
     prepared=_prepared,
     cache_folders=_cache_folders,
 )

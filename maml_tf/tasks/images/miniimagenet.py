@@ -17,18 +17,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from maml_tf import seeds
 from maml_tf.system.progress import Bar
-from maml_tf.tasks.episodes import Episodes, check_counts, check_sizes
 from maml_tf.tasks.images import arrays as array_files
 from maml_tf.tasks.images import cache as image_cache
 from maml_tf.tasks.images import files as image_files
 from maml_tf.tasks.images import splits as split_files
+
+if TYPE_CHECKING:
+    from maml_tf.tasks.episodes import Episodes
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ def miniimagenet_episodes(
       FileNotFoundError: if the data is missing.
       ValueError: if the data is damaged or the episodes are impossible.
     """
+    from maml_tf.tasks.episodes import Episodes, check_counts, check_sizes
+
     check_sizes(ways, shots, queries)
     source, folders = _find(data_dir, split, download)
     # Before the slow part, and by the names of the classes.
@@ -146,6 +150,13 @@ def _read(source: _Source, split: str, folders: list[Path]) -> np.ndarray:
     return image_cache.cached_array(f"miniimagenet-{split}-{source.key}", folders, source.read)
 
 
+def require(data_dir: str | os.PathLike[str] | None = None, *, download: bool = False) -> None:
+    """Raises what `miniimagenet_images` would, if no split is there; opens nothing."""
+    root, found = _root(data_dir)
+    if not (found or download):
+        raise _missing(root)
+
+
 def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
     """Where decoded images are kept, in this order."""
     return image_cache.folders(_root(data_dir)[0], "miniimagenet")
@@ -160,10 +171,14 @@ def _find(data_dir, split: str, download: bool) -> tuple[_Source, list[Path]]:
     elif download:
         source = _tensorflow_datasets(root, split)
     else:
-        raise FileNotFoundError(
-            f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
-        )
+        raise _missing(root)
     return source, image_cache.folders(root, "miniimagenet")
+
+
+def _missing(root: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{root.absolute()} has no train.npy, train.npz, train/ or train.csv; {_HOW}."
+    )
 
 
 def _root(data_dir) -> tuple[Path, Callable[[str], _Source] | None]:

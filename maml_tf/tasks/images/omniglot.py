@@ -13,15 +13,18 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from maml_tf import seeds
 from maml_tf.system.progress import Bar
-from maml_tf.tasks.episodes import Episodes, check_sizes
 from maml_tf.tasks.images import cache as image_cache
 from maml_tf.tasks.images import files as image_files
+
+if TYPE_CHECKING:
+    from maml_tf.tasks.episodes import Episodes
 
 DRAWINGS = 20
 SOURCE_SIZE = 105
@@ -69,6 +72,8 @@ def omniglot_episodes(
       FileNotFoundError: if the data is missing.
       ValueError: if the data is damaged or the episodes are impossible.
     """
+    from maml_tf.tasks.episodes import Episodes, check_sizes
+
     seeds.check_split(split)
     check_sizes(ways, shots, queries)  # before the slow part
     images = omniglot_splits(omniglot_images(data_dir, download=download))[split]
@@ -147,6 +152,11 @@ def omniglot_images(
     return image_cache.cached_array(f"omniglot-{key}", cache_folders(data_dir), build)
 
 
+def require(data_dir: str | os.PathLike[str] | None = None, *, download: bool = False) -> None:
+    """Raises what `omniglot_images` would, if the data set is not there; opens nothing."""
+    _find_paths(image_files.data_folder(data_dir) / "omniglot", may_lack=download)
+
+
 def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
     """Where decoded images are kept, in this order."""
     return image_cache.folders(image_files.data_folder(data_dir) / "omniglot", "omniglot")
@@ -154,6 +164,11 @@ def cache_folders(data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
 
 def _find_sources(root: Path, *, may_lack: bool) -> list[image_files.ImageFiles]:
     """The two parts of the data set, zip or folder; nothing where that is allowed."""
+    return [image_files.list_files(path) for path in _find_paths(root, may_lack=may_lack)]
+
+
+def _find_paths(root: Path, *, may_lack: bool) -> list[Path]:
+    """Where the two parts are; nothing where that is allowed."""
     paths, missing = [], []
     for part in _PARTS:
         found = [path for path in (root / f"{part}.zip", root / part) if path.exists()]
@@ -163,7 +178,7 @@ def _find_sources(root: Path, *, may_lack: bool) -> list[image_files.ImageFiles]
         return []
     if missing:
         raise FileNotFoundError(f"{root.absolute()} has no {' and no '.join(missing)}; {_HOW}.")
-    return [image_files.list_files(path) for path in paths]
+    return paths
 
 
 def _decode(sources: list[image_files.ImageFiles]) -> np.ndarray:

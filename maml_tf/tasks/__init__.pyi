@@ -1,0 +1,11 @@
+from .constant import ConstantTasks as ConstantTasks
+from .episodes import Episodes as Episodes
+from .images.miniimagenet import ImageSplit as ImageSplit
+from .images.miniimagenet import miniimagenet_episodes as miniimagenet_episodes
+from .images.miniimagenet import miniimagenet_images as miniimagenet_images
+from .images.omniglot import omniglot_episodes as omniglot_episodes
+from .images.omniglot import omniglot_images as omniglot_images
+from .images.omniglot import omniglot_splits as omniglot_splits
+from .joint import JointBatches as JointBatches
+from .sinusoid import SineParameters as SineParameters
+from .sinusoid import Sinusoid as Sinusoid
