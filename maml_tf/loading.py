@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from maml_tf import arguments
 from maml_tf.cli import runs
-from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system.files import user_path
 
 
@@ -36,15 +34,11 @@ def load(place: str | os.PathLike[str], *, best: bool = False, iteration: int | 
         iteration = arguments.count("iteration", iteration, 0)
         if best:
             raise ValueError("best and iteration are two choices of weights; drop one of them.")
-    is_release = (path / WEIGHTS_FILE).is_file() and not (path / "checkpoints").is_dir()
-    if is_release and (best or iteration is not None):
+    if not runs.is_release(path):
+        given = {"use_best": best, "test_iteration": iteration}
+        return runs.with_weights(*runs.locate(given, [str(path)]))[0]
+    if best or iteration is not None:
         raise ValueError(
             f"{path} is a release, which has one set of weights; drop best, iteration."
         )
-    if is_release:
-        directory, settings = runs.locate({"init": str(path)}, [])
-    else:
-        given = {"use_best": best, "test_iteration": iteration}
-        directory, settings = runs.locate(given, [str(path)])
-    learner, _ = runs.with_weights(Path(directory), settings)
-    return learner
+    return runs.with_weights(*runs.locate({"init": str(path)}, []))[0]

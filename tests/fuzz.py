@@ -148,7 +148,7 @@ class Fuzz:
 
 
 def _command_line(chance: random.Random) -> list[str]:
-    fields = {name: (*_kind(name),) for name in (*SETTINGS, *original.RENAMED, *original.OTHERWISE)}
+    fields = {name: (*_kind(name),) for name in (*SETTINGS, *original.RENAMED, *original.REPLACED)}
     names = chance.sample(sorted(fields), chance.choice([0, 1, 2, 3, 4, 6, 9]))
     command = chance.choice(COMMANDS)
     arguments = [command] if command else []
@@ -166,8 +166,8 @@ def _command_line(chance: random.Random) -> list[str]:
 
 def _kind(name: str) -> tuple[type, tuple[str, ...]]:
     """Type and choices of a flag, of today or earlier."""
-    if name in original.OTHERWISE:
-        return type(original.OTHERWISE[name]), ()
+    if name in original.REPLACED:
+        return type(original.REPLACED[name].default), ()
     each = SETTINGS[original.RENAMED.get(name, name)]
     return each.kind, tuple(problems.known()) if each.flag == "problem" else each.choices
 

@@ -1,5 +1,6 @@
 """Task sources of every kind: each meta-step sees the meta-batch that it should."""
 
+import functools
 import itertools
 import threading
 import time
@@ -11,8 +12,12 @@ import tensorflow as tf
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, seeds, train, tune_step_size
 from maml_tf.networks import dense_network
+from maml_tf.sources import tracing
+from maml_tf.sources.checks import as_task
+from maml_tf.sources.read_ahead import ReadAhead
 from maml_tf.sources.resolve import InGraph, held_out, prepare
 from maml_tf.sources.supplies import SourceEnded
+from maml_tf.sources.tracing import try_tracing
 from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.tasks import ConstantTasks, Episodes, Sinusoid
 
@@ -509,3 +514,37 @@ def test_numpy_tasks_give_the_meta_gradients_of_the_same_tensors():
     got = steps(lambda i, n: tf.nest.map_structure(np.asarray, tasks(int(i), n)))
     for a, b in zip(tf.nest.flatten(got), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+# --- the package's own sources ---
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 4, 4, 1), np.uint8)
+OWN = {
+    "sinusoid": lambda: Sinusoid(shots=3),
+    "the sinusoids of a multi-task baseline": lambda: Sinusoid(shots=3, fixed=True),
+    "an oracle's, in one half": lambda: Sinusoid(shots=3, oracle=True, half=True),
+    "episodes": lambda: Episodes(IMAGES, 3, 1),
+    "turned episodes": lambda: Episodes(IMAGES, 3, (1, 2), rotations=True),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_sources_draw_by_the_index_as_they_say(name, monkeypatch):
+    """What they declare is what a trial finds; and no trial is made."""
+    source = OWN[name]()
+    check = functools.partial(as_task, num_tasks=T)
+    with monkeypatch.context() as patch:
+        patch.delattr(type(source), "draws_by_index")
+        assert try_tracing(source, T, 0, check).in_graph
+        assert tracing._KNOWN.pop(source) == {T}  # by the index, not by drawing and comparing
+    monkeypatch.setattr(tracing, "_trace", None)
+    assert try_tracing(source, T, 0, check).in_graph
+
+
+def test_a_subclass_of_an_own_source_is_looked_at():
+    class Frozen(Sinusoid):
+        def __call__(self, index, num_tasks):
+            x = np.random.default_rng().normal(size=(num_tasks, 3, 1)).astype(np.float32)
+            return Task(Batch(x, x), Batch(x, x))
+
+    assert isinstance(prepare(Frozen(shots=3), T), ReadAhead)

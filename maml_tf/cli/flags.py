@@ -108,10 +108,10 @@ class Parsed(NamedTuple):
 def parse(arguments: list[str]) -> Parsed:
     """Parses a command line, flagfiles included.
 
+    Of two flags for one setting, whatever they call it, the later one counts.
+
     Args:
       arguments: what stands after the program's name and its command.
-
-    Of two that set the same, whatever they call it, the later one counts.
 
     Raises:
       absl.flags.Error: an unknown flag, or a value that is none.
@@ -122,13 +122,15 @@ def parse(arguments: list[str]) -> Parsed:
         _define(values, each.flag, each.kind, each.default, each.help, each.optional)
     for old, new in original.RENAMED.items():
         flags.DEFINE_alias(old, new, flag_values=values)
-    for name, default in original.OTHERWISE.items():
-        _define(values, name, type(default), default, f"Earlier: {original.HELP[name]}.", False)
+    for name, (default, today, _) in original.REPLACED.items():
+        _define(values, name, type(default), default, f"Earlier: {today}.", False)
     _define(values, VERBOSITY, int, 0, _VERBOSITY_HELP, False)
     words = values(["maml-tf", *arguments])[1:]
     said = {name: values[name].value for name in values if values[name].present}
     given = {name: value for name, value in said.items() if name not in original.RENAMED}
-    words_of = original.RENAMED | original.ALIKE
+    words_of = original.RENAMED | {
+        old: each.named_for for old, each in original.REPLACED.items() if each.named_for
+    }
     earlier = {old: new for old, new in words_of.items() if values[old].present}
     return Parsed(given, earlier, words)
 
@@ -160,7 +162,7 @@ def explain(settings: Settings | None = None) -> str:
     lines += ["", "Screen:", f"  --{VERBOSITY}=0", *_wrapped(_VERBOSITY_HELP)]
     lines += ["", "Earlier names, which go on working:"]
     lines += [f"  --{old}: --{new}" for old, new in original.RENAMED.items()]
-    lines += [f"  --{old}: {new}" for old, new in original.HELP.items()]
+    lines += [f"  --{old}: {each.today}" for old, each in original.REPLACED.items()]
     return "\n".join(lines)
 
 

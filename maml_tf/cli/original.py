@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from maml_tf.experiments import problems, settings
 from maml_tf.experiments.identity import QUOTED
@@ -29,28 +30,32 @@ RENAMED = {
 }
 """Flags that are called otherwise now."""
 
-OTHERWISE: dict[str, SettingValue] = {
-    "stop_grad": False,
-    "baseline": "None",
-    "train": True,
-    "test_set": False,
-    "train_update_batch_size": -1,
-    "train_update_lr": -1.0,
-}
-"""Flags that are said otherwise now, with their defaults."""
 
-ALIKE = {"baseline": "oracle"}
-"""Those of them that messages about a flag of today may name in its place."""
+class Replaced(NamedTuple):
+    """A flag for which several of today's, or a command, stand."""
 
-HELP = {
-    "stop_grad": "--method=fomaml",
-    "baseline": "where it says oracle, --oracle, or --method=oracle without meta-training",
-    "train": "where it says False, the command evaluate",
-    "test_set": "--split=test",
-    "train_update_batch_size": "--shots, with --test_shots for that of the evaluation",
-    "train_update_lr": "--step_size, with --test_step_size for that of the evaluation",
+    default: str | int | float | bool
+    today: str  # what says the same
+    named_for: str = ""  # the flag of today in whose place messages name it
+
+
+REPLACED = {
+    "stop_grad": Replaced(False, "--method=fomaml"),
+    "baseline": Replaced(
+        "None",
+        "where it says oracle, --oracle, or --method=oracle without meta-training",
+        named_for="oracle",
+    ),
+    "train": Replaced(True, "where it says False, the command evaluate"),
+    "test_set": Replaced(False, "--split=test"),
+    "train_update_batch_size": Replaced(
+        -1, "--shots, with --test_shots for that of the evaluation"
+    ),
+    "train_update_lr": Replaced(
+        -1.0, "--step_size, with --test_step_size for that of the evaluation"
+    ),
 }
-"""What says the same today."""
+"""Flags that are no mere renaming of one of today's."""
 
 
 def translate(
@@ -65,10 +70,10 @@ def translate(
     Raises:
       ValueError: two flags contradict each other.
     """
-    said = {name: value for name, value in given.items() if name in OTHERWISE}
+    said = {name: value for name, value in given.items() if name in REPLACED}
     today: dict[str, SettingValue] = {}
     for name, value in given.items():
-        if name in OTHERWISE:
+        if name in REPLACED:
             continue
         new = RENAMED.get(name, name)
         today[new] = _derived(new, value)
@@ -161,8 +166,8 @@ def from_flags(text: str) -> Settings:
 
 def kind_of(name: str) -> type | None:
     """The type of a flag's value, of today or of the original; None if there is no such flag."""
-    if name in OTHERWISE:
-        return type(OTHERWISE[name])
+    if name in REPLACED:
+        return type(REPLACED[name].default)
     each = SETTINGS.get(RENAMED.get(name, name))
     return each.kind if each else None
 

@@ -223,7 +223,7 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
         return learner, _load_release(Path(settings.training.init), learner)
     if not settings.method.trained:
         return learner, 0
-    if (directory / WEIGHTS_FILE).is_file() and not (directory / "checkpoints").is_dir():
+    if is_release(directory):
         raise ValueError(f"{directory} is a release, not a run; name it by --init={directory}.")
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
@@ -235,6 +235,11 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
     elif not (checkpoints.restore_best() if evaluation.best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
     return learner, int(checkpoints.iteration.numpy())
+
+
+def is_release(place: Path) -> bool:
+    """Whether a directory is a release and no run."""
+    return (place / WEIGHTS_FILE).is_file() and not (place / "checkpoints").is_dir()
 
 
 def _locate_release(given: Mapping[str, SettingValue], paths: list[str]) -> tuple[Path, Settings]:

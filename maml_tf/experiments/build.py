@@ -66,10 +66,11 @@ def make_validation(settings: Settings, learner: Learner) -> Any:
 
 @contextlib.contextmanager
 def _extras(settings: Settings) -> Iterator[None]:
-    """Names the extra that a problem needs, where it is not installed."""
+    """Names what a problem needs, where it is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
+        package = "maml-tf[rl]" if settings.problem.kind is Kind.POLICY else error.name
         raise ValueError(
-            f"--problem={settings.problem.name} needs {error.name}; pip install maml-tf[rl]."
+            f"--problem={settings.problem.name} needs {error.name}; pip install {package}."
         ) from error

@@ -74,7 +74,7 @@ def image_problem(
 
     def check(training: Training) -> None:
         if not training.conv and not dense:
-            raise ValueError(f"--conv=False is for Omniglot; {title}'s network is convolutional.")
+            raise ValueError(f"{title}'s network is convolutional; drop --conv=False.")
 
     return Problem(
         name=name,

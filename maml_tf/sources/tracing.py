@@ -60,9 +60,10 @@ def try_tracing(
 ) -> Verdict:
     """Finds out whether a source can be traced.
 
-    It is traced twice. What a source draws with NumPy or Python is a constant of its graph, and
-    another one each time. Otherwise it is as good as its graph, whose result depends on the index,
-    or holds random operations, so that it differs from run to run.
+    It is traced twice, unless its class itself has `draws_by_index = True`: TensorFlow operations
+    alone, whose result depends on the index. What a source draws with NumPy or Python is a constant
+    of its graph, and another one each time. Otherwise it is as good as its graph, whose result
+    depends on the index, or holds random operations, so that it differs from run to run.
 
     Args:
       source: `(index, num_tasks) -> Task`.
@@ -74,6 +75,9 @@ def try_tracing(
     with contextlib.suppress(TypeError):  # not every source can be looked up
         if num_tasks in _KNOWN.get(source, ()):
             return Verdict(True, [])
+    # Not inherited: a subclass may draw otherwise.
+    if vars(type(source)).get("draws_by_index", False):
+        return Verdict(True, [])
     given: list[Any] = []
     try:
         one, other = (_trace(source, num_tasks, check, given) for _ in range(2))

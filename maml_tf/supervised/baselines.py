@@ -1,6 +1,6 @@
 """The baselines that MAML is compared with (Finn et al. 2017, sections 5.1, 5.2, appendix C).
 
-Most are a `MetaLearner` with other settings (experiment.py puts them together):
+Most are a `MetaLearner` with other settings (experiments/methods.py puts them together):
 
   pretrained  one model, trained on all tasks without inner steps
   oracle      the same, and it sees which task it is given

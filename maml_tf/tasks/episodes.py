@@ -43,6 +43,9 @@ class Episodes:
     copied: the tensor is the map, which must not be written to afterwards.
     """
 
+    draws_by_index = True
+    """Known to `sources.tracing`, which need not find it out for every evaluation."""
+
     def __init__(
         self,
         images: Examples | Mapping[str, Examples],

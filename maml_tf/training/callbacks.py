@@ -17,6 +17,8 @@ from maml_tf import arguments
 from maml_tf.training.window import Window
 from maml_tf.types import Estimate, Learner, Metrics
 
+_OF_RATES = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+
 
 class Callbacks:
     """Tells Keras' callbacks what the training loop does, and whether one of them stops it."""
@@ -49,6 +51,7 @@ class Callbacks:
         if self._callbacks:
             self._model.stop_training = False
             self._lend_optimizer()
+            self._refuse_rates()
             self._list.set_model(self._model)
             epochs = math.ceil(iterations / every)
             self._list.set_params({"epochs": epochs, "steps": every, "verbose": 0})
@@ -127,6 +130,19 @@ class Callbacks:
         if optimizer is not None and getattr(self._model, "optimizer", None) is None:
             self._model.optimizer = optimizer
             self._lends_optimizer = True
+
+    def _refuse_rates(self) -> None:
+        """Refuses callbacks of learning rates where there is none.
+
+        Raises:
+          ValueError: names the callback.
+        """
+        for callback in self._callbacks:
+            if isinstance(callback, _OF_RATES) and self._learner.optimizer is None:
+                raise ValueError(
+                    f"{type(callback).__name__} changes a learning rate, and "
+                    f"{type(self._learner).__name__} has no optimizer with one; leave it out."
+                )
 
 
 def checked(callbacks: object) -> list[keras.callbacks.Callback]:

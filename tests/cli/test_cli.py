@@ -456,7 +456,7 @@ def test_help_explains_every_flag(capsys):
     for each in SETTINGS.values():
         assert f"--{each.flag}={'derived' if each.default is None else each.default}\n" in text
     assert "Seed of everything random. From 0 to 4294967295." in text
-    for old in (*original.RENAMED, *original.OTHERWISE):
+    for old in (*original.RENAMED, *original.REPLACED):
         assert f"--{old}: " in text
 
 

@@ -10,6 +10,7 @@ from helpers import PointSampler
 
 import maml_tf
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
+from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import surrogate
 from maml_tf.rl.policy import GaussianPolicy
 
@@ -150,3 +151,14 @@ def test_a_sampler_of_another_number_of_tasks_is_refused(declared):
         make(tasks=4).meta_steps(other, 0, 1)
     assert make(tasks=8).meta_steps(other, 0, 1).returns.shape == (1, 2)
     assert make(tasks=4).evaluator(other, num_tasks=8, steps=0)().num_tasks == 8
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [keras.callbacks.ReduceLROnPlateau(), keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)],
+)
+def test_a_callback_of_learning_rates_is_refused_where_there_is_none(callback):
+    learner = MetaTRPO(GaussianPolicy(2, 2, (4,)), meta_batch_size=2)
+    options = {"iterations": 1, "callbacks": [callback], "progress": False}
+    with pytest.raises(ValueError, match="MetaTRPO has no optimizer with one; leave it out"):
+        maml_tf.train(learner, PointSampler(tasks=2), **options)
