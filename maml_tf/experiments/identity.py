@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from maml_tf.experiments import fields
+from maml_tf.experiments import fields, meta_optimizers
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings, Training
 from maml_tf.system.junk import is_junk
@@ -126,6 +126,7 @@ def _usual(settings: Settings) -> dict[str, SettingValue]:
     training = settings.training
     derived = [name for name in ("queries", "clip", "l2") if settings.given.get(name) is None]
     usual = {each.flag: each.default for each in fields.declared(Training)}
+    usual |= meta_optimizers.derived(training)
     return usual | {name: getattr(training, name) for name in derived} | {"classes": "task"}
 
 

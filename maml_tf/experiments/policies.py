@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from maml_tf.experiments import meta_optimizers
+from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
+
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
     from maml_tf.rl.policy import GaussianPolicy
@@ -14,9 +17,11 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 SHARED = frozenset(
-    {"horizon", "discount", "gae_lambda", "inner_loss", "max_kl", "curvature", "curvature_share"}
+    {"horizon", "discount", "gae_lambda", "inner_loss", "meta_optimizer"}
+    | {"init_std", "head_stddev"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init"}
+    | meta_optimizers.READS
 )
 """What every environment's problem looks at."""
 
@@ -86,13 +91,14 @@ def policy(settings: Settings) -> GaussianPolicy:
         one.action_size,
         context=settings.adapts == "context",
         seed=settings.training.seed,
+        head_stddev=settings.training.head_stddev,
+        init_std=settings.training.init_std,
     )
 
 
 def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
-    """Makes the learner; pre-training is TRPO without inner steps."""
+    """Makes the learner; pre-training is the same without inner steps."""
     from maml_tf import networks
-    from maml_tf.rl.meta_trpo import MetaTRPO
 
     del classes
     training, acts = settings.training, policy(settings)
@@ -110,13 +116,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
     }
     if settings.method.learner is not None:
         return settings.method.learner(acts, settings, shared)
-    return MetaTRPO(
-        acts,
-        max_kl=training.max_kl,
-        curvature=training.curvature,
-        curvature_share=training.curvature_share,
-        **shared,
-    )
+    return META_OPTIMIZERS[training.meta_optimizer].make(acts, training, shared)
 
 
 def validation(settings: Settings, learner: Learner[Any]) -> Evaluator:

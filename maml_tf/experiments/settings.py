@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from maml_tf import ranges
-from maml_tf.experiments import fields, problems
+from maml_tf.experiments import fields, meta_optimizers, problems
 from maml_tf.experiments.fields import setting
+from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import Kind, Method, Problem, SettingValue
 
@@ -180,10 +181,44 @@ class Training:
         within=ranges.SHARE,
     )
     inner_loss: str = setting(
-        "log_likelihood",
+        None,
         "Surrogate loss of the inner step. likelihood_ratio takes the same step, and its "
-        "meta-gradient is less biased (ProMP); log_likelihood is the paper's.",
+        "meta-gradient is less biased (ProMP's default); log_likelihood is the paper's, and the "
+        "others' default.",
         choices=("log_likelihood", "likelihood_ratio"),
+    )
+    init_std: float = setting(
+        1.0,
+        "Standard deviation of a Gaussian policy's actions at the beginning.",
+        within=ranges.POSITIVE,
+    )
+    meta_optimizer: str = setting(
+        "trpo",
+        "How trajectories move the initial weights: by a trust region (trpo, the paper's), by "
+        "several clipped steps of Adam (promp), or by plain ones (vpg).",
+        choices=tuple(META_OPTIMIZERS),
+    )
+    epochs: int = setting(
+        None,
+        "promp, vpg: how often the trajectories of an iteration are gone through. By default 5 "
+        "(promp) or 1 (vpg).",
+        within=ranges.COUNT,
+    )
+    minibatches: int = setting(
+        1,
+        "promp, vpg: parts of the tasks of an iteration, with a step of Adam for each.",
+        within=ranges.COUNT,
+    )
+    clip_ratio: float = setting(
+        0.3,
+        "promp: how far from 1 the ratio of an adapted policy to the one that sampled counts.",
+        within=ranges.POSITIVE,
+    )
+    inner_kl: float = setting(
+        0.01,
+        "promp: what the mean KL divergence of the policies before an inner step is held near, "
+        "in nats.",
+        within=ranges.POSITIVE,
     )
     max_kl: float = setting(
         0.01,
@@ -483,6 +518,7 @@ def _derived_training(training: Training, problem: Problem, method: Method) -> T
         "queries": problem.defaults.get("queries", training.shots),
         "clip": problem.defaults.get("clip"),
         "l2": method.penalty,
+        **meta_optimizers.derived(training),
     }
     derived = {name: v for name, v in derived.items() if getattr(training, name) is None}
     derived["classes"] = "all" if joint else "task"

@@ -186,20 +186,32 @@ class MetaPolicy(Saved):
         """
         return self._sampling(sampler, index, step_sizes, split)
 
-    def adapted_policy(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Gaussian:
-        """The adapted policies on their own trajectories, a differentiable function of theta.
+    def adapted_policies(
+        self, parameters: Weights, batches: Sequence[PolicyBatch]
+    ) -> list[Gaussian]:
+        """Each stage's policies on their own trajectories, differentiable functions of theta.
 
         theta' is computed anew from theta, on the stored trajectories.
 
         Args:
           parameters: a value for each of `self.variables`.
           batches: S of the inner steps, then that of the adapted policies.
+
+        Returns:
+          S + 1 of them, the last by theta'.
         """
         *before, last = batches
         adaptation = self.inner.differentiable(
             self.inner_loss, parameters, before, last.mask.shape[0]
         )
-        return self.policy(adaptation.weights[-1], last.observations)
+        return [
+            self.policy(weights, batch.observations)
+            for weights, batch in zip(adaptation.weights, batches, strict=True)
+        ]
+
+    def adapted_policy(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Gaussian:
+        """The last of `adapted_policies`: those after all inner steps."""
+        return self.adapted_policies(parameters, batches)[-1]
 
     def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
         """Into how many pieces an outer step is to cut the tasks of a meta-batch."""

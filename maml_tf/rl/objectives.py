@@ -106,6 +106,17 @@ def surrogate(new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
     return -masked_mean(ratios * batch.advantages, batch.mask)
 
 
+def clipped_surrogate(new: Gaussian, batch: PolicyBatch, clip: float) -> tf.Tensor:
+    """-mean(min(r A, clip(r, 1 - clip, 1 + clip) A)), r = pi_new(a|s) / pi_old(a|s), `[T]`.
+
+    Beyond `clip` a ratio that promises more is not followed (Schulman et al. 2017, equation 7).
+    """
+    ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))
+    near = tf.clip_by_value(ratios, 1 - clip, 1 + clip)
+    gains = tf.minimum(ratios * batch.advantages, near * batch.advantages)
+    return -masked_mean(gains, batch.mask)
+
+
 def mean_kl(old: Gaussian, new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
     """Mean KL(old || new) over a task's steps, `[T]`."""
     return masked_mean(policy.kl(old, new), batch.mask)

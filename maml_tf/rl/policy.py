@@ -70,6 +70,8 @@ class GaussianPolicy:
         seed: int = 0,
         *,
         context: bool = False,
+        head_stddev: float | None = None,
+        init_std: float = 1.0,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -79,6 +81,9 @@ class GaussianPolicy:
           hidden: widths of the mean network's ReLU layers.
           seed: seed of the initial weights, 0 or more.
           context: put a `Context` of five numbers beside the observation.
+          head_stddev: of the head's initial kernel, normal; None: Glorot uniform as the others'.
+            With a small one the first actions are noise alone.
+          init_std: standard deviation of every action number at the beginning.
 
         Raises:
           ValueError: a size is below 1.
@@ -98,6 +103,8 @@ class GaussianPolicy:
         for index, width in enumerate((*hidden, action_size)):
             last = index == len(hidden)
             kernel = initializers.GlorotUniform(1000 * seed + index)
+            if last and head_stddev is not None:
+                kernel = initializers.RandomNormal(0.0, head_stddev, 1000 * seed + index)
             self.model.add(
                 layers.Dense(
                     width,
@@ -107,7 +114,9 @@ class GaussianPolicy:
                 )
             )
         self.log_std = keras.Variable(
-            np.zeros(action_size), dtype=keras.config.floatx(), name="log_std"
+            np.full(action_size, math.log(arguments.positive("init_std", init_std))),
+            dtype=keras.config.floatx(),
+            name="log_std",
         )
         self.stored = _Stored(self.model, self.log_std)
         self._apply = functional(self.model)

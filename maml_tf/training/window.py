@@ -10,7 +10,8 @@ _SERIES = {
     "support_loss": ("support_loss_before_step", 1),
     "returns": ("return_after_step", 0),
 }
-"""Of a field with one number per step: its name, and the number of the first."""
+"""Of a field with one number per step, where it is another than `field`_after_step_0: its name, and
+the number of the first."""
 
 
 class Window:
@@ -53,7 +54,7 @@ def means(metric_name: str, metrics: dict[str, np.ndarray]) -> dict[str, float]:
         elif values.ndim == 1:
             named[field] = float(np.mean(values))
         else:
-            name, first = _SERIES[field]
+            name, first = _SERIES.get(field, (f"{field}_after_step", 0))
             for step, value in enumerate(np.mean(values, axis=0)):
                 named[f"{name}_{first + step}"] = float(value)
     return named

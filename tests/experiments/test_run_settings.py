@@ -223,6 +223,7 @@ OTHER = {
     "dynamics": "gymnasium",
     "curvature": "hessian",
     "inner_loss": "likelihood_ratio",
+    "meta_optimizer": "promp",
     "method": "fomaml",
     "classes": "task",
     "init": "models/other",
@@ -236,10 +237,14 @@ def other_value(each):
         return not each.default
     if each.flag in SHARES:
         return each.default / 2
+    if each.flag == "minibatches":
+        return 5  # divides the tasks
     return OTHER[each.flag] if each.kind is str else (each.default or 0) + 7
 
 
+PROMP = {**CHEETAH, "meta_optimizer": "promp"}
 BASES = {"l2": {"method": "multitask_l2"}, "environment": GYMNASIUM, "dynamics": CHEETAH}
+BASES |= {name: PROMP for name in ("epochs", "minibatches", "clip_ratio", "inner_kl")}
 BASES["classes"] = {**OMNIGLOT, "method": "pretrained"}
 
 

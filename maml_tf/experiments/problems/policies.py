@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from maml_tf.experiments import policies
+from maml_tf.experiments import meta_optimizers, policies
 from maml_tf.experiments.records import ORACLE, Kind, Problem
 from maml_tf.rl.environments import ENVIRONMENTS, Environment
 
@@ -32,12 +32,14 @@ def _problem(name: str, environment: Environment) -> Problem:
         reads=policies.SHARED | own,
         defaults={"test_steps": environment.test_steps},
         experiment=lambda training: name,
+        check=meta_optimizers.check,
         offers=frozenset({ORACLE}),
         samples="paths" if environment.walks_on_a_plane else None,
     )
 
 
 def _check_environment(training: Training) -> None:
+    meta_optimizers.check(training)
     if not training.environment:
         raise ValueError(
             "--problem=gymnasium needs --environment=Id-v0 or --environment=module:Id-v0."

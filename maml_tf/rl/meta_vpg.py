@@ -1,0 +1,144 @@
+"""Meta-reinforcement-learning by vanilla policy gradients, and what all optimizers of Keras share.
+
+    minimise the mean over tasks of -mean(pi_theta'(a|s) / pi_old(a|s) A)    on those of theta'
+
+theta' is the result of the inner steps from theta, see `meta_policy`, and is computed anew from
+theta at every update, on the stored trajectories.
+
+Shape letters: T tasks, S inner steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from maml_tf import arguments
+from maml_tf.engine import pieces
+from maml_tf.rl.meta_policy import MetaPolicy, show_returns
+from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
+from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.rollouts import Rollouts
+from maml_tf.types import Weights
+
+
+class GradientMetrics(NamedTuple):
+    """What meta-steps saw, with a leading axis `[count]`; see `PolicyMetrics`."""
+
+    returns: np.ndarray  # [S + 1]
+    surrogate_before: np.ndarray
+    surrogate_after: np.ndarray
+    kl: np.ndarray  # [S + 1]: mean KL(old || new) of each stage's policies
+    gradient_norm: np.ndarray  # of the first update
+    diverged: np.ndarray
+    sampling_seconds: np.ndarray
+    inner_seconds: np.ndarray
+    meta_step_seconds: np.ndarray
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar."""
+        return f"{show_returns(self.returns, metric)}, KL {self.kl[:, -1].mean():.2g}"
+
+
+class Look(NamedTuple):
+    """What the policies of theta are like on the stored trajectories."""
+
+    surrogate: tf.Tensor  # []
+    kl: tf.Tensor  # [S + 1]
+
+
+class MetaVPG(MetaPolicy):
+    """Meta-learns a policy by an optimizer of Keras on the surrogate after adaptation.
+
+    A subclass may descend another `objective`, and take several updates per meta-batch.
+    """
+
+    remedy = "Lower the inner step size, or the meta step size."
+    metrics = GradientMetrics
+
+    def __init__(
+        self,
+        policy: GaussianPolicy,
+        *,
+        optimizer: keras.optimizers.Optimizer | None = None,
+        epochs: int = 1,
+        minibatches: int = 1,
+        **options,
+    ):
+        """Sets the learner up; nothing is computed yet.
+
+        Args:
+          policy: its weights are updated in place.
+          optimizer: of the meta-step; Adam with 0.001 by default.
+          epochs: how often a meta-batch of trajectories is gone through.
+          minibatches: into how many parts of equally many tasks, with an update for each.
+          **options: those of `MetaPolicy`: `meta_batch_size`, `step_size`, `inner_steps` and
+            others.
+
+        Raises:
+          ValueError: an argument is out of range, the tasks do not divide into the minibatches, or
+            no weight adapts.
+        """
+        super().__init__(policy, **options)
+        self.epochs = arguments.count("epochs", epochs, 1)
+        self.minibatches = arguments.count("minibatches", minibatches, 1)
+        if self.meta_batch_size % minibatches:
+            raise ValueError(
+                f"{self.meta_batch_size} tasks do not divide into minibatches={minibatches}; "
+                "choose a divisor."
+            )
+        self.optimizer = self._optimizer = optimizer or keras.optimizers.Adam(1e-3)
+        self._optimizer.build(self.variables)
+        self._improve = tf.function(self._updates, autograph=False)
+
+    def objective(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> tf.Tensor:
+        """What is minimised, `[]`, a differentiable function of theta."""
+        new = self.adapted_policy(parameters, batches)
+        return tf.reduce_mean(surrogate(new, batches[-1]))
+
+    def look(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Look:
+        """The surrogate, and how far each stage's policies are from those that sampled."""
+        policies = self.adapted_policies(parameters, batches)
+        apart = [
+            tf.reduce_mean(mean_kl(batch.old, new, batch))
+            for new, batch in zip(policies, batches, strict=True)
+        ]
+        return Look(tf.reduce_mean(surrogate(policies[-1], batches[-1])), tf.stack(apart))
+
+    def improve(self, rollouts: Rollouts) -> dict[str, np.ndarray]:
+        """Moves theta by `epochs` x `minibatches` updates; see `MetaPolicy.improve`."""
+        before, after, norm = self._improve(rollouts.batches)
+        return {
+            "surrogate_before": before.surrogate.numpy(),
+            "surrogate_after": after.surrogate.numpy(),
+            "kl": after.kl.numpy(),
+            "gradient_norm": norm.numpy(),
+        }
+
+    def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor]:
+        number = self.number_of_pieces(batches)
+        cut = pieces.cut(batches, number)
+        look = pieces.mean(self.look, cut)
+        before = look(self.inner.values())
+        parts = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
+        norm = tf.zeros([], before.surrogate.dtype)
+        for part in range(self.epochs * self.minibatches):
+            gradients = parts[part % self.minibatches](self.inner.values())
+            norm = tf.linalg.global_norm(gradients) if part == 0 else norm
+            self._optimizer.apply(gradients, self.variables)
+        return before, look(self.inner.values()), norm
+
+    def slope(self, batches: Sequence[PolicyBatch]):
+        """The objective's gradient, one tensor per parameter, as a function of the parameters."""
+
+        def slope(values, piece):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(values)
+                loss = self.objective(values, piece)
+            return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+        return pieces.mean(slope, pieces.cut(batches, self.number_of_pieces(batches)))
