@@ -16,7 +16,8 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from maml_tf.rl.envs.base import Advance, Rows, TaskVectorEnv
+from maml_tf.rl import offscreen
+from maml_tf.rl.envs.base import PICTURE, Advance, Rows, TaskVectorEnv
 from maml_tf.rl.envs.registry import check_dynamics
 
 LIMIT = 1e4
@@ -54,6 +55,9 @@ class MujocoTasks(TaskVectorEnv):
     xml: str  # of Gymnasium's
     frame_skip: dict[str, int]  # by dynamics
     timestep: dict[str, float]  # seconds, by dynamics
+    camera: tuple[float, float]  # its distance, m, and how far it looks up, degrees
+    drawn = True
+    _drawer: offscreen.Drawer | None = None
     _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
 
     def __init__(
@@ -110,6 +114,26 @@ class MujocoTasks(TaskVectorEnv):
     def step_seconds(self) -> float:
         """Simulated time of a step."""
         return self.frame_skip[self.dynamics] * self.timestep[self.dynamics]
+
+    def view(self, height: int, width: int) -> offscreen.View:
+        """What a picture shows."""
+        distance, elevation = self.camera
+        return offscreen.View(height, width, distance=distance, elevation=elevation)
+
+    def goal(self, task: np.ndarray) -> np.ndarray | None:
+        """The place [2] that a task [G] names, if it names one."""
+        return task if self.task_size == 2 else None
+
+    def picture(self, row: int) -> np.ndarray:
+        """Draws one robot in a second process, which the first picture starts.
+
+        Raises:
+          OSError: MuJoCo has no OpenGL to draw with.
+        """
+        if self._drawer is None or self._drawer.closed:
+            back_end = offscreen.working_back_end()
+            self._drawer = offscreen.Drawer(self.model, self.view(*PICTURE), back_end=back_end)
+        return self._drawer.draw(self.positions[row], self.goal(self.tasks[row]))
 
     def _compile(self) -> mujoco.MjModel:
         """Gymnasium's model with this time step, these sensors and the robot's own changes."""
@@ -224,8 +248,10 @@ class MujocoTasks(TaskVectorEnv):
         return Advance(self._columns(state, derived), rewards, terminated, valid)
 
     def close_extras(self, **kwargs) -> None:
-        """Ends the threads."""
+        """Ends the threads, and what draws."""
         self._pool.close()
+        if self._drawer is not None:
+            self._drawer.close()
 
 
 def velocity(derived: np.ndarray) -> np.ndarray:

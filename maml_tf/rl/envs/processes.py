@@ -1,10 +1,10 @@
 """Environments of a user's in processes of their own, for those whose step is slow.
 
 Gymnasium's `AsyncVectorEnv` with workers that begin in a fresh process (TensorFlow's threads do not
-survive a fork), hand faults on as information, leave Ctrl-C to the main process, and end with it. What is pickled
-goes from one of the program's processes to another; nothing pickled is read from a file.
+survive a fork), hand faults on as information, leave Ctrl-C to the main process, and end with it.
+What is pickled goes from one of the program's processes to another; nothing is read from a file.
 
-Shape letters: P environments, O observation and A action numbers.
+Shape letters: P environments.
 """
 
 from __future__ import annotations
