@@ -21,6 +21,8 @@ from maml_tf.rl.envs.task_draws import TaskDraws
 class ForeignTasks(gymnasium.vector.VectorWrapper):
     """P environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
 
+    One without `set_task` finds its task at each reset, in `options["task"]`.
+
     `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
     a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
     `sample_tasks` gave, a copy for each environment. Either may be a wrapper's: the outermost that
@@ -52,7 +54,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
           num_envs: P.
           oracle: append the task to the observation: its numbers, a dictionary's in the order of
             the keys.
-          asynchronous: step each in a process of its own.
+          asynchronous: step each in a process of its own, with the same numbers.
           name: of the environment, for messages; by default its id or class.
 
         Raises:

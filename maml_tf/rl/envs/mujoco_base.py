@@ -58,6 +58,7 @@ class MujocoTasks(TaskVectorEnv):
     camera: tuple[float, float]  # its distance, m, and how far it looks up, degrees
     drawn = True
     _drawer: offscreen.Drawer | None = None
+    _pool: Any = None  # MuJoCo's, of threads
     _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
 
     def __init__(
@@ -249,9 +250,9 @@ class MujocoTasks(TaskVectorEnv):
 
     def close_extras(self, **kwargs) -> None:
         """Ends the threads, and what draws."""
-        self._pool.close()
-        if self._drawer is not None:
-            self._drawer.close()
+        for each in (self._pool, self._drawer):
+            if each is not None:  # as when making the environments failed
+                each.close()
 
 
 def velocity(derived: np.ndarray) -> np.ndarray:

@@ -123,17 +123,22 @@ class Processes(async_vector_env.AsyncVectorEnv):
 
     def _lost(self, method: str) -> EnvironmentFault:
         """The fault of a process that has ended by itself."""
-        sentinels = [process.sentinel for process in self.processes]
+        processes = self._started()
+        sentinels = [process.sentinel for process in processes]
         ended = multiprocessing.connection.wait(sentinels, _GRACE)
         row = min(map(sentinels.index, ended), default=0)  # type: ignore[arg-type]
-        code = self.processes[row].exitcode or 0
+        code = processes[row].exitcode if ended else None
         self.close()
-        how = f"by signal {-code}" if code < 0 else f"with status {code}"
+        how = "is lost" if code is None else f"ended with status {code}"
+        how = how if code is None or code >= 0 else f"ended by signal {-code}"
         task = f" with task {faults.brief(self._tasks[row])}" if method != "__init__" else ""
         return EnvironmentFault(
-            f"{self._name}'s process ended {how} in {faults.place(method, self._steps)}{task}; let "
-            "the environment raise an error instead, and see what it wrote to the terminal."
+            f"{self._name}'s process {how} in {faults.place(method, self._steps)}{task}; let the "
+            "environment raise an error instead, and see what it wrote to the terminal."
         )
+
+    def _started(self) -> list[Any]:
+        return [each for each in getattr(self, "processes", ()) if each.pid is not None]
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Closes the environments, whatever they are doing, and ends their processes."""
@@ -141,7 +146,7 @@ class Processes(async_vector_env.AsyncVectorEnv):
         for pipe in getattr(self, "parent_pipes", ()):
             if pipe is not None:
                 pipe.close()  # which a worker takes for the end
-        processes = getattr(self, "processes", ())
+        processes = self._started()
         until = time.monotonic() + (0.0 if terminate else _GRACE)
         for process in processes:
             process.join(max(until - time.monotonic(), 0.0))

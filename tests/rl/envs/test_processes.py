@@ -14,6 +14,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 import numpy as np
 from gymnasium.spaces import Box
 
+from maml_tf.experiments import identity, settings
 from maml_tf.rl import envs
 from maml_tf.rl.envs import processes
 from maml_tf.rl.sampler import Sampler
@@ -184,6 +185,16 @@ def test_what_goes_wrong_in_a_process_is_one_sentence(make, message):
 def test_environments_of_this_package_are_refused(name):
     with pytest.raises(ValueError, match=f"of your own.* {name} steps all its tasks at once; drop"):
         sampler_of(name, asynchronous=True)
+
+
+def test_the_flag_is_for_environments_of_one_s_own_and_names_no_run():
+    own = {"problem": "gymnasium", "environment": "Walk-v0"}
+    said = settings.make({**own, "asynchronous": True})
+    assert said.machine.asynchronous
+    assert identity.directory_name(said) == identity.directory_name(settings.make(own))
+    for problem in "navigation_2d", "ant_goal", "sinusoid":
+        with pytest.raises(ValueError, match=f"for --problem=gymnasium, not --problem={problem}"):
+            settings.make({"problem": problem, "asynchronous": True})
 
 
 def test_what_is_made_already_is_refused():
