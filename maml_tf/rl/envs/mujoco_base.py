@@ -16,8 +16,8 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from maml_tf.rl import offscreen
-from maml_tf.rl.envs.base import PICTURE, Advance, Rows, TaskVectorEnv
+from maml_tf.rl.envs.base import Advance, Rows, TaskVectorEnv
+from maml_tf.rl.envs.drawn_robot import DrawnRobot
 from maml_tf.rl.envs.registry import check_dynamics
 
 LIMIT = 1e4
@@ -35,7 +35,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class MujocoTasks(TaskVectorEnv):
+class MujocoTasks(DrawnRobot):
     """A robot of Gymnasium's with a task.
 
     `dynamics="paper"` is the original program's: one physics step per action, and its observation.
@@ -55,9 +55,6 @@ class MujocoTasks(TaskVectorEnv):
     xml: str  # of Gymnasium's
     frame_skip: dict[str, int]  # by dynamics
     timestep: dict[str, float]  # seconds, by dynamics
-    camera: tuple[float, float]  # its distance, m, and how far it looks up, degrees
-    drawn = True
-    _drawer: offscreen.Drawer | None = None
     _pool: Any = None  # MuJoCo's, of threads
     _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
 
@@ -115,26 +112,6 @@ class MujocoTasks(TaskVectorEnv):
     def step_seconds(self) -> float:
         """Simulated time of a step."""
         return self.frame_skip[self.dynamics] * self.timestep[self.dynamics]
-
-    def view(self, height: int, width: int) -> offscreen.View:
-        """What a picture shows."""
-        distance, elevation = self.camera
-        return offscreen.View(height, width, distance=distance, elevation=elevation)
-
-    def goal(self, task: np.ndarray) -> np.ndarray | None:
-        """The place [2] that a task [G] names, if it names one."""
-        return task if self.task_size == 2 else None
-
-    def picture(self, row: int) -> np.ndarray:
-        """Draws one robot in a second process, which the first picture starts.
-
-        Raises:
-          OSError: MuJoCo has no OpenGL to draw with.
-        """
-        if self._drawer is None or self._drawer.closed:
-            back_end = offscreen.working_back_end()
-            self._drawer = offscreen.Drawer(self.model, self.view(*PICTURE), back_end=back_end)
-        return self._drawer.draw(self.positions[row], self.goal(self.tasks[row]))
 
     def _compile(self) -> mujoco.MjModel:
         """Gymnasium's model with this time step, these sensors and the robot's own changes."""
@@ -250,9 +227,9 @@ class MujocoTasks(TaskVectorEnv):
 
     def close_extras(self, **kwargs) -> None:
         """Ends the threads, and what draws."""
-        for each in (self._pool, self._drawer):
-            if each is not None:  # as when making the environments failed
-                each.close()
+        super().close_extras(**kwargs)
+        if self._pool is not None:  # as when making the environments failed
+            self._pool.close()
 
 
 def velocity(derived: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Environments of a user's in processes of their own, for those whose step is slow.
 
-Gymnasium's `AsyncVectorEnv` with workers that begin in a fresh process (TensorFlow's threads do not
-survive a fork), hand faults on as information, leave Ctrl-C to the main process, and end with it.
-What is pickled goes from one of the program's processes to another; nothing is read from a file.
+Gymnasium's `AsyncVectorEnv` with workers (`process_worker`) that begin in a fresh process, for
+TensorFlow's threads do not survive a fork, and that end with the main one. What is pickled goes
+from one of the program's processes to another; nothing is read from a file.
 
 Shape letters: P environments.
 """
@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import multiprocessing.connection
 import multiprocessing.util
-import signal
 import sys
 import time
 import types
@@ -29,9 +28,8 @@ from gymnasium.vector import async_vector_env
 
 from maml_tf.rl.envs import faults
 from maml_tf.rl.envs.faults import EnvironmentFault
-from maml_tf.rl.envs.guarded import maker
+from maml_tf.rl.envs.process_worker import FAULT, Making, work
 
-_FAULT = "fault"
 _GRACE = 5.0
 """Seconds that environments have to close."""
 _FILES = 3
@@ -70,12 +68,12 @@ class Processes(async_vector_env.AsyncVectorEnv):
                 # Gymnasium tells a whole traceback beside the error that it raises.
                 warnings.simplefilter("ignore")
                 super().__init__(
-                    [_Making(packed, name)] * num_envs, context=_context(like), worker=_work
+                    [Making(packed, name)] * num_envs, context=_context(like), worker=work
                 )
+        except (EOFError, ConnectionError) as error:
+            raise self._lost("__init__") from error
         except BaseException as error:
             self.close()
-            if isinstance(error, (EOFError, ConnectionError)):
-                raise self._lost("__init__") from error
             if isinstance(error, Exception):
                 raise faults.raised(name, "__init__", error) from error
             raise
@@ -156,8 +154,6 @@ class Processes(async_vector_env.AsyncVectorEnv):
                 process.join()
 
 
-# --- in the main process ---
-
 _LIVE: weakref.WeakSet[Processes] = weakref.WeakSet()
 
 
@@ -218,75 +214,5 @@ def _without_main() -> Iterator[None]:
 
 
 def _raise_first(infos: dict[str, Any]) -> None:
-    if _FAULT in infos:
-        raise EnvironmentFault(infos[_FAULT][int(np.argmax(infos[f"_{_FAULT}"]))])
-
-
-# --- in a process of its own ---
-
-
-class _Making:
-    """Makes an environment that tells its faults; a plain object, so that any process reads it."""
-
-    def __init__(self, packed: bytes, name: str):
-        self._packed, self._name = packed, name
-
-    def __call__(self) -> gymnasium.Env:
-        try:
-            make = cloudpickle.loads(self._packed)
-        except Exception as error:
-            raise faults.raised(self._name, "__init__", error, "a process of its own") from error
-        return _Telling(maker(make, self._name, {})())
-
-
-class _Telling(gymnasium.Wrapper):
-    """Hands faults on as information: what is raised would end the process."""
-
-    _fault = ""
-
-    @property
-    def task(self) -> Any:
-        return None
-
-    @task.setter
-    def task(self, packed: bytes) -> None:
-        self._fault = ""
-        try:
-            self.env.task = cloudpickle.loads(packed)  # type: ignore[attr-defined]  # of Guarded
-        except EnvironmentFault as fault:
-            self._fault = str(fault)  # told by the reset that follows
-
-    def reset(self, **kwargs) -> tuple[Any, dict[str, Any]]:
-        try:
-            if self._fault:
-                raise EnvironmentFault(self._fault)
-            return self.env.reset(**kwargs)
-        except EnvironmentFault as fault:
-            return self.observation_space.sample(), {_FAULT: str(fault)}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        try:
-            return self.env.step(action)
-        except EnvironmentFault as fault:
-            return self.observation_space.sample(), 0.0, False, False, {_FAULT: str(fault)}
-
-
-def _work(index, make, pipe, parent_pipe, memory, queue, *rest) -> None:
-    """What a process does: it answers the main process until that closes the pipe."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # The main process stops in its own time. Not ignored: programs that the environment
-        # starts would inherit that.
-        signal.signal(number, lambda *_: None)
-    if index:
-        warnings.simplefilter("ignore")  # the same of each
-    try:
-        try:
-            env = make()
-        except ValueError as error:  # of `maker`
-            pipe.recv()  # the first question is answered with it
-            queue.put((index, EnvironmentFault, str(error), ""))
-            pipe.send((None, False))
-            return
-        async_vector_env._async_worker(index, lambda: env, pipe, parent_pipe, memory, queue, *rest)
-    except (EOFError, OSError):
-        queue.cancel_join_thread()
+    if FAULT in infos:
+        raise EnvironmentFault(infos[FAULT][int(np.argmax(infos[f"_{FAULT}"]))])

@@ -159,6 +159,24 @@ def unsendable(self, rng, n):
     return [{"place": float(p), "of": (x for x in ())} for p in rng.uniform(-1, 1, n)]
 
 
+class Unreadable:
+    def __init__(self, process):
+        self.process = process
+        if os.getpid() != process:
+            raise RuntimeError("not here")
+
+    def __reduce__(self):
+        return Unreadable, (self.process,)
+
+
+def unreadable(self, rng, n):
+    return [Unreadable(MAIN) for _ in range(n)]
+
+
+def placed(self, task):
+    self.place = 0.0
+
+
 def with_a_generator():
     held = (x for x in ())
     return lambda: (held, Walk())[1]
@@ -170,9 +188,13 @@ def with_a_generator():
         (kind(step=dies), "Bent's process ended with status 7 in step 3 .* with task {'place': "),
         (kind(__init__=made_once), r"Bent raised RuntimeError \(no device\) in __init__"),
         (kind(sample_tasks=unsendable), "Bent has the task {'place': .* let it be plain data, or"),
+        (
+            kind(sample_tasks=unreadable, set_task=placed),
+            r"Bent has a task that cannot be read .* \(RuntimeError \(not here\)\); let it be",
+        ),
         (with_a_generator(), "Walk is made by <function .* cannot be sent .* or leave asynchron"),
     ],
-    ids=["dies", "cannot be made", "task", "function"],
+    ids=["dies", "cannot be made", "task", "task there", "function"],
 )
 def test_what_goes_wrong_in_a_process_is_one_sentence(make, message):
     with pytest.raises(ValueError, match=message) as raised, warnings.catch_warnings():
