@@ -75,6 +75,7 @@ def _sampler(settings: Settings, tasks: int, *, episodes: int, resample: bool = 
             squared_reward=training.squared_reward,
             oracle=settings.method.sees_task,
             resample=resample,
+            asynchronous=settings.machine.asynchronous,
         )
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}") from error
@@ -84,7 +85,7 @@ def policy(settings: Settings) -> GaussianPolicy:
     """Makes the paper's policy, initialised by the settings' seed."""
     from maml_tf.rl.policy import GaussianPolicy
 
-    one = _sampler(settings, 1, episodes=1)
+    one = _sampler(settings.replace(asynchronous=False), 1, episodes=1)
     one.close()
     return GaussianPolicy(
         one.observation_size,

@@ -345,6 +345,12 @@ class Machine:
         "core.",
         within=ranges.THREADS,
     )
+    asynchronous: bool = setting(
+        False,
+        "For --problem=gymnasium: step each environment in a process of its own, as many as there "
+        "are trajectories; for environments whose step takes a millisecond or more.",
+        only=True,
+    )
     distribute: str = setting(
         "none",
         "mirrored: spread the tasks over all visible accelerators.",

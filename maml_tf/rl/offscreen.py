@@ -3,14 +3,20 @@
 OpenGL in software (Mesa) and TensorFlow bring an LLVM each, and a process with both crashes; so
 this file's own text is run by a second Python, which imports neither TensorFlow nor this package. A
 back end that fails, or takes its process down, is then only one that does not work.
+
+Shape letters: n pictures, Q positions.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +27,8 @@ BACK_ENDS = ("egl", "osmesa", "glfw")
 """Values of MUJOCO_GL, in the order in which they are tried; the last one needs a display."""
 
 _VARIABLE = "MUJOCO_GL"
+_GRACE = 5.0
+"""Seconds that the second process has to end."""
 _NOTHING = "<mujoco><worldbody><body name='torso'/></worldbody></mujoco>"
 
 
@@ -34,6 +42,96 @@ class View(NamedTuple):
     elevation: float = -15.0  # degrees, of the direction in which it looks
 
 
+class Drawer:
+    """A second Python that draws one robot, picture after picture, until it is closed."""
+
+    def __init__(self, model: mujoco.MjModel, view: View, *, back_end: str):
+        """Starts it.
+
+        Args:
+          model: the robot.
+          view: size and camera.
+          back_end: one of `BACK_ENDS`, such as `working_back_end` finds.
+
+        Raises:
+          OSError: the back end does not work; the last line of its complaint.
+        """
+        self._shape = view.height, view.width, 3
+        self._said = tempfile.TemporaryFile()
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "model.mjb")
+            mujoco.mj_saveModel(model, path)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), path]
+                + [str(word) for word in view],
+                env={**os.environ, _VARIABLE: back_end},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+            )
+            # Also at the end of the program, or when nobody holds this any more.
+            self._end = weakref.finalize(self, _end, self._process)
+            self._read(1)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, by `close` or by a fault."""
+        return not self._end.alive
+
+    def draw(self, positions: np.ndarray, goal: np.ndarray | None = None) -> np.ndarray:
+        """Draws the robot.
+
+        Args:
+          positions: `[Q]`.
+          goal: a place `[2]` on the floor to be marked.
+
+        Returns:
+          `[height, width, 3]` uint8.
+
+        Raises:
+          OSError: as above.
+        """
+        words = np.concatenate([positions, [np.nan] * 2 if goal is None else goal])
+        try:
+            with contextlib.suppress(BrokenPipeError):  # what ended is found out by reading
+                self._process.stdin.write(words.astype(np.float64).tobytes())  # type: ignore
+                self._process.stdin.flush()  # type: ignore[union-attr]  # of mypy: it is a pipe
+            picture = self._read(math.prod(self._shape))
+        except BaseException:
+            self.close()  # half a picture may be on its way
+            raise
+        return np.frombuffer(picture, np.uint8).reshape(self._shape).copy()
+
+    def _read(self, size: int) -> bytes:
+        got = self._process.stdout.read(size)  # type: ignore[union-attr]  # of mypy: it is a pipe
+        if len(got) == size:
+            return got
+        code = self._process.wait()
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip().splitlines()
+        self.close()
+        if said and code >= 0:
+            raise OSError(said[-1])
+        how = f"by signal {-code}" if code < 0 else f"with status {code}"
+        raise OSError(f"the process that draws ended {how}")
+
+    def close(self) -> None:
+        """Ends it."""
+        self._end()
+        self._said.close()
+
+
+def _end(process: subprocess.Popen) -> None:
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            pipe.close()  # type: ignore[union-attr]  # which it takes for the end
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def frames(
     model: mujoco.MjModel,
     positions: np.ndarray,
@@ -42,37 +140,12 @@ def frames(
     back_end: str,
     goal: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws a robot.
+    """Draws a robot several times, `[n, height, width, 3]` uint8 of positions `[n, Q]`.
 
-    Args:
-      model: the robot.
-      positions: `[n, Q]`, one per frame.
-      view: size and camera.
-      back_end: one of `BACK_ENDS`, such as `working_back_end` finds.
-      goal: a place `[2]` on the floor to be marked.
-
-    Returns:
-      `[n, height, width, 3]` uint8.
-
-    Raises:
-      OSError: the back end does not work; the last line of its complaint.
+    The other arguments are `Drawer`'s, and so are the errors.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        mujoco.mj_saveModel(model, f"{folder}/model.mjb")
-        places = np.zeros((0, 2)) if goal is None else np.asarray(goal, float)[None]
-        np.savez(f"{folder}/in.npz", positions=positions, view=np.array(view[:2]), places=places)
-        words = [view.follow, str(view.distance), str(view.elevation)]
-        done = subprocess.run(
-            [sys.executable, "-c", Path(__file__).read_text(encoding="utf-8"), *words],
-            cwd=folder,
-            env={**os.environ, _VARIABLE: back_end},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            raise OSError(said[-1] if done.returncode > 0 else f"signal {-done.returncode}")
-        return np.load(f"{folder}/out.npy")
+    with contextlib.closing(Drawer(model, view, back_end=back_end)) as drawer:
+        return np.stack([drawer.draw(each, goal) for each in positions])
 
 
 def working_back_end() -> str:
@@ -82,9 +155,7 @@ def working_back_end() -> str:
       OSError: none works, and what to install.
     """
     asked = os.environ.get(_VARIABLE, "").lower()
-    model = mujoco.MjModel.from_xml_string(
-        "<mujoco><worldbody><body name='torso'/></worldbody></mujoco>"
-    )
+    model = mujoco.MjModel.from_xml_string(_NOTHING)
     faults = []
     for back_end in (asked,) if asked else BACK_ENDS:
         try:
@@ -99,24 +170,32 @@ def working_back_end() -> str:
     )
 
 
-def _draw(follow: str, distance: str, elevation: str) -> None:
-    """What the second process does, in the folder with the files."""
-    model, given = mujoco.MjModel.from_binary_path("model.mjb"), np.load("in.npz")
-    height, width = map(int, given["view"])
+def _draw(path: str, height: str, width: str, follow: str, distance: str, elevation: str) -> None:
+    """What the second process does until its input ends: positions and a place in, a picture out.
+
+    Its first byte says that it is ready.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process' affair
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a driver prints is no picture
+    model = mujoco.MjModel.from_binary_path(path)
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
     camera.trackbodyid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, follow)
     camera.distance, camera.elevation, camera.azimuth = float(distance), float(elevation), 90.0
-    pictures = np.zeros((len(given["positions"]), height, width, 3), np.uint8)
-    with mujoco.Renderer(model, height, width) as renderer:
-        for picture, positions in zip(pictures, given["positions"], strict=True):
-            data.qpos[:] = positions
+    size = 8 * (model.nq + 2)
+    with mujoco.Renderer(model, int(height), int(width)) as renderer:
+        out.write(b"!")
+        out.flush()
+        while len(words := sys.stdin.buffer.read(size)) == size:
+            numbers = np.frombuffer(words)
+            data.qpos[:] = numbers[:-2]
             mujoco.mj_forward(model, data)
             renderer.update_scene(data, camera)
-            for place in given["places"]:
-                _mark(renderer.scene, place)
-            picture[:] = renderer.render()
-    np.save("out.npy", pictures)
+            if np.isfinite(numbers[-2:]).all():
+                _mark(renderer.scene, numbers[-2:])
+            out.write(renderer.render().tobytes())
+            out.flush()
 
 
 def _mark(scene: mujoco.MjvScene, place: np.ndarray) -> None:

@@ -27,7 +27,6 @@ _HEADER = 44  # pixels above the pictures: two lines of text
 _GAP = 8  # pixels between them
 _SIZE = 360, 270  # pixels of a robot's picture
 _COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
-_VIEWS = {"half_cheetah.xml": (2.8, -12.0), "ant.xml": (5.0, -30.0)}  # distance, elevation
 
 
 def render(
@@ -81,7 +80,7 @@ def render(
 
 def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:
     env: Any = sampler.env
-    if not (isinstance(env, Navigation2D) or getattr(env, "xml", None) in _VIEWS):
+    if not (isinstance(env, Navigation2D) or hasattr(env, "camera")):
         raise ValueError(
             f"{type(env).__name__} cannot be drawn; render draws 2D navigation, the cheetah and "
             "the ant."
@@ -108,11 +107,9 @@ def _offscreen():
 
 
 def _robot(env: Any, positions: np.ndarray, task: np.ndarray, back_end: str) -> np.ndarray:
-    offscreen, (distance, elevation) = _offscreen(), _VIEWS[env.xml]
-    goal = task if len(task) == 2 else None  # a place, to be in the picture too
-    distance *= 1.0 if goal is None else 1.6
-    view = offscreen.View(_SIZE[1], _SIZE[0], distance=distance, elevation=elevation)
-    return offscreen.frames(env.model, positions, view, back_end=back_end, goal=goal)
+    view = env.view(_SIZE[1], _SIZE[0])
+    goal = env.goal(task)
+    return _offscreen().frames(env.model, positions, view, back_end=back_end, goal=goal)
 
 
 def _on_the_plane(shown: Sequence[np.ndarray], goal: np.ndarray) -> list[np.ndarray]:

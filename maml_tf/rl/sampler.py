@@ -60,14 +60,15 @@ class Sampler:
         squared_reward: bool = False,
         oracle: bool = False,
         resample: bool = False,
+        asynchronous: bool = False,
     ):
         """Makes the environments.
 
         Args:
           environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
             a module first), or a function that makes one environment, with
-            `sample_tasks(rng, n)` and `set_task(task)`; or P environments in one, with
-            `sample_tasks(rng, n)` and `set_tasks(tasks [P, G])`.
+            `sample_tasks(rng, n)` and `set_task(task)` or `reset(options={"task": task})`; or P
+            environments in one, with `sample_tasks(rng, n)` and `set_tasks(tasks [P, G])`.
           tasks: T.
           episodes: E.
           horizon: H; the environment's own if not given.
@@ -78,6 +79,8 @@ class Sampler:
           oracle: append the task to the observation.
           resample: give each episode a task of its own: all tasks at once, as pre-training sees
             them.
+          asynchronous: step each environment of your own in a process of its own, P of them: for
+            slow ones (docs/performance.md). What is drawn stays the same.
 
         Raises:
           ValueError: a number is no whole one or below 1, the dynamics are unknown, an option is
@@ -93,11 +96,12 @@ class Sampler:
         self.episodes = arguments.whole("episodes", episodes)
         self.seed = arguments.count("seed", seed, 0)
         flags = {"squared_reward": squared_reward, "oracle": oracle, "resample": resample}
+        flags["asynchronous"] = asynchronous
         for name, flag in flags.items():
             arguments.boolean(name, flag)
         self.diverged = 0
         self.resample = resample
-        options = Options(horizon, oracle, dynamics, squared_reward, threads)
+        options = Options(horizon, oracle, asynchronous, dynamics, squared_reward, threads)
         self.env = make_environments(environment, tasks * episodes, options)
         self.horizon = horizon or own_horizon(environment, self.env)
         self.observation_size = math.prod(self.env.single_observation_space.shape or ())

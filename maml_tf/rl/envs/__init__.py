@@ -5,10 +5,11 @@ gymnasium.make_vec("maml_tf/AntGoal-v0", num_envs=800, vectorization_mode="vecto
 """
 
 from maml_tf.rl.environments import ENVIRONMENTS
-from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
+from maml_tf.rl.envs.base import TaskVectorEnv
 from maml_tf.rl.envs.foreign import ForeignTasks
 from maml_tf.rl.envs.foreign_vector import ForeignVector
 from maml_tf.rl.envs.registry import make_single, make_vector, register
+from maml_tf.rl.envs.single import TaskEnv
 
 __all__ = [
     "ENVIRONMENTS",

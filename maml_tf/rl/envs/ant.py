@@ -48,6 +48,7 @@ class _Ant(MujocoTasks):
     xml = "ant.xml"
     frame_skip = {"paper": 1, "gymnasium": 5}
     timestep = {"paper": 0.02, "gymnasium": 0.01}
+    camera = 5.0, -30.0
 
     def _observation_size(self) -> int:
         return 125 if self.dynamics == "paper" else 105
@@ -150,6 +151,7 @@ class AntGoal(_Ant):
 
     task_size = 2
     task_words = "goal ({:.2f}, {:.2f}) m"
+    camera = 8.0, -30.0  # for the goal to be in the picture too
 
     def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
         """Draws goals [num_tasks, 2]."""

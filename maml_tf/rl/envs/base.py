@@ -16,6 +16,9 @@ from gymnasium.vector import AutoresetMode
 Infos: TypeAlias = dict[str, np.ndarray]
 """`diverged` [P] bool, if it is there; and `_diverged`, where it is said."""
 
+PICTURE = 360, 480
+"""Height and width of a picture, pixels."""
+
 Rows = slice | np.ndarray
 """Environments of a batch: all of them, or the indices [n] of some."""
 
@@ -40,7 +43,8 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     With `AutoresetMode.NEXT_STEP` an ended environment is reset by the next step; with `DISABLED`
     it stands still, costs nothing and has reward 0 until `reset(options={"reset_mask": ...})`.
 
-    A subclass sets the sizes and words below and writes `sample_tasks`, `_reset` and `_advance`.
+    A subclass sets the sizes and words below and writes `sample_tasks`, `_reset` and `_advance`;
+    and, to be drawn, `picture`.
     """
 
     state_size: int  # O, without the task
@@ -48,6 +52,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     task_size: int  # G
     task_words: str  # say what a task is, with a place for each of G numbers
     threads = 1  # that it uses
+    drawn = False  # whether it writes `picture`
     # What holds one row per environment, so that a part has a view of it.
     _of_each: ClassVar[tuple[str, ...]] = ("tasks", "_observations", "_steps", "_ended")
 
@@ -58,6 +63,7 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         max_episode_steps: int | None = None,
         oracle: bool = False,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
     ):
         """Makes the spaces.
 
@@ -66,9 +72,10 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
           max_episode_steps: steps until an episode is cut; None for no end.
           oracle: append the task to the observation.
           autoreset_mode: `NEXT_STEP` or `DISABLED`.
+          render_mode: "rgb_array" for `render`, or None.
 
         Raises:
-          ValueError: a number is below 1, or the mode is neither of the two.
+          ValueError: a number is below 1, or a mode is none of these.
         """
         for name, number in (("num_envs", num_envs), ("max_episode_steps", max_episode_steps)):
             if number is not None and number < 1:
@@ -80,6 +87,14 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         self.max_episode_steps = max_episode_steps
         self.oracle = oracle
         self.metadata = {"render_modes": [], "autoreset_mode": mode}
+        if self.drawn:
+            fps = round(1.0 / self.step_seconds)
+            self.metadata |= {"render_modes": ["rgb_array"], "render_fps": fps}
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            known = " or ".join(map(repr, [*modes, None]))
+            raise ValueError(f"render_mode is {render_mode!r}; use {known}.")
+        self.render_mode = render_mode
         size = self.state_size + (self.task_size if oracle else 0)
         box = gymnasium.spaces.Box
         self.single_observation_space = box(-np.inf, np.inf, (size,), np.float32)
@@ -118,6 +133,16 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
     def step_seconds(self) -> float:
         """Time that a step takes, in a moving picture of natural speed."""
         raise NotImplementedError
+
+    def picture(self, row: int) -> np.ndarray:
+        """Draws an environment, [height, width, 3] uint8."""
+        raise NotImplementedError
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A picture of each environment, with `render_mode="rgb_array"`."""
+        if self.render_mode is None:
+            return None
+        return tuple(self.picture(row) for row in range(self.num_envs))
 
     def describe(self, task: np.ndarray) -> str:
         """A few words on a task [G]."""
@@ -226,46 +251,3 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
             self._ended |= over
         infos = {} if diverged is None else {"diverged": diverged, "_diverged": diverged.copy()}
         return self._observations.copy(), rewards, terminated, truncated, infos
-
-
-class TaskEnv(gymnasium.Env):
-    """One environment of a `TaskVectorEnv`, for `gymnasium.make`."""
-
-    def __init__(self, vector: TaskVectorEnv):
-        """Takes a batch of one, without a limit of steps."""
-        self._vector = vector
-        self.metadata = {"render_modes": []}
-        self.observation_space = vector.single_observation_space
-        self.action_space = vector.single_action_space
-
-    @property
-    def task(self) -> np.ndarray:
-        """The present task, [G]."""
-        return self._vector.tasks[0].copy()
-
-    def sample_tasks(self, rng: np.random.Generator, num_tasks: int) -> np.ndarray:
-        """Draws tasks [num_tasks, G]."""
-        return self._vector.sample_tasks(rng, num_tasks)
-
-    def set_task(self, task: np.ndarray | None) -> None:
-        """Fixes the task, [G]; None draws a new one at each reset again."""
-        self._vector.set_tasks(None if task is None else np.asarray(task)[None])
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, bool]]:
-        """Starts an episode; returns its observation [O], and no information."""
-        super().reset(seed=seed)
-        self._vector.np_random = self.np_random
-        return self._vector.reset()[0][0], {}
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, bool]]:
-        """Takes an action [A]; returns observation [O], reward, terminated, False, information."""
-        actions = np.asarray(action)[None]
-        observations, rewards, terminated, _, infos = self._vector.step(actions)
-        info = {"diverged": True} if infos else {}
-        return observations[0], float(rewards[0]), bool(terminated[0]), False, info
-
-    def close(self) -> None:
-        """Ends the batch's threads."""
-        self._vector.close()

@@ -39,6 +39,7 @@ def name_of(env: gymnasium.Env) -> str:
 
 def brief(value: object) -> str:
     """A value in one line of bounded length; an error by its type and first line."""
+    value = value.item() if isinstance(value, np.generic) else value
     is_error = isinstance(value, BaseException)
     kind = type(value).__name__
     try:

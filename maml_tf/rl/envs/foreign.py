@@ -14,11 +14,14 @@ from maml_tf.rl.envs import faults, task_forms
 from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
 from maml_tf.rl.envs.guarded import Guarded, check, made, maker
+from maml_tf.rl.envs.processes import Processes
 from maml_tf.rl.envs.task_draws import TaskDraws
 
 
 class ForeignTasks(gymnasium.vector.VectorWrapper):
     """P environments that have `sample_tasks(rng, n)` and `set_task(task)`, each with a task.
+
+    One without `set_task` finds its task at each reset, in `options["task"]`.
 
     `sample_tasks` may take rng and n in any order and by any usual name, or n alone. A task may be
     a number, an array, a name, an index, a dictionary or any object; `set_task` is given what
@@ -51,7 +54,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
           num_envs: P.
           oracle: append the task to the observation: its numbers, a dictionary's in the order of
             the keys.
-          asynchronous: step each in a process of its own.
+          asynchronous: step each in a process of its own, with the same numbers.
           name: of the environment, for messages; by default its id or class.
 
         Raises:
@@ -69,7 +72,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
             raise faults.raised(name, "__init__", error) from error
         self._trial = Guarded(self._one, name)
         sample = self._one.get_wrapper_attr("sample_tasks")
-        self._draws = TaskDraws(name, sample, self._one)
+        self._draws = TaskDraws(name, sample, self._trial)
         drawn = self._draws.refuse_other_chance(num_envs, self._begin)
         self._form = drawn[0] if task_forms.rows(drawn).dtype != object else None
         self._as_vector = self._try(drawn[0])
@@ -88,12 +91,11 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
 
     def _make_all(self, make: Callable, num_envs: int, asynchronous: bool) -> Any:
         """All environments in one; each has to be an object of its own."""
-        kind = gymnasium.vector.AsyncVectorEnv if asynchronous else gymnasium.vector.SyncVectorEnv
-        # Each process of its own makes its own objects.
-        met = None if asynchronous else {id(self._one.unwrapped): self._one.unwrapped}
-        makers = [maker(make, self.name, number, met) for number in range(num_envs)]
+        if asynchronous:
+            return Processes(make, self.name, num_envs, like=self._one)
+        met = {id(self._one.unwrapped): self._one.unwrapped}
         try:
-            return kind(makers)  # type: ignore[arg-type]
+            return gymnasium.vector.SyncVectorEnv([maker(make, self.name, met)] * num_envs)
         except (Exception, SystemExit) as error:
             raise faults.raised(self.name, "__init__", error) from error
 
@@ -101,7 +103,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         """Sets a task, in the form that the environment takes, if it takes either."""
         for form in (task, np.array([task])):
             with contextlib.suppress(EnvironmentFault):
-                self._trial.take_task([form])
+                self._trial.task = form
                 return
 
     def _try(self, task: Any) -> bool:
@@ -121,7 +123,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         return False
 
     def _try_as(self, task: Any) -> None:
-        self._trial.take_task([task])
+        self._trial.task = task
         seen, _ = self._trial.reset(seed=0)
         if not faults.is_finite(seen[np.newaxis]):
             raise self._not_finite(task)
@@ -167,7 +169,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         if self.oracle:
             self._shown = self._numbers(tasks)
         self._tasks = self._given(tasks)
-        self._vector.call("take_task", self._tasks)
+        self._vector.set_attr("task", self._tasks)
 
     def _given(self, tasks: np.ndarray) -> list:
         """Tasks as the environment gave them."""

@@ -11,22 +11,56 @@ import numpy as np
 from maml_tf.rl.envs import faults, task_forms
 from maml_tf.rl.envs.faults import EnvironmentFault
 
+TASK = "task"
+"""Where `reset(options=...)` finds the task of an environment without `set_task`."""
+
+
+class _Options(dict):
+    """Options of a reset that notice whether the task among them is looked at."""
+
+    looked_at = False
+
+
+def _noticed(name: str, by_key: bool) -> Callable:
+    def method(self: _Options, *args: Any) -> Any:
+        self.looked_at |= not by_key or args[0] == TASK
+        return getattr(dict, name)(self, *args)
+
+    return method
+
+
+for _name in ("__contains__", "__getitem__", "get", "pop", "setdefault"):
+    setattr(_Options, _name, _noticed(_name, by_key=True))
+for _name in ("__iter__", "__or__", "__ror__", "copy", "items", "keys", "values"):
+    setattr(_Options, _name, _noticed(_name, by_key=False))
+
 
 class Guarded(gymnasium.Wrapper):
-    """An environment that knows its task and its step, and names both where it does wrong."""
+    """An environment that knows its task and its step, and names both where it does wrong.
 
-    def __init__(self, env: gymnasium.Env, name: str, number: int = 0):
-        """Takes an environment, what messages call it, and which of several it is."""
+    One without `set_task` finds its task in the options of every reset, under `TASK`.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str):
+        """Takes an environment, and what messages call it."""
         super().__init__(env)
-        self._name, self._number = name, number
+        self._name = name
         self._task: Any = None
+        self._sets_task = env.has_wrapper_attr("set_task")
         self._steps = 0
         self._shape = env.observation_space.shape or ()
         self._dtype = env.observation_space.dtype
 
-    def take_task(self, tasks: list) -> None:
-        """Sets the task of this environment's own row, a copy of its own."""
-        self._task = tasks[self._number]
+    @property
+    def task(self) -> Any:
+        """The present task; set_task is given a copy of its own."""
+        return self._task
+
+    @task.setter
+    def task(self, task: Any) -> None:
+        self._task = task
+        if not self._sets_task:
+            return
         try:
             self.env.get_wrapper_attr("set_task")(task_forms.own_copy(self._task))
         except (Exception, SystemExit) as error:
@@ -36,10 +70,17 @@ class Guarded(gymnasium.Wrapper):
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
         """Starts an episode; returns its observation, and no information."""
+        if not self._sets_task:
+            options = _Options(options or {}, **{TASK: task_forms.own_copy(self._task)})
         try:
             result = self.env.reset(seed=seed, options=options)
         except (Exception, SystemExit) as error:
             raise self._raised("reset", error) from error
+        if isinstance(options, _Options) and not options.looked_at:
+            raise EnvironmentFault(
+                f"{self._name} has no set_task, and its reset does not look at "
+                f'options["{TASK}"]; give it set_task(task), or take the task there.'
+            )
         if not isinstance(result, tuple) or len(result) != 2:
             alone = "" if isinstance(result, tuple) else " alone, as the old Gym did"
             raise self._wrong("reset", f"returned {faults.brief(result)}{alone}")
@@ -120,31 +161,30 @@ def made(make: Callable[[], gymnasium.Env], name: str) -> gymnasium.Env:
 
 
 def maker(
-    make: Callable[[], gymnasium.Env], name: str, number: int, met: dict[int, Any] | None
+    make: Callable[[], gymnasium.Env], name: str, met: dict[int, Any]
 ) -> Callable[[], gymnasium.Env]:
     """Makes one environment, which must not be among those met before."""
 
     def maker() -> gymnasium.Env:
         env = made(make, name)
-        if met is not None:
-            if id(env.unwrapped) in met:
-                raise EnvironmentFault(
-                    f"{name} is one object for several tasks; let the function make a new "
-                    "environment at every call."
-                )
-            met[id(env.unwrapped)] = env.unwrapped
-        return Guarded(env, name, number)
+        if id(env.unwrapped) in met:
+            raise EnvironmentFault(
+                f"{name} is one object for several tasks; let the function make a new "
+                "environment at every call."
+            )
+        met[id(env.unwrapped)] = env.unwrapped
+        return Guarded(env, name)
 
     return maker
 
 
 def check(name: str, env: gymnasium.Env) -> None:
     """Refuses an environment that has no tasks or other spaces than vectors of real numbers."""
-    missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
-    if missing:
+    if not env.has_wrapper_attr("sample_tasks"):
+        missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
         raise ValueError(
-            f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), "
-            "set_task(task))."
+            f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), and "
+            f'set_task(task) or reset(options={{"{TASK}": task}})).'
         )
     spaces = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
     check_spaces(name, *spaces)

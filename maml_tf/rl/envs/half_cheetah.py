@@ -20,6 +20,7 @@ class _HalfCheetah(MujocoTasks):
     xml = "half_cheetah.xml"
     frame_skip = {"paper": 1, "gymnasium": 5}
     timestep = {"paper": 0.01, "gymnasium": 0.01}
+    camera = 2.8, -12.0
     task_size = 1
 
     def _observation_size(self) -> int:

@@ -5,6 +5,7 @@ Shape letters: P environments in parallel.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 from collections.abc import Callable
@@ -34,6 +35,7 @@ class Options(NamedTuple):
 
     horizon: int | None = None  # H; None: the environment's own
     oracle: bool = False  # append the task to the observation
+    asynchronous: bool = False  # each of a user's own in a process of its own
     dynamics: str = "paper"  # of this package's robots
     squared: bool = False  # reward of 2D navigation
     threads: int | None = None  # of MuJoCo
@@ -59,18 +61,24 @@ def make_environments(environment: Given, num_envs: int, options: Options) -> Ta
             return environment
         return ForeignVector(environment)
     if not isinstance(environment, str):
-        return ForeignTasks(environment, num_envs, oracle=options.oracle)
+        return ForeignTasks(
+            environment, num_envs, oracle=options.oracle, asynchronous=options.asynchronous
+        )
     name = _own_name(environment)
     if name in ENVIRONMENTS:
         return _make_own(name, num_envs, options)
     _register(environment)
     id = environment.rpartition(":")[2]
+    # By its record: another process does not know the id. Without Gymnasium's own checker, for
+    # `ForeignTasks` says what is wrong in a sentence.
+    make = functools.partial(
+        gymnasium.make,
+        gymnasium.spec(id),
+        max_episode_steps=options.horizon,
+        disable_env_checker=True,
+    )
     return ForeignTasks(
-        # Without Gymnasium's own checker: `ForeignTasks` says what is wrong in a sentence.
-        lambda: gymnasium.make(id, max_episode_steps=options.horizon, disable_env_checker=True),
-        num_envs,
-        oracle=options.oracle,
-        name=id,
+        make, num_envs, oracle=options.oracle, asynchronous=options.asynchronous, name=id
     )
 
 
@@ -110,6 +118,13 @@ def _check_options(environment: Given, options: Options) -> None:
             having = [name for name, e in ENVIRONMENTS.items() if option in e.options]
             raise ValueError(f"{argument} is for {', '.join(having)}; drop it.")
     made = isinstance(environment, gymnasium.vector.VectorEnv)
+    if options.asynchronous and (entry is not None or made):
+        name = environment if isinstance(environment, str) else type(environment).__name__
+        reason = "is made already" if made else "steps all its tasks at once"
+        raise ValueError(
+            f"asynchronous is for environments of your own, one process each, and {name} {reason}; "
+            "drop it."
+        )
     if made and options.oracle and not getattr(environment, "oracle", False):
         raise ValueError(
             f"oracle is True, and {type(environment).__name__} is made already without its tasks "

@@ -17,6 +17,7 @@ import mujoco.rollout
 import numpy as np
 
 from maml_tf.rl.envs.base import Advance, Rows, TaskVectorEnv
+from maml_tf.rl.envs.drawn_robot import DrawnRobot
 from maml_tf.rl.envs.registry import check_dynamics
 
 LIMIT = 1e4
@@ -34,7 +35,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class MujocoTasks(TaskVectorEnv):
+class MujocoTasks(DrawnRobot):
     """A robot of Gymnasium's with a task.
 
     `dynamics="paper"` is the original program's: one physics step per action, and its observation.
@@ -54,6 +55,7 @@ class MujocoTasks(TaskVectorEnv):
     xml: str  # of Gymnasium's
     frame_skip: dict[str, int]  # by dynamics
     timestep: dict[str, float]  # seconds, by dynamics
+    _pool: Any = None  # MuJoCo's, of threads
     _of_each = (*TaskVectorEnv._of_each, "_state", "_next", "_control", "_sensed", "_models")
 
     def __init__(
@@ -224,8 +226,10 @@ class MujocoTasks(TaskVectorEnv):
         return Advance(self._columns(state, derived), rewards, terminated, valid)
 
     def close_extras(self, **kwargs) -> None:
-        """Ends the threads."""
-        self._pool.close()
+        """Ends the threads, and what draws."""
+        super().close_extras(**kwargs)
+        if self._pool is not None:  # as when making the environments failed
+            self._pool.close()
 
 
 def velocity(derived: np.ndarray) -> np.ndarray:

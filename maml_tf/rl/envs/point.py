@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maml_tf.rl.envs.base import Advance, Rows, TaskVectorEnv
+from maml_tf.rl.envs.base import PICTURE, Advance, Rows, TaskVectorEnv
 
 STEP = 0.1
 """The longest step along an axis: what an action of 1 moves."""
@@ -24,6 +24,7 @@ class Navigation2D(TaskVectorEnv):
     task_size = 2
     task_words = "goal ({:.2f}, {:.2f})"
     step_seconds = 0.04  # it has no time of its own
+    drawn = True
     _of_each = (*TaskVectorEnv._of_each, "_position")
 
     def __init__(self, num_envs: int = 1, *, squared: bool = False, **kwargs):
@@ -40,6 +41,12 @@ class Navigation2D(TaskVectorEnv):
     def positions(self) -> np.ndarray:
         """Where the points are, [P, 2]."""
         return self._position
+
+    def picture(self, row: int) -> np.ndarray:
+        """Draws one point and its goal."""
+        from maml_tf.rl.envs import plane  # needs Pillow, which a roll-out does not
+
+        return plane.picture(self._position[row], self.tasks[row], PICTURE)
 
     def _reset(self, rows: Rows, num: int) -> np.ndarray:
         self._position[rows] = 0.0

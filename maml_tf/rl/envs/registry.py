@@ -8,7 +8,8 @@ import gymnasium
 
 from maml_tf import arguments
 from maml_tf.rl.environments import ENVIRONMENTS
-from maml_tf.rl.envs.base import TaskEnv, TaskVectorEnv
+from maml_tf.rl.envs.base import TaskVectorEnv
+from maml_tf.rl.envs.single import TaskEnv
 
 DYNAMICS = ("paper", "gymnasium")
 """Of the robots."""

@@ -553,13 +553,6 @@ def test_a_fault_is_one_sentence(fault):
     assert "Bent" in str(raised.value)
 
 
-def test_faults_of_a_process_of_its_own_are_the_same_sentence():
-    vector = envs.ForeignTasks(kind(step=later), 6, asynchronous=True)
-    with pytest.raises(ValueError, match=r"Bent raised RuntimeError \(no device\) in step 3"):
-        with pytest.warns(UserWarning):  # Gymnasium's own account
-            roll(vector)
-
-
 ONE, FOUR = kind()(), itertools.cycle([kind()() for _ in range(4)])
 
 

@@ -1,0 +1,305 @@
+"""Environments in processes of their own: the same numbers, the same sentences, nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+
+gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from maml_tf.experiments import identity, settings
+from maml_tf.rl import envs
+from maml_tf.rl.envs import processes
+from maml_tf.rl.sampler import Sampler
+
+MAIN = os.getpid()
+
+
+class Noise:
+    log_stds = np.zeros((2, 1), np.float32)
+
+    def __call__(self, observations, noise):
+        return noise, noise
+
+
+class Walk(gymnasium.Env):
+    """x' = x + a + noise towards a task's place; some episodes end."""
+
+    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = Box(-2.0, 1.0, (1,), np.float64)
+    main = 0  # the process that is told by a class of `kind`
+    note = ""  # a directory in which `close` leaves a note
+
+    def sample_tasks(self, rng, n):
+        return [{"place": place} for place in rng.uniform(-1, 1, n)]
+
+    def set_task(self, task):
+        self.place = task.pop("place")
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.steps = self.np_random.normal(), 0
+        return np.array([self.x, self.place]), {}
+
+    def step(self, action):
+        self.x += float(action[0]) + self.np_random.normal()
+        self.steps += 1
+        ended = self.steps > 3 and self.x > self.place
+        return np.array([self.x, self.place]), -abs(self.x - self.place), ended, False, {"a": 1}
+
+    def close(self):
+        if self.note and os.getpid() != self.main:
+            open(f"{self.note}/{os.getpid()}", "w").close()
+
+
+class Reset(Walk):
+    """Takes its task at the reset."""
+
+    set_task = property()  # none
+
+    def reset(self, *, seed=None, options=None):
+        self.place = options["task"]["place"]
+        return super().reset(seed=seed)
+
+
+gymnasium.register("Walk-v0", Walk, max_episode_steps=8)
+
+
+def kind(**methods):
+    return type("Bent", (Walk,), {"main": MAIN, **methods})
+
+
+def sampler_of(make, **options):
+    return Sampler(make, **{"tasks": 2, "episodes": 2, "horizon": 9, **options})
+
+
+def roll(make, **options):
+    sampler = sampler_of(make, **options)
+    drawn = [sampler.sample(Noise(), sampler.sample_tasks(i), i) for i in range(2)]
+    sampler.close()
+    return drawn
+
+
+# --- the same ---
+
+
+@pytest.mark.parametrize("make", [Walk, Reset, kind(), lambda: Walk(), "Walk-v0"])
+def test_what_is_drawn_is_the_same_to_the_bit(make):
+    options = {"horizon": None} if make == "Walk-v0" else {}
+    alone, together = (roll(make, asynchronous=a, **options) for a in (True, False))
+    assert 0 < np.mean([each.mask.mean() for each in together]) < 1
+    for one, other in zip(alone, together, strict=True):
+        for name in ("observations", "actions", "rewards", "mask"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+
+
+def boom(self, *args, **kwargs):
+    raise RuntimeError("no device\nand a second line")
+
+
+def later(self, action):
+    self.count = getattr(self, "count", 0) + 1
+    return boom(self) if self.count == 3 else Walk.step(self, action)
+
+
+def four(self, action):
+    return Walk.step(self, action)[: 4 if os.getpid() != self.main else 5]
+
+
+def not_all(self, task):
+    if os.getpid() != self.main and task["place"] > 0:
+        boom(self)
+    self.place = task["place"]
+
+
+@pytest.mark.parametrize(
+    "methods, message",
+    [
+        ({"step": later}, r"Bent raised RuntimeError \(no device\) in step 3 .* task {'place': "),
+        ({"step": four}, r"Bent, in step 1 of an episode with task {'place': .*, returned 4 val"),
+        ({"set_task": not_all}, r"Bent raised RuntimeError \(no device\) in set_task with task {"),
+    ],
+)
+def test_a_fault_is_the_same_sentence_and_nothing_else_is_said(methods, message):
+    sampler = sampler_of(kind(**methods), asynchronous=True)
+    started = list(sampler.env.env.processes)
+    tasks = np.array([{"place": -0.5}, {"place": 0.5}])
+    with pytest.raises(ValueError, match=message) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler.sample(Noise(), tasks, 0)
+    assert "\n" not in str(raised.value)
+    assert not any(process.is_alive() for process in started)
+    with pytest.raises(ValueError, match="Bent's processes have ended.*make a new sampler"):
+        sampler.sample(Noise(), tasks, 0)
+    sampler.close()
+
+
+# --- faults of processes alone ---
+
+
+def dies(self, action):
+    if self.steps == 2 and os.getpid() != self.main:
+        os._exit(7)
+    return Walk.step(self, action)
+
+
+def made_once(self):
+    if os.getpid() != self.main:
+        boom(self)
+
+
+def unsendable(self, rng, n):
+    return [{"place": float(p), "of": (x for x in ())} for p in rng.uniform(-1, 1, n)]
+
+
+class Unreadable:
+    def __init__(self, process):
+        self.process = process
+        if os.getpid() != process:
+            raise RuntimeError("not here")
+
+    def __reduce__(self):
+        return Unreadable, (self.process,)
+
+
+def unreadable(self, rng, n):
+    return [Unreadable(MAIN) for _ in range(n)]
+
+
+def placed(self, task):
+    self.place = 0.0
+
+
+def with_a_generator():
+    held = (x for x in ())
+    return lambda: (held, Walk())[1]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (kind(step=dies), "Bent's process ended with status 7 in step 3 .* with task {'place': "),
+        (kind(__init__=made_once), r"Bent raised RuntimeError \(no device\) in __init__"),
+        (kind(sample_tasks=unsendable), "Bent has the task {'place': .* let it be plain data, or"),
+        (
+            kind(sample_tasks=unreadable, set_task=placed),
+            r"Bent has a task that cannot be read .* \(RuntimeError \(not here\)\); let it be",
+        ),
+        (with_a_generator(), "Walk is made by <function .* cannot be sent .* or leave asynchron"),
+    ],
+    ids=["dies", "cannot be made", "task", "task there", "function"],
+)
+def test_what_goes_wrong_in_a_process_is_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message) as raised, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        roll(make, asynchronous=True)
+    assert "\n" not in str(raised.value) and ";" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["navigation_2d", "maml_tf/Navigation2D-v0"])
+def test_environments_of_this_package_are_refused(name):
+    with pytest.raises(ValueError, match=f"of your own.* {name} steps all its tasks at once; drop"):
+        sampler_of(name, asynchronous=True)
+
+
+def test_the_flag_is_for_environments_of_one_s_own_and_names_no_run():
+    own = {"problem": "gymnasium", "environment": "Walk-v0"}
+    said = settings.make({**own, "asynchronous": True})
+    assert said.machine.asynchronous
+    assert identity.directory_name(said) == identity.directory_name(settings.make(own))
+    for problem in "navigation_2d", "ant_goal", "sinusoid":
+        with pytest.raises(ValueError, match=f"for --problem=gymnasium, not --problem={problem}"):
+            settings.make({"problem": problem, "asynchronous": True})
+
+
+def test_what_is_made_already_is_refused():
+    made = envs.ForeignTasks(Walk, 4)
+    with pytest.raises(ValueError, match="ForeignTasks is made already; drop it"):
+        sampler_of(made, asynchronous=True)
+
+
+def test_too_many_processes_are_refused_before_any_is_started(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (110, 110))
+    monkeypatch.setattr(processes, "_context", None)
+    with pytest.raises(ValueError, match="Walk in 4 processes needs 112 open files, and 110 are"):
+        sampler_of(Walk, asynchronous=True)
+
+
+# --- nothing is left ---
+
+
+def test_closing_closes_each_environment_and_ends_its_process(tmp_path):
+    sampler = sampler_of(kind(note=str(tmp_path)), asynchronous=True)
+    started = list(sampler.env.env.processes)
+    sampler.sample(Noise(), sampler.sample_tasks(0), 0)
+    sampler.close()
+    sampler.close()
+    assert len(started) == 4 and not any(process.is_alive() for process in started)
+    assert {int(name) for name in os.listdir(tmp_path)} == {process.pid for process in started}
+
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = {path!r}
+import numpy as np
+import test_processes
+from maml_tf.rl.sampler import Sampler
+
+class Slow(test_processes.Walk):
+    note, main = {note!r}, 0
+    def step(self, action):
+        time.sleep(0.05)
+        return super().step(action)
+
+sampler = Sampler(Slow, tasks=2, episodes=2, horizon=10000, asynchronous=True)
+print(*(process.pid for process in sampler.env.env.processes), flush=True)
+while True:
+    sampler.sample(test_processes.Noise(), sampler.sample_tasks(0), 0)
+"""
+"""A program without `if __name__ == "__main__"`."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_leaves_no_process_behind(number, tmp_path):
+    path = [os.getcwd(), os.path.dirname(__file__)]
+    script = tmp_path / "program.py"
+    (tmp_path / "notes").mkdir()
+    script.write_text(SCRIPT.format(path=path, note=str(tmp_path / "notes")))
+    program = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    started = [int(word) for word in program.stdout.readline().split()]
+    assert len(started) == 4, program.stderr.read()
+    time.sleep(0.2)
+    # A terminal's Ctrl-C is everybody's.
+    (os.killpg if number == signal.SIGINT else os.kill)(program.pid, number)
+    _, said = program.communicate(timeout=20)
+    assert program.returncode == -number
+    assert said.count("Traceback") == (number == signal.SIGINT), said  # the main process' alone
+    until = time.monotonic() + 20
+    while any(map(_runs, started)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(_runs, started))
+    notes = {int(name) for name in os.listdir(tmp_path / "notes")}
+    assert notes >= set(started)  # each environment was closed
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
