@@ -1,0 +1,175 @@
+"""ProMP and plain policy gradients: derivatives, updates, the adaptive penalty, state, learning."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import assert_is_the_derivative, normal
+from learners import SAMPLER, random_batches
+
+import maml_tf
+from maml_tf.rl.meta_promp import MetaProMP
+from maml_tf.rl.meta_vpg import MetaVPG
+from maml_tf.rl.objectives import PolicyBatch, clipped_surrogate, surrogate
+from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.rollouts import Rollouts
+
+BOTH = pytest.mark.parametrize("kind", [MetaVPG, MetaProMP])
+
+
+def make(kind=MetaProMP, hidden=(8,), seed=1, **options):
+    options = {"meta_batch_size": 4, "step_size": 0.5, **options}
+    return kind(GaussianPolicy(2, 2, hidden, seed), **options)
+
+
+def displaced(learner):
+    """Values other than those whose trajectories are stored: ratios other than 1."""
+    return [
+        v.value + 0.1 * normal(500 + i, *v.shape) * v.value + 0.02
+        for i, v in enumerate(learner.variables)
+    ]
+
+
+def rollouts_of(batches):
+    return Rollouts(batches, np.zeros((4, len(batches))), 6, 0.0, 0.0)
+
+
+def values_of(variables):
+    return [np.array(v.value) for v in variables]
+
+
+@pytest.mark.usefixtures("float64")
+@BOTH
+@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+def test_the_gradient_is_the_objectives_derivative(kind, inner_steps):
+    learner = make(kind, (4,), inner_steps=inner_steps, learn_step_size=True, step_size=0.1)
+    if kind is MetaProMP:
+        learner.kl_coefficients.assign(np.full(inner_steps, 0.7))
+    batches = random_batches(learner, inner_steps + 1)
+    values, names = displaced(learner), [v.path for v in learner.variables]
+    objective = tf.function(lambda weights: learner.objective(weights, batches))
+    gradient = learner.slope(batches)(values)
+    assert_is_the_derivative(gradient, objective, values, names)
+    assert bool(np.any(gradient[-1])) == bool(inner_steps)  # of a learned step size
+
+
+@pytest.mark.parametrize("pieces", [2, 4])
+def test_pieces_change_nothing_but_rounding(pieces):
+    learner = make(minibatches=1, kl_coefficient=0.5)
+    batches, values = random_batches(learner, 2, tasks=4), displaced(learner)
+    whole = learner.slope(batches)(values)
+    learner.pieces = pieces
+    for one, other in zip(whole, learner.slope(batches)(values), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=1e-6)
+
+
+def test_a_ratio_beyond_the_clip_counts_only_where_it_promises_less():
+    """By hand: a mean moved by 1 makes the ratio of an action a exp(a - 1 / 2)."""
+    ratios, gains = np.array([2.0, 2.0, 0.5, 0.5]), np.array([1.0, -1.0, 1.0, -1.0])
+    actions = (np.log(ratios) + 0.5).astype(np.float32)[None, :, None]
+    mask = tf.constant([[1.0, 1.0, 1.0, 1.0]])
+    old, new = (Gaussian(tf.fill([1, 4, 1], m), tf.zeros([1, 1])) for m in (0.0, 1.0))
+    batch = PolicyBatch(tf.zeros([1, 4, 1]), actions, tf.constant([gains], tf.float32), mask, old)
+    loss = clipped_surrogate(new, batch, 0.3)
+    np.testing.assert_allclose(loss, [-np.mean([1.3, -2.0, 0.5, -0.7])], rtol=1e-5)
+
+
+def test_plain_policy_gradients_descend_the_surrogate_once():
+    learner = make(MetaVPG, optimizer=keras.optimizers.SGD(0.1))
+    batches = random_batches(learner, 2, tasks=4)
+    values = learner.inner.values()
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        new = learner.adapted_policy(values, batches)
+        loss = tf.reduce_mean(surrogate(new, batches[-1]))
+    expected = [v - 0.1 * g for v, g in zip(values, tape.gradient(loss, values), strict=True)]
+    seen = learner.improve(rollouts_of(batches))
+    for variable, value in zip(learner.variables, expected, strict=True):
+        np.testing.assert_allclose(variable.value, value, atol=1e-6)
+    assert seen["surrogate_after"] < seen["surrogate_before"] == pytest.approx(float(loss))
+
+
+def test_minibatches_are_updates_by_a_few_tasks_each_in_turn():
+    options = {"optimizer": keras.optimizers.Adam(0.01), "epochs": 2, "minibatches": 2}
+    learner = make(**options)
+    batches = random_batches(learner, 2, tasks=4)
+    by_hand = make()
+    optimizer = keras.optimizers.Adam(0.01)
+    halves = [tf.nest.map_structure(lambda t, h=h: t[2 * h : 2 * h + 2], batches) for h in (0, 1)]
+    for half in halves * 2:
+        optimizer.apply(by_hand.slope(half)(by_hand.inner.values()), by_hand.variables)
+    learner.improve(rollouts_of(batches))
+    for one, other in zip(learner.variables, by_hand.variables, strict=True):
+        np.testing.assert_allclose(one.value, other.value, atol=1e-6)
+
+
+def test_the_penalty_grows_with_the_divergence_of_the_policies_before_a_step():
+    """A mean of two numbers moved by d each is a KL of d^2; the target is 0.01 within 1.5 times."""
+    still = {"optimizer": keras.optimizers.SGD(0.0), "step_size": 1e-3}
+    learner = make(**still, kl_coefficient=0.25)
+    before, last = random_batches(learner, 2, tasks=4)
+    for moved, expected in ((0.2, 0.5), (0.1, 0.5), (0.05, 0.25), (0.05, 0.125)):
+        old = before.old._replace(means=before.old.means + moved)
+        seen = learner.improve(rollouts_of([before._replace(old=old), last]))
+        np.testing.assert_allclose(seen["kl"][0], moved**2, rtol=1e-3)
+        np.testing.assert_allclose(learner.kl_coefficients.value, [expected])
+
+
+def test_a_second_meta_batch_compiles_nothing():
+    learner = make(epochs=2)
+    for index in range(2):
+        learner.improve(rollouts_of(random_batches(learner, 2, tasks=4)))
+        assert learner._improve.experimental_get_tracing_count() == 1, index
+
+
+@BOTH
+def test_learned_step_sizes_move(kind):
+    learner = make(kind, learn_step_size=True, optimizer=keras.optimizers.Adam(0.01))
+    before = values_of(learner.step_sizes)
+    learner.meta_step(SAMPLER, 0)
+    for one, other in zip(before, values_of(learner.step_sizes), strict=True):
+        assert np.any(one != other)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights_and_penalties(tmp_path):
+    def run(directory, *iterations):
+        for count in iterations:
+            learner = make(epochs=2)
+            options = {"save_every": 1, "log_every": 1, "progress": False}
+            maml_tf.train(learner, SAMPLER, iterations=count, logdir=directory, **options)
+        return values_of([*learner.state, *learner.optimizer.variables])
+
+    for one, other in zip(run(tmp_path / "a", 3), run(tmp_path / "b", 2, 3), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@BOTH
+def test_it_learns_to_adapt(kind):
+    pytest.importorskip("gymnasium", reason="needs the extra rl")
+    sampler = maml_tf.rl.Sampler("navigation_2d", tasks=8, episodes=10, horizon=20)
+    learner = kind(
+        GaussianPolicy(2, 2, (16,), 1),
+        meta_batch_size=8,
+        step_size=0.1,
+        optimizer=keras.optimizers.Adam(0.005 if kind is MetaProMP else 0.02),
+    )
+    held_out = {"num_tasks": 16, "steps": 1, "step_size": 0.1}
+    before = maml_tf.evaluate(learner, sampler, **held_out)
+    maml_tf.train(learner, sampler, iterations=20 if kind is MetaProMP else 40, progress=False)
+    after = maml_tf.evaluate(learner, sampler, **held_out)
+    assert after.mean[1] > before.mean[1] + 2 * before.ci95[1]
+    assert after.mean[1] > after.mean[0]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"epochs": 0}, "epochs must be 1 or more"),
+        ({"minibatches": 3}, "4 tasks do not divide into minibatches=3"),
+        ({"clip_ratio": 0.0}, "clip_ratio must be positive"),
+        ({"inner_kl": -1.0}, "inner_kl must be positive"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
