@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
-    from maml_tf.rl.policy import GaussianPolicy
+    from maml_tf.rl.policy import Policy
     from maml_tf.rl.sampler import Sampler
     from maml_tf.types import Evaluator, Learner
 
@@ -30,7 +30,7 @@ def tasks(settings: Settings, split: str) -> Sampler:
     Held-out tasks are the same ones for every method.
 
     Raises:
-      ValueError: the environment is unknown, has no tasks, or other spaces than vectors.
+      ValueError: the environment is unknown, has no tasks, or spaces that no policy is for.
     """
     training = settings.training
     if split != "train":
@@ -75,18 +75,13 @@ def _sampler(settings: Settings, tasks: int, *, episodes: int, resample: bool = 
         raise ValueError(f"{error}") from error
 
 
-def policy(settings: Settings) -> GaussianPolicy:
-    """Makes the paper's policy, initialised by the settings' seed."""
-    from maml_tf.rl.policy import GaussianPolicy
+def policy(settings: Settings) -> Policy:
+    """Makes the paper's policy for the environment's spaces, initialised by the settings' seed."""
+    from maml_tf.rl.policy import policy_for
 
     one = _sampler(settings, 1, episodes=1)
     one.close()
-    return GaussianPolicy(
-        one.observation_size,
-        one.action_size,
-        context=settings.adapts == "context",
-        seed=settings.training.seed,
-    )
+    return policy_for(one, context=settings.adapts == "context", seed=settings.training.seed)
 
 
 def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
