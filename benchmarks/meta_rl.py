@@ -5,8 +5,8 @@
 The learner is the command line's: 100-100 ReLU policy, two single-threaded pieces of the tasks at a
 time on two cores. Beside the clock's seconds stand those of the processors, all cores added, which
 other programs on the machine disturb less. `gradient`, `products` (ten) and `objective` (one place
-of the line search) are measured alone, on the last iteration's trajectories. `--plain` measures them
-also with TensorFlow Probability's own density and KL in place of the matrix products, in turns.
+of the line search) are measured alone, on the last iteration's trajectories. `--plain` measures
+them in turns with TensorFlow Probability's own density and KL in place of the matrix products.
 """
 
 from __future__ import annotations

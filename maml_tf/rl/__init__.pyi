@@ -7,12 +7,12 @@ from .environments import ENVIRONMENTS as ENVIRONMENTS
 from .environments import Environment as Environment
 from .envs.base import TaskVectorEnv as TaskVectorEnv
 from .evaluation import ReturnEvaluator as ReturnEvaluator
-from .heads import Gaussian as Gaussian
 from .meta_policy import MetaPolicy as MetaPolicy
 from .meta_policy import PolicyMetrics as PolicyMetrics
 from .meta_trpo import MetaTRPO as MetaTRPO
 from .meta_trpo import TrpoMetrics as TrpoMetrics
 from .objectives import PolicyBatch as PolicyBatch
+from .parameters import Gaussian as Gaussian
 from .policy import GaussianPolicy as GaussianPolicy
 from .policy import Policy as Policy
 from .policy import policy_for as policy_for

@@ -1,7 +1,7 @@
 """The distributions of actions: TensorFlow Probability's.
 
 TensorFlow Probability takes a second or two to import, so that this module is imported where the
-first distribution is made (`heads`), and not before.
+first distribution is made (`parameters`), and not before.
 
 The Gaussian alone has a density and a KL of its own. Its spread is one for all steps of a task, and
 TFP broadcasts it along them, in every derivative; here it is the factor of a matrix product

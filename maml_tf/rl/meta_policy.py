@@ -21,8 +21,8 @@ from maml_tf.engine import pieces
 from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
-from maml_tf.rl.heads import Parameters, tfp_distributions
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
+from maml_tf.rl.parameters import Parameters, tfp_distributions
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import (
     AdaptiveSampling,

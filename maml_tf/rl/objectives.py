@@ -15,7 +15,7 @@ import tensorflow as tf
 from maml_tf.engine.shapes import sizes
 from maml_tf.rl import advantages, policy
 from maml_tf.rl import linear_baseline as value
-from maml_tf.rl.heads import Gaussian, Parameters
+from maml_tf.rl.parameters import Gaussian, Parameters
 from maml_tf.rl.policy import Policy
 from maml_tf.types import LossFn, Trajectories, Weights
 

@@ -18,7 +18,8 @@ from maml_tf import arguments
 from maml_tf.engine.functional import functional
 from maml_tf.rl import policy_networks
 from maml_tf.rl.actor import LOG_STD_FLOOR, Actor, DenseActor, NetworkActor
-from maml_tf.rl.heads import Gaussian, GaussianHead, Head, Parameters
+from maml_tf.rl.heads import GaussianHead, Head
+from maml_tf.rl.parameters import Gaussian, Parameters
 from maml_tf.types import Weights
 
 if TYPE_CHECKING:

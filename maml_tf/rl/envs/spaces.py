@@ -26,6 +26,8 @@ from maml_tf.rl.heads import (
     MultiCategoricalHead,
 )
 
+_LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_EMPTY = "it is empty; give it at least one number"
 _OBSERVED = "Box, Discrete, MultiDiscrete, MultiBinary, Dict or Tuple"
 _ACTED = "Box, Discrete, MultiDiscrete or MultiBinary"
 
@@ -36,28 +38,18 @@ def why_not_observed(space: object) -> str | None:
         parts = list(_parts(space))
         found = [why_not_observed(part) for part in parts] or ["it is empty; give it a part"]
         return next((reason for reason in found if reason), None)
-    if isinstance(space, spaces.Box):
-        return _why_no_box(space)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return None if size_of(space) else "it is empty; give it at least one number"
+    if isinstance(space, _LEAVES):
+        return None if size_of(space) else _EMPTY
     return f"a policy takes numbers; let it be a {_OBSERVED}"
 
 
 def why_not_acted(space: object) -> str | None:
     """Why a policy cannot give actions of a space, and what it can; None where it can."""
-    if isinstance(space, spaces.Box):
-        if not np.issubdtype(space.dtype, np.floating):
-            return "a Gaussian's actions are real numbers; let it be of floats, or MultiDiscrete"
-        return _why_no_box(space)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return None if size_of(space) else "it is empty; give it at least one number"
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        return "a Gaussian's actions are real numbers; let it be of floats, or MultiDiscrete"
+    if isinstance(space, _LEAVES):
+        return None if size_of(space) else _EMPTY
     return f"a policy has no distribution of such; let it be a {_ACTED}"
-
-
-def _why_no_box(space: spaces.Box) -> str | None:
-    if np.issubdtype(space.dtype, np.complexfloating):
-        return "networks take real numbers; give real and imaginary parts"
-    return None if math.prod(space.shape) else "it is empty; give it at least one number"
 
 
 def _parts(space: spaces.Dict | spaces.Tuple) -> Any:
@@ -131,7 +123,7 @@ def _one_hot(space: Any, value: np.ndarray, lead: tuple[int, ...]) -> np.ndarray
     counts = 2 if is_bits else space.n if isinstance(space, spaces.Discrete) else space.nvec
     chosen = value - getattr(space, "start", 0)
     if not ((chosen % 1 == 0) & (chosen >= 0) & (chosen < counts)).all():
-        return f"returned {faults.brief(value)}, an observation outside its space {space}"
+        return f"returned {faults.brief(value.tolist())}, an observation outside its space {space}"
     chosen = chosen.reshape(*lead, -1)
     if is_bits:
         return chosen.astype(np.float32)
