@@ -92,5 +92,5 @@ class Switches(gymnasium.Env):
         return 0, float(np.sum(action == self.positions)), False, False, {}
 
 
-for environment, steps in {Poles: 100, Planets: 50, Reacher: 20, Switches: 5}.items():
+for environment, steps in {Poles: 200, Planets: 50, Reacher: 20, Switches: 5}.items():
     gymnasium.register(f"own/{environment.__name__}-v0", environment, max_episode_steps=steps)

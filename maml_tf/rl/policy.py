@@ -60,6 +60,8 @@ class Policy:
         *,
         context: bool = False,
         network: keras.Model | None = None,
+        head_stddev: float | None = None,
+        init_log_std: float = 0.0,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -72,9 +74,13 @@ class Policy:
           network: a Keras model of your own in place of the one that `hidden`, `seed` and
             `context` describe; it takes the observation in any shape of O numbers, and gives
             `head.output_size` of them. It is used as it is, without a copy.
+          head_stddev: of the head's initial kernel, normal; None: Glorot uniform as the others'.
+            With a small one the first actions are of `init_log_std` alone.
+          init_log_std: initial log-std of every action number of a Gaussian.
 
         Raises:
-          ValueError: a size is below 1, or the network does not fit or cannot be a policy's.
+          ValueError: a size is below 1, the network does not fit or cannot be a policy's, or an
+            option is of what this policy does not have.
         """
         arguments.whole("observation_size", observation_size)
         arguments.count("seed", seed, 0)
@@ -85,15 +91,21 @@ class Policy:
             network = policy_networks.dense(
                 *(observation_size, head.output_size, hidden, seed),
                 context=context,
+                head_stddev=head_stddev,
                 name="mean_network" if head.has_spread else "logits_network",
             )
         else:
-            policy_networks.check(network, observation_size, head.output_size, context=context)
+            _refuse_both(context=context, head_stddev=head_stddev)
+            policy_networks.check(network, observation_size, head.output_size)
         self.model = network
         self.log_std = None
         if head.has_spread:
             self.log_std = keras.Variable(
-                np.zeros(head.size), dtype=keras.config.floatx(), name="log_std"
+                np.full(head.size, init_log_std), dtype=keras.config.floatx(), name="log_std"
+            )
+        elif init_log_std:
+            raise ValueError(
+                f"init_log_std is {init_log_std}, and choices have no log-std; drop it."
             )
         self.stored = _Stored(self.model, self.log_std)
         self._apply = functional(self.model)
@@ -161,6 +173,8 @@ class GaussianPolicy(Policy):
         *,
         context: bool = False,
         network: keras.Model | None = None,
+        head_stddev: float | None = None,
+        init_log_std: float = 0.0,
         squash: bool = False,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
@@ -172,6 +186,8 @@ class GaussianPolicy(Policy):
           seed: seed of the initial weights, 0 or more.
           context: put a `Context` of five numbers beside the observation.
           network: a Keras model of your own as mean network; see `Policy`.
+          head_stddev: see `Policy`.
+          init_log_std: see `Policy`.
           squash: tanh of the Gaussian, so that actions keep within a bounded box, in place of
             clipping those beyond.
 
@@ -180,7 +196,13 @@ class GaussianPolicy(Policy):
         """
         arguments.boolean("squash", squash)
         head = GaussianHead(arguments.whole("action_size", action_size), squash)
-        super().__init__(observation_size, head, hidden, seed, context=context, network=network)
+        super().__init__(
+            *(observation_size, head, hidden, seed),
+            context=context,
+            network=network,
+            head_stddev=head_stddev,
+            init_log_std=init_log_std,
+        )
 
 
 def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Policy:
@@ -189,7 +211,7 @@ def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Pol
     Args:
       sampler: of the environment.
       squash: of a `Box` of actions; see `GaussianPolicy`.
-      **options: `hidden`, `seed`, `context` and `network`, as `Policy`'s.
+      **options: as `Policy`'s: `hidden`, `seed`, `network` and others.
 
     Raises:
       ValueError: the environment shows images and there is no `network`, `squash` is given for
@@ -207,6 +229,15 @@ def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Pol
     if squash:
         raise ValueError("squash is for a Box of actions, and these are choices; drop it.")
     return Policy(sampler.observation_size, head, **options)
+
+
+def _refuse_both(*, context: bool, head_stddev: float | None) -> None:
+    """Refuses what describes the network that a user's own stands in for."""
+    for name, given in {"context": context, "head_stddev": head_stddev}.items():
+        if given:
+            raise ValueError(
+                f"{name} and network are given both; build it into the network, or drop one."
+            )
 
 
 class _Stored(keras.Model):

@@ -33,6 +33,7 @@ def dense(
     seed: int,
     *,
     context: bool,
+    head_stddev: float | None,
     name: str,
 ) -> keras.Sequential:
     """The paper's network: ReLU layers and a linear one.
@@ -43,6 +44,7 @@ def dense(
       hidden: widths of the ReLU layers.
       seed: seed of the Glorot uniform kernels; biases are 0.
       context: put a `Context` of five numbers beside the observation.
+      head_stddev: of the linear layer's kernel, normal; None: Glorot uniform.
       name: of the model.
 
     Raises:
@@ -58,6 +60,8 @@ def dense(
     for index, width in enumerate((*hidden, outputs)):
         last = index == len(hidden)
         kernel = initializers.GlorotUniform(1000 * seed + index)
+        if last and head_stddev is not None:
+            kernel = initializers.RandomNormal(0.0, head_stddev, 1000 * seed + index)
         model.add(
             layers.Dense(
                 width,
@@ -69,23 +73,17 @@ def dense(
     return model
 
 
-def check(network: object, inputs: int, outputs: int, *, context: bool = False) -> None:
+def check(network: object, inputs: int, outputs: int) -> None:
     """Refuses a network that does not fit a policy, or is no function of one observation.
 
     Args:
       network: the user's.
       inputs: numbers of an observation.
       outputs: numbers that the head needs.
-      context: whether a context vector is asked for, too.
 
     Raises:
       ValueError: with the reason.
     """
-    if context:
-        raise ValueError(
-            "context and network are given both; put maml_tf.networks.Context into the network, or "
-            "drop one."
-        )
     apply = functional(network)  # type: ignore[arg-type]
     assert isinstance(network, keras.Model)
     for layer in network._flatten_layers():

@@ -144,6 +144,9 @@ def test_what_is_no_function_of_one_observation_is_refused(case):
     assert "\n" not in str(raised.value)
 
 
-def test_a_context_belongs_into_the_network():
-    with pytest.raises(ValueError, match="context and network are given both"):
-        GaussianPolicy(2, 2, network=sequential(2), context=True)
+@pytest.mark.parametrize("option", [{"context": True}, {"head_stddev": 0.1}])
+def test_what_describes_another_network_is_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} and network are given both"):
+        GaussianPolicy(2, 2, network=sequential(2), **option)
+    with pytest.raises(ValueError, match="init_log_std is -1.0, and choices have no log-std"):
+        Policy(2, CategoricalHead(2), init_log_std=-1.0)
