@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 SHARED = frozenset(
     {"horizon", "discount", "gae_lambda", "inner_loss", "max_kl", "curvature", "curvature_share"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init"}
+    | {"pretrain_iterations", "init", "squash"}
 )
 """What every environment's problem looks at."""
 
@@ -81,7 +81,12 @@ def policy(settings: Settings) -> Policy:
 
     one = _sampler(settings, 1, episodes=1)
     one.close()
-    return policy_for(one, context=settings.adapts == "context", seed=settings.training.seed)
+    return policy_for(
+        one,
+        squash=settings.training.squash,
+        context=settings.adapts == "context",
+        seed=settings.training.seed,
+    )
 
 
 def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:

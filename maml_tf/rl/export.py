@@ -86,6 +86,7 @@ class ServedPolicy(tf.Module):
         paths = [v.path.removeprefix(prefix) for v in policy.variables]
         names = unique_names(paths, (*_TAKEN, *_TAKEN_OUTPUTS))
         self.initial, self.step_sizes = served_variables(learner.inner, names)
+        self.fixed = [v.value for v in policy.model.non_trainable_variables]  # of frozen layers
 
     @property
     def dtype(self) -> tf.DType:

@@ -21,7 +21,7 @@ _REFUSED = {
     layers.RNN: "a recurrent layer's output depends on the observations before, and a policy's on "
     "one; put the last few into the observation (gymnasium.wrappers.FrameStackObservation)",
     layers.BatchNormalization: "batch normalisation's output depends on the other observations of "
-    "the batch, which are others when the policy acts; take LayerNormalization",
+    "the batch, which are others when the policy acts; freeze it, or take LayerNormalization",
 }
 """Layers that are no function of one observation, and why not."""
 
@@ -107,18 +107,14 @@ def check(network: object, inputs: int, outputs: int) -> None:
 
 def _check_layer(network: keras.Model, layer: keras.Layer) -> None:
     for kind, reason in _REFUSED.items():
-        if isinstance(layer, kind):
+        frozen = isinstance(layer, layers.BatchNormalization) and not layer.trainable
+        if isinstance(layer, kind) and not frozen:
             raise ValueError(f"'{network.name}' has the layer '{layer.name}': {reason}.")
     if getattr(layer, "_seed_generators", None) or getattr(layer, "seed_generator", None):
         raise ValueError(
             f"'{network.name}' has the layer '{layer.name}', which draws random numbers: those of "
             "acting would not be those of the update, and their ratio is what is learned from; "
             "drop it."
-        )
-    if layer._non_trainable_variables:
-        raise ValueError(
-            f"'{network.name}' has the layer '{layer.name}' with a state beside its weights, which "
-            "a policy does not keep; drop it."
         )
 
 

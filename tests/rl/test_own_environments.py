@@ -19,10 +19,10 @@ from maml_tf.rl.sampler import Sampler
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CASES = {
-    "Poles": ({"step_size": 0.4}, 4, CategoricalHead(2), 5.0),
-    "Planets": ({"step_size": 0.3}, 8, GaussianHead(1), 5.0),
+    "Poles": ({"step_size": 0.4}, 4, CategoricalHead(2), 1.0),
+    "Planets": ({"step_size": 0.3}, 8, GaussianHead(1), 2.0),
     "Reacher": ({"step_size": 0.2}, 8, GaussianHead(2), 2.0),
-    "Switches": ({"step_size": 0.5}, 6, BernoulliHead(6), 2.0),
+    "Switches": ({"step_size": 0.5}, 6, BernoulliHead(6), 1.0),
 }
 """Options, meta-steps, the head, and how much more the return is to be after one step."""
 
