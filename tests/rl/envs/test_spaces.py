@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 from gymnasium import spaces
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
+from maml_tf.rl import envs
 from maml_tf.rl.envs.spaces import (
     flattened,
     for_environment,
@@ -20,6 +22,8 @@ from maml_tf.rl.envs.spaces import (
     why_not_acted,
     why_not_observed,
 )
+from maml_tf.rl.heads import MultiCategoricalHead
+from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import policy_for
 from maml_tf.rl.sampler import Sampler
 
@@ -151,6 +155,64 @@ def test_images_need_a_network_and_squash_a_box():
     switches.shows_images = False
     with pytest.raises(ValueError, match="squash is for a Box of actions"):
         policy_for(switches, squash=True)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_policy_of_images_learns_from_environments_of_a_user_s_own(asynchronous):
+    made = Camera
+    if asynchronous:
+        made = envs.ForeignTasks(Camera, 8, asynchronous=True)
+    sampler = Sampler(made, tasks=2, episodes=4, horizon=3)
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255)])
+    network.add(keras.layers.Conv2D(2, 3, strides=3, activation="relu"))
+    network.add(keras.layers.Flatten())
+    network.add(keras.layers.Dense(3))
+    learner = MetaTRPO(policy_for(sampler, network=network), meta_batch_size=2)
+    seen = learner.meta_steps(sampler, 0, 1)
+    assert seen.backtracks[0] >= 0 and np.all(np.isfinite(seen.returns))
+    sampler.close()
+
+
+class Many(gymnasium.vector.SyncVectorEnv):
+    """A vector of a user's own, with observations in parts and several choices as actions."""
+
+    def __init__(self, num_envs):
+        super().__init__([Parts] * num_envs)
+
+    def sample_tasks(self, rng, n):
+        return rng.integers(0, 2, n)
+
+    def set_tasks(self, tasks):
+        self.call("set_task", tasks)
+
+
+class Parts(gymnasium.Env):
+    observation_space = spaces.Dict(place=Box(-1.0, 1.0, (2,)), kind=Discrete(3, start=1))
+    action_space = MultiDiscrete([2, 3], start=[0, 4])
+
+    def set_task(self, tasks):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"place": np.full(2, 0.5, np.float32), "kind": 2}, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return {"place": np.full(2, 0.1 * action[1], np.float32), "kind": 3}, 1.0, False, False, {}
+
+
+def test_a_vector_of_a_user_s_own_has_any_space_too():
+    sampler = Sampler(Many(6), tasks=2, episodes=3, horizon=4)
+    assert sampler.observation_size == 5 and sampler.head == MultiCategoricalHead((2, 3))
+    policy = policy_for(sampler)
+    act = policy.actor([v.value for v in policy.variables], 2)
+    taken = sampler.sample(act, sampler.sample_tasks(0), 0)
+    assert taken.actions.shape == (2, 3, 4, 2) and taken.actions.dtype == np.int32
+    first, second = taken.observations[0, 0, :2]  # place, and kind one-hot
+    np.testing.assert_allclose(first, [0.5, 0.5, 0, 1, 0])
+    place = 0.1 * (4 + taken.actions[0, 0, 0, 1])
+    np.testing.assert_allclose(second, [place, place, 0, 0, 1], rtol=1e-6)
 
 
 def test_a_policy_of_other_actions_is_refused():
