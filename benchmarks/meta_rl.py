@@ -5,7 +5,8 @@
 The learner is the command line's: 100-100 ReLU policy, two single-threaded pieces of the tasks at a
 time on two cores. Beside the clock's seconds stand those of the processors, all cores added, which
 other programs on the machine disturb less. `gradient`, `products` (ten) and `objective` (one place
-of the line search) are measured alone, on the last iteration's trajectories.
+of the line search) are measured alone, on the last iteration's trajectories. `--plain` measures
+them in turns with TensorFlow Probability's own density and KL in place of the matrix products.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from maml_tf.engine import pieces
-from maml_tf.rl import trust_region
+from maml_tf.rl import distributions, trust_region
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
 from maml_tf.rl.sampler import Sampler
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--curvature_share", type=float, default=1.0)
     parser.add_argument("--pieces", type=int, default=None)
     parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count() or 1)
@@ -101,9 +103,17 @@ def main() -> None:
     )
     steps = options.episodes * sampler.horizon
     number = options.pieces or pieces.default_number(options.tasks, steps)
-    for name, function in parts(learner, number).items():
-        function(*arguments)  # compiles
-        show(f"    {name}", *timed(function, *arguments)[:2])
+    kinds = {"": distributions.DiagonalGaussian}
+    if options.plain:
+        kinds[", plain TFP"] = distributions.plain_gaussian
+    measured = {}
+    for kind, made in kinds.items():
+        distributions.DiagonalGaussian = made
+        for name, function in parts(learner, number).items():
+            function(*arguments)  # compiles
+            measured[name + kind] = function
+    for name in sorted(measured) * (5 if options.plain else 1):
+        show(f"    {name}", *timed(measured[name], *arguments)[:2])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{number} pieces, peak {peak:.0f} MB, load {os.getloadavg()[0]:.1f}")
 

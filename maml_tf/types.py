@@ -205,11 +205,13 @@ class Trajectories(NamedTuple):
     """Episodes of a stack of tasks, in lockstep; `mask` is 0 after an episode has ended."""
 
     observations: np.ndarray  # [T, E, H, O] float32, before each action
-    actions: np.ndarray  # [T, E, H, A] float32, as the policy drew them (not clipped)
+    actions: np.ndarray  # [T, E, H, A] float32, as the policy drew them (not clipped); or choices
     rewards: np.ndarray  # [T, E, H] float32
     mask: np.ndarray  # [T, E, H] float32: 1 where the step was taken
-    means: np.ndarray  # [T, E, H, A] float32: of the policy's Gaussian
-    log_stds: np.ndarray  # [T, A] float32: of the policy's Gaussian
+    outputs: (
+        np.ndarray
+    )  # [T, E, H, N] float32, the policy's network's: a Gaussian's means, or logits
+    log_stds: np.ndarray  # [T, A] float32: of the policy's Gaussian; [T, 0] of choices
 
     def part(self, tasks: slice) -> Trajectories:
         """Those of some of the tasks, as views."""

@@ -14,7 +14,7 @@ from maml_tf.experiments.records import SettingValue
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Training
     from maml_tf.rl.meta_policy import MetaPolicy
-    from maml_tf.rl.policy import GaussianPolicy
+    from maml_tf.rl.policy import Policy
 
 
 class MetaOptimizer(NamedTuple):
@@ -22,13 +22,13 @@ class MetaOptimizer(NamedTuple):
 
     reads: frozenset[str]
     """Settings that only some of them look at; those of others are refused."""
-    make: Callable[[GaussianPolicy, Training, dict[str, Any]], MetaPolicy]
+    make: Callable[[Policy, Training, dict[str, Any]], MetaPolicy]
     """From a policy, settings, and the arguments that all learners of policies share."""
     defaults: Mapping[str, SettingValue] = {}
     """Values of derived settings."""
 
 
-def _trpo(policy: GaussianPolicy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
+def _trpo(policy: Policy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
     from maml_tf.rl.meta_trpo import MetaTRPO
 
     return MetaTRPO(
@@ -40,13 +40,13 @@ def _trpo(policy: GaussianPolicy, training: Training, shared: dict[str, Any]) ->
     )
 
 
-def _vpg(policy: GaussianPolicy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
+def _vpg(policy: Policy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
     from maml_tf.rl.meta_vpg import MetaVPG
 
     return MetaVPG(policy, **_updates(training), **shared)
 
 
-def _promp(policy: GaussianPolicy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
+def _promp(policy: Policy, training: Training, shared: dict[str, Any]) -> MetaPolicy:
     from maml_tf.rl.meta_promp import MetaProMP
 
     return MetaProMP(

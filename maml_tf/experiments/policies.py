@@ -10,7 +10,7 @@ from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
-    from maml_tf.rl.policy import GaussianPolicy
+    from maml_tf.rl.policy import Policy
     from maml_tf.rl.sampler import Sampler
     from maml_tf.types import Evaluator, Learner
 
@@ -20,7 +20,7 @@ SHARED = frozenset(
     {"horizon", "discount", "gae_lambda", "inner_loss", "meta_optimizer"}
     | {"init_std", "head_stddev"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init"}
+    | {"pretrain_iterations", "init", "squash"}
     | meta_optimizers.READS
 )
 """What every environment's problem looks at."""
@@ -35,7 +35,7 @@ def tasks(settings: Settings, split: str) -> Sampler:
     Held-out tasks are the same ones for every method.
 
     Raises:
-      ValueError: the environment is unknown, has no tasks, or other spaces than vectors.
+      ValueError: the environment is unknown, has no tasks, or spaces that no policy is for.
     """
     training = settings.training
     if split != "train":
@@ -81,15 +81,15 @@ def _sampler(settings: Settings, tasks: int, *, episodes: int, resample: bool = 
         raise ValueError(f"{error}") from error
 
 
-def policy(settings: Settings) -> GaussianPolicy:
-    """Makes the paper's policy, initialised by the settings' seed."""
-    from maml_tf.rl.policy import GaussianPolicy
+def policy(settings: Settings) -> Policy:
+    """Makes the paper's policy for the environment's spaces, initialised by the settings' seed."""
+    from maml_tf.rl.policy import policy_for
 
     one = _sampler(settings.replace(asynchronous=False), 1, episodes=1)
     one.close()
-    return GaussianPolicy(
-        one.observation_size,
-        one.action_size,
+    return policy_for(
+        one,
+        squash=settings.training.squash,
         context=settings.adapts == "context",
         seed=settings.training.seed,
         head_stddev=settings.training.head_stddev,

@@ -174,6 +174,11 @@ class Training:
         "Reward 2D navigation by minus the squared distance (the paper's text), not the distance.",
         only=True,
     )
+    squash: bool = setting(
+        False,
+        "Keep a box of actions within its bounds by tanh, in place of clipping the Gaussian's.",
+        only=True,
+    )
     discount: float = setting(0.99, "Discount factor for later rewards.", within=ranges.SHARE)
     gae_lambda: float = setting(
         1.0,

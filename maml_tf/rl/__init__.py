@@ -1,12 +1,12 @@
 """Meta-reinforcement-learning (Finn et al. 2017, section 5.3).
 
 `__init__.pyi` lists what is public; each name is imported when it is first used. What samples
-trajectories needs the extra `rl`, policies and their learners do not.
+trajectories, or learns from them, needs the extra `rl`.
 """
 
 import lazy_loader
 
-_EXTRA = ("gymnasium", "mujoco")
+_EXTRA = ("gymnasium", "mujoco", "tensorflow_probability", "tf_keras")
 
 _find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

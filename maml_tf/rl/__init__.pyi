@@ -1,4 +1,5 @@
 from . import envs as envs
+from . import heads as heads
 from . import objectives as objectives
 from . import trust_region as trust_region
 from .actor import Act as Act
@@ -8,11 +9,16 @@ from .envs.base import TaskVectorEnv as TaskVectorEnv
 from .evaluation import ReturnEvaluator as ReturnEvaluator
 from .meta_policy import MetaPolicy as MetaPolicy
 from .meta_policy import PolicyMetrics as PolicyMetrics
+from .meta_promp import MetaProMP as MetaProMP
 from .meta_trpo import MetaTRPO as MetaTRPO
 from .meta_trpo import TrpoMetrics as TrpoMetrics
+from .meta_vpg import GradientMetrics as GradientMetrics
+from .meta_vpg import MetaVPG as MetaVPG
 from .objectives import PolicyBatch as PolicyBatch
-from .policy import Gaussian as Gaussian
+from .parameters import Gaussian as Gaussian
 from .policy import GaussianPolicy as GaussianPolicy
+from .policy import Policy as Policy
+from .policy import policy_for as policy_for
 from .recording import paths as paths
 from .recording import record as record
 from .rendering import render as render

@@ -14,15 +14,21 @@ Neither Keras nor maml_tf is needed where it runs::
 step should be those of the adapted policy. The paper's first step takes alpha, the later ones
 alpha / 2.
 
-Arrays are float32 or float64, each as it likes; a mask may be of bool. Episodes that ended early
-are filled with zeros.
+A Gaussian's `act` gives `means` and `log_stds`; that of choices gives `logits` (of several choices
+one after another), and takes uniform `noise`, one number per choice. All but a plain Gaussian's,
+whose means it is, give the likeliest action as `mode`. Actions are the policy's own: real ones
+between -1 and 1, choices from 0; observations of other spaces than vectors are those that
+`gymnasium.spaces.flatten` makes.
+
+Arrays are float32 or float64, each as it likes, choices int32 or int64; a mask may be of bool.
+Episodes that ended early are filled with zeros.
 
 `act`, `adapt` and `initial_weights` are signatures too, with the same names of inputs; there the
 dictionary's entries are inputs of their own, and nothing is left out. The graph is for use: no
 derivative is to be taken through it.
 
 Shape letters: B observations, E episodes, H steps of the longest; O observation numbers, A action
-numbers. One task, no task axis.
+numbers, N numbers that the network gives. One task, no task axis.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
+import tensorflow.experimental.numpy as tnp
 
 from maml_tf import arguments
 from maml_tf._version import __version__
@@ -42,6 +49,7 @@ from maml_tf.engine.served_weights import (
     served_variables,
     unique_names,
 )
+from maml_tf.engine.shapes import sizes
 from maml_tf.rl.objectives import policy_batch, reinforce
 from maml_tf.types import Servable, Trajectories, Weights
 
@@ -51,7 +59,7 @@ if TYPE_CHECKING:
     from maml_tf.rl.meta_policy import MetaPolicy
 
 _TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
-_TAKEN_OUTPUTS = ("means", "log_stds")
+_TAKEN_OUTPUTS = ("means", "log_stds", "logits", "mode")
 
 Named = dict[str, tf.Tensor]
 """Weights by name."""
@@ -78,26 +86,40 @@ class ServedPolicy(tf.Module):
         paths = [v.path.removeprefix(prefix) for v in policy.variables]
         names = unique_names(paths, (*_TAKEN, *_TAKEN_OUTPUTS))
         self.initial, self.step_sizes = served_variables(learner.inner, names)
+        self.fixed = [v.value for v in policy.model.non_trainable_variables]  # of frozen layers
 
     @property
     def dtype(self) -> tf.DType:
-        """Of observations and actions."""
+        """Of observations and real actions."""
         return next(iter(self.initial.values())).dtype
+
+    @property
+    def action_dtype(self) -> tf.DType:
+        """Of actions."""
+        return self.dtype if self.learner.policy.head.has_spread else tf.int32
 
     def weights_before(self) -> Named:
         """The meta-learned weights."""
         return {name: tf.convert_to_tensor(v) for name, v in self.initial.items()}
 
     def actions(self, observations, weights: Named | None, seed, noise) -> Named:
-        """Means `[B, A]`, log-stds `[A]`, and with a seed or noise `[B, A]` also actions."""
-        observations = tf.cast(observations, self.dtype)
-        means, log_stds = self.learner.policy(self._in_order(weights), observations[tf.newaxis])
-        given = {"means": means[0], "log_stds": log_stds}
+        """Outputs `[B, N]`, log-stds `[A]` if any, and with a seed or noise also actions."""
+        policy, values = self.learner.policy, self._in_order(weights)
+        head = policy.head
+        observations = tf.cast(observations, self.dtype)[tf.newaxis]
+        outputs, log_stds = policy.outputs(values, observations), policy.log_stds(values)
+        given = {head.output_name: outputs[0]}
+        if head.has_spread:
+            given["log_stds"] = log_stds
+        if head.has_mode:
+            given["mode"] = head.mode(outputs[0])
         if seed is not None:
-            seeds = tf.stack([seed, 0])
-            noise = tf.random.stateless_normal(tf.shape(means[0]), seeds, dtype=means.dtype)
-        if noise is not None:
-            given["actions"] = means[0] + tf.exp(log_stds) * tf.cast(noise, means.dtype)
+            distribution = head.parameters(outputs, log_stds).distribution()
+            given["actions"] = distribution.sample(seed=tf.stack([seed, 0]))[0]
+        elif noise is not None:
+            stds = tf.exp(log_stds) if head.has_spread else None
+            drawn = head.act(outputs[0], stds, tf.cast(noise, outputs.dtype), tnp)
+            given["actions"] = tf.cast(drawn, self.action_dtype)
         return given
 
     def weights_after(self, episodes, weights: Named | None, steps, step_size) -> Named:
@@ -106,12 +128,17 @@ class ServedPolicy(tf.Module):
         learner, mask = self.learner, tf.ones_like(rewards) if mask is None else mask
         tf.debugging.assert_non_negative(steps, "steps must be 0 or more")
         tf.debugging.assert_positive(tf.reduce_sum(mask), "mask marks no step as taken")
-        values = self._in_order(weights)
-        # Which Gaussian drew the actions does not matter to the inner loss.
-        columns = (observations, actions, rewards, mask, actions, values[-1])
+        values, head = self._in_order(weights), learner.policy.head
+        # Which distribution drew the actions does not matter to the inner loss.
+        old = tf.zeros([*sizes(rewards), head.output_size], rewards.dtype)
+        columns = (observations, actions, rewards, mask, old, values[-1])
         trajectories = Trajectories._make(column[tf.newaxis] for column in columns)
-        how = {"discount": learner.discount, "gae_lambda": learner.gae_lambda}
-        batch, _ = policy_batch(trajectories, **how)
+        batch, _ = policy_batch(
+            trajectories,
+            discount=learner.discount,
+            gae_lambda=learner.gae_lambda,
+            parameters=head.parameters,
+        )
         adapted, _ = learner.inner.loop(
             reinforce(learner.policy),
             learner.inner.stacked(1, values),
@@ -161,7 +188,11 @@ def _adapt(served: ServedPolicy, steps: int, step_size: float) -> PolymorphicFun
         observations, actions, rewards, mask=None, weights=None, steps=steps, step_size=step_size
     ):
         columns = (observations, actions, rewards, mask)
-        taken = [None if column is None else tf.cast(column, served.dtype) for column in columns]
+        types = (served.dtype, served.action_dtype, served.dtype, served.dtype)
+        taken = [
+            None if column is None else tf.cast(column, dtype)
+            for column, dtype in zip(columns, types, strict=True)
+        ]
         return compute(taken, weights, steps, step_size)
 
     return adapt
@@ -176,35 +207,36 @@ class _Specs:
         def spec(name, *shape, dtype=dtype):
             return tf.TensorSpec(shape, dtype, name)
 
-        size, count = policy.observation_size, policy.action_size
-        self.observations, self.noise = spec("observations", None, size), spec("noise", None, count)
+        size, actions = policy.observation_size, policy.head.action_shape
+        self.observations = spec("observations", None, size)
+        self.noise = spec("noise", None, policy.head.noise_size)
         self.seed = spec("seed", dtype=tf.int32)
         self.weights = {
             name: spec(name, *v.shape, dtype=v.dtype) for name, v in served.initial.items()
         }
         self.episodes = (
             spec("observations", None, None, size),
-            spec("actions", None, None, count),
+            spec("actions", None, None, *actions, dtype=served.action_dtype),
             spec("rewards", None, None),
         )
         self.mask = spec("mask", None, None)
         self.numbers = spec("steps", dtype=tf.int32), spec("step_size", dtype=tf.float32)
 
     def trace_all(self, act: PolymorphicFunction, adapt: PolymorphicFunction) -> None:
-        """Traces every form of a call; NumPy's and many environments' floats are of 64 bits."""
-        wide = {
-            of: tf.TensorSpec(of.shape, tf.float64, of.name)
-            for of in (self.observations, self.noise, *self.episodes, self.mask)
-        }
+        """Traces every form of a call; NumPy's and many environments' numbers are of 64 bits."""
+
+        def both(of):
+            wide = tf.float64 if of.dtype.is_floating else tf.int64
+            return of, tf.TensorSpec(of.shape, wide, of.name)
+
         flags = tf.TensorSpec(self.mask.shape, tf.bool, self.mask.name)
-        noises = (None, self.noise, wide[self.noise])
-        drawn = [(self.seed, None), *((None, noise) for noise in noises)]
+        drawn = [(self.seed, None), *((None, noise) for noise in (None, *both(self.noise)))]
         for given in (None, self.weights):
-            for seen in (self.observations, wide[self.observations]):
+            for seen in both(self.observations):
                 for seed, noise in drawn:
                     act.get_concrete_function(seen, given, seed, noise)
-            for columns in itertools.product(*((c, wide[c]) for c in self.episodes)):
-                for taken in (None, self.mask, wide[self.mask], flags):
+            for columns in itertools.product(*map(both, self.episodes)):
+                for taken in (None, *both(self.mask), flags):
                     adapt.get_concrete_function(*columns, taken, given, *self.numbers)
 
 
@@ -215,6 +247,7 @@ def _description(served: ServedPolicy, steps: int, step_size: float) -> dict[str
         "model": "policy",
         "observations": learner.policy.observation_size,
         "actions": learner.policy.action_size,
+        "head": repr(learner.policy.head),
         "discount": learner.discount,
         "gae_lambda": learner.gae_lambda,
         "defaults": {

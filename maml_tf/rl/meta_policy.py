@@ -22,7 +22,8 @@ from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
-from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.parameters import Parameters, tfp_distributions
+from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import (
     AdaptiveSampling,
     Clock,
@@ -73,7 +74,7 @@ class MetaPolicy(Saved):
 
     def __init__(
         self,
-        policy: GaussianPolicy,
+        policy: Policy,
         *,
         meta_batch_size: int,
         step_size: float = 0.1,
@@ -188,7 +189,7 @@ class MetaPolicy(Saved):
 
     def adapted_policies(
         self, parameters: Weights, batches: Sequence[PolicyBatch]
-    ) -> list[Gaussian]:
+    ) -> list[Parameters]:
         """Each stage's policies on their own trajectories, differentiable functions of theta.
 
         theta' is computed anew from theta, on the stored trajectories.
@@ -209,7 +210,7 @@ class MetaPolicy(Saved):
             for weights, batch in zip(adaptation.weights, batches, strict=True)
         ]
 
-    def adapted_policy(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Gaussian:
+    def adapted_policy(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Parameters:
         """The last of `adapted_policies`: those after all inner steps."""
         return self.adapted_policies(parameters, batches)[-1]
 
@@ -306,7 +307,7 @@ class MetaPolicy(Saved):
 
 
 def _inner_loop(
-    policy: GaussianPolicy,
+    policy: Policy,
     adapts: Callable[[keras.Variable], bool] | None,
     step_size: float,
     learn_step_size: bool,
@@ -323,17 +324,18 @@ def _inner_loop(
 
 def _check(
     name: str,
-    policy: GaussianPolicy,
+    policy: Policy,
     meta_batch_size: int,
     step_size: float,
     inner_steps: int,
     inner_loss: str,
 ) -> None:
-    if not isinstance(policy, GaussianPolicy):
+    if not isinstance(policy, Policy):
         raise ValueError(
             f"The policy given is {arguments.shown(policy)}; make a GaussianPolicy("
-            "observation_size, action_size)."
+            "observation_size, action_size), or maml_tf.rl.policy_for(sampler)."
         )
+    tfp_distributions()  # is installed
     whole = arguments.whole("meta_batch_size", meta_batch_size)
     if whole < 1 or arguments.whole("inner_steps", inner_steps) < 0:
         raise ValueError(

@@ -22,7 +22,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.rl.meta_vpg import MetaVPG
 from maml_tf.rl.objectives import PolicyBatch, clipped_surrogate, mean_kl
-from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.types import Weights
 
@@ -35,7 +35,7 @@ class MetaProMP(MetaVPG):
 
     def __init__(
         self,
-        policy: GaussianPolicy,
+        policy: Policy,
         *,
         epochs: int = 5,
         clip_ratio: float = 0.3,

@@ -22,7 +22,7 @@ from maml_tf.engine import pieces
 from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
-from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.rl.trust_region import TrustRegionStep
 from maml_tf.types import Weights
@@ -54,7 +54,7 @@ class MetaTRPO(MetaPolicy):
 
     def __init__(
         self,
-        policy: GaussianPolicy,
+        policy: Policy,
         *,
         max_kl: float = 0.01,
         damping: float = 1e-5,

@@ -21,7 +21,7 @@ from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
-from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.types import Weights
 
@@ -62,7 +62,7 @@ class MetaVPG(MetaPolicy):
 
     def __init__(
         self,
-        policy: GaussianPolicy,
+        policy: Policy,
         *,
         optimizer: keras.optimizers.Optimizer | None = None,
         epochs: int = 1,

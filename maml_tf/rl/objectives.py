@@ -7,6 +7,7 @@ Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a tas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,7 +15,8 @@ import tensorflow as tf
 from maml_tf.engine.shapes import sizes
 from maml_tf.rl import advantages, policy
 from maml_tf.rl import linear_baseline as value
-from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.parameters import Gaussian, Parameters
+from maml_tf.rl.policy import Policy
 from maml_tf.types import LossFn, Trajectories, Weights
 
 
@@ -22,21 +24,23 @@ class PolicyBatch(NamedTuple):
     """Steps of T tasks, and how much better than expected each action was."""
 
     observations: tf.Tensor  # [T, L, O]
-    actions: tf.Tensor  # [T, L, A]
+    actions: tf.Tensor  # [T, L, A], or [T, L] choices
     advantages: tf.Tensor  # [T, L], standardised for each task
     mask: tf.Tensor  # [T, L]
-    old: Gaussian  # the policy that drew the actions
+    old: Parameters  # of the distributions that the actions were drawn from
 
     def first(self, steps: int) -> PolicyBatch:
         """The first `steps` of each task."""
         observations, actions, gains, mask = (a[:, :steps] for a in self[:4])
-        return PolicyBatch(
-            observations, actions, gains, mask, Gaussian(self.old.means[:, :steps], self.old[1])
-        )
+        return PolicyBatch(observations, actions, gains, mask, self.old.first(steps))
 
 
 def policy_batch(
-    trajectories: Trajectories, *, discount: float, gae_lambda: float
+    trajectories: Trajectories,
+    *,
+    discount: float,
+    gae_lambda: float,
+    parameters: Callable[[tf.Tensor, tf.Tensor], Parameters] = Gaussian,
 ) -> tuple[PolicyBatch, tf.Tensor]:
     """Fits the baseline to the trajectories and weighs every action.
 
@@ -44,11 +48,15 @@ def policy_batch(
       trajectories: of T tasks.
       discount: discount factor for later rewards.
       gae_lambda: see `advantages.generalized_advantages`.
+      parameters: of the distributions, of the network's outputs `[T, L, N]` and log-stds `[T, A]`:
+        of the policy's head.
 
     Returns:
       The batch, and each task's undiscounted return `[T]`, the mean over its episodes.
     """
-    observations, actions, rewards, mask, means, log_stds = map(tf.convert_to_tensor, trajectories)
+    observations, actions, rewards, mask, outputs, log_stds = map(
+        tf.convert_to_tensor, trajectories
+    )
     rewards = rewards * mask
     inputs = value.features(observations)
     returns = advantages.discounted_sums(rewards, discount)
@@ -60,9 +68,9 @@ def policy_batch(
     tasks, episodes, horizon = sizes(rewards)
     flat = [
         tf.reshape(a, [tasks, episodes * horizon, *a.shape[3:]])
-        for a in (observations, actions, gains, mask, means)
+        for a in (observations, actions, gains, mask, outputs)
     ]
-    batch = PolicyBatch._make([*flat[:4], Gaussian(flat[4], log_stds)])
+    batch = PolicyBatch._make([*flat[:4], parameters(flat[4], log_stds)])
     return batch, tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
 
 
@@ -71,7 +79,7 @@ def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(mask * values, 1) / tf.reduce_sum(mask, 1)
 
 
-def reinforce(actor: GaussianPolicy) -> LossFn:
+def reinforce(actor: Policy) -> LossFn:
     """The inner loss: `(weights, batch) -> [T]`, -mean(log pi(a|s) A) (paper equation 4)."""
 
     def loss(weights: Weights, batch: PolicyBatch) -> tf.Tensor:
@@ -81,7 +89,7 @@ def reinforce(actor: GaussianPolicy) -> LossFn:
     return loss
 
 
-def likelihood_ratio(actor: GaussianPolicy) -> LossFn:
+def likelihood_ratio(actor: Policy) -> LossFn:
     """Another inner loss: `surrogate`, -mean(pi(a|s) / pi_old(a|s) A), `[T]`.
 
     Where pi is pi_old its gradient is that of `reinforce`, so that the inner step is the same, but
@@ -100,13 +108,13 @@ INNER_LOSSES = {"log_likelihood": reinforce, "likelihood_ratio": likelihood_rati
 """By the names of the flag. Where the policy is the one that sampled, their gradients agree."""
 
 
-def surrogate(new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
+def surrogate(new: Parameters, batch: PolicyBatch) -> tf.Tensor:
     """-mean(pi_new(a|s) / pi_old(a|s) A), `[T]` (Schulman et al. 2015, equation 14)."""
     ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))
     return -masked_mean(ratios * batch.advantages, batch.mask)
 
 
-def clipped_surrogate(new: Gaussian, batch: PolicyBatch, clip: float) -> tf.Tensor:
+def clipped_surrogate(new: Parameters, batch: PolicyBatch, clip: float) -> tf.Tensor:
     """-mean(min(r A, clip(r, 1 - clip, 1 + clip) A)), r = pi_new(a|s) / pi_old(a|s), `[T]`.
 
     Beyond `clip` a ratio that promises more is not followed (Schulman et al. 2017, equation 7).
@@ -117,6 +125,6 @@ def clipped_surrogate(new: Gaussian, batch: PolicyBatch, clip: float) -> tf.Tens
     return -masked_mean(gains, batch.mask)
 
 
-def mean_kl(old: Gaussian, new: Gaussian, batch: PolicyBatch) -> tf.Tensor:
+def mean_kl(old: Parameters, new: Parameters, batch: PolicyBatch) -> tf.Tensor:
     """Mean KL(old || new) over a task's steps, `[T]`."""
     return masked_mean(policy.kl(old, new), batch.mask)

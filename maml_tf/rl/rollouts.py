@@ -16,7 +16,7 @@ from maml_tf import arguments
 from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.rl.actor import Act
 from maml_tf.rl.objectives import PolicyBatch, policy_batch
-from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.policy import Policy
 from maml_tf.types import LossFn, Trajectories, Weights
 
 
@@ -60,7 +60,7 @@ class AdaptiveSampling:
 
     def __init__(
         self,
-        policy: GaussianPolicy,
+        policy: Policy,
         inner: InnerLoop,
         inner_loss: LossFn,
         *,
@@ -79,7 +79,12 @@ class AdaptiveSampling:
         self._policy, self._inner = policy, inner
 
         def weigh(trajectories: Trajectories) -> tuple[PolicyBatch, tf.Tensor]:
-            return policy_batch(trajectories, discount=discount, gae_lambda=gae_lambda)
+            return policy_batch(
+                trajectories,
+                discount=discount,
+                gae_lambda=gae_lambda,
+                parameters=policy.head.parameters,
+            )
 
         def step(weights: Weights, batch: PolicyBatch, alphas: list[tf.Tensor]) -> Weights:
             return inner.steps(inner_loss, weights, [batch], step_size=alphas).weights[-1]

@@ -16,8 +16,9 @@ import numpy as np
 from maml_tf import arguments, seeds
 from maml_tf.rl import envs
 from maml_tf.rl.actor import Act, DivisibleAct
-from maml_tf.rl.envs import task_forms
+from maml_tf.rl.envs import spaces, task_forms
 from maml_tf.rl.envs.make import Given, Options, Tasked, make_environments, own_horizon
+from maml_tf.rl.heads import Head
 from maml_tf.types import Trajectories
 
 _UNEVEN = 1.15
@@ -31,7 +32,7 @@ class _Part(NamedTuple):
     act: Act
     env: Tasked
     observations: np.ndarray  # [tasks, E, O], the first ones
-    noise: np.ndarray  # [H, tasks, E, A]
+    noise: np.ndarray  # [H, tasks, E, ...]
     out: Trajectories  # to be filled
 
 
@@ -42,7 +43,10 @@ class Sampler:
 
     Attributes:
       observation_size: O.
-      action_size: A.
+      observation_shape: of the environment's own observations; None of several parts.
+      shows_images: whether they are images.
+      head: what a policy's actions are; see `heads`.
+      action_size: A; of a `Discrete` space the number of choices.
       horizon: H.
       diverged: episodes, since the sampler was made, that ended because their simulation did.
     """
@@ -85,8 +89,8 @@ class Sampler:
         Raises:
           ValueError: a number is no whole one or below 1, the dynamics are unknown, an option is
             not the environment's, or the environment is unknown, its module cannot be imported,
-            it has no tasks, no horizon, or other actions than vectors of real numbers, or does
-            not keep to Gymnasium's interface.
+            it has no tasks, no horizon, or spaces that no policy is for, or does not keep to
+            Gymnasium's interface.
         """
         numbers = {"tasks": tasks, "episodes": episodes, "horizon": horizon, "threads": threads}
         for name, number in numbers.items():
@@ -104,8 +108,11 @@ class Sampler:
         options = Options(horizon, oracle, asynchronous, dynamics, squared_reward, threads)
         self.env = make_environments(environment, tasks * episodes, options)
         self.horizon = horizon or own_horizon(environment, self.env)
-        self.observation_size = math.prod(self.env.single_observation_space.shape or ())
-        self.action_size = math.prod(self.env.single_action_space.shape or ())
+        self.observation_size = spaces.size_of(self.env.single_observation_space)
+        own = getattr(self.env, "own_observation_space", self.env.single_observation_space)
+        self.observation_shape, self.shows_images = own.shape, spaces.is_image(own)
+        self.head = spaces.head_for(self.env.single_action_space)
+        self.action_size = self.head.size
         self._cuts = self._cut()
         self._threads = ThreadPoolExecutor(len(self._cuts) or 1)
 
@@ -156,10 +163,11 @@ class Sampler:
           New arrays, zero after an episode's end and at a step in which a simulation diverged.
 
         Raises:
-          ValueError: if the tasks are not T, or an environment of your own raises an error, does
-            not keep to Gymnasium's interface, or gives numbers that are not finite in every
-            episode of a task.
+          ValueError: if the tasks are not T, the policy's actions are of another kind, or an
+            environment of your own raises an error, does not keep to Gymnasium's interface, or
+            gives numbers that are not finite in every episode of a task.
         """
+        self._check_kind(getattr(act, "head", self.head))
         tasks = task_forms.as_array(tasks)
         if len(tasks) != self.tasks:
             raise ValueError(
@@ -172,7 +180,7 @@ class Sampler:
         self.env.set_tasks(each.reshape(-1, *each.shape[2:]))
         observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
         observations = observations.reshape(*shape, -1)
-        noise = rng.standard_normal((self.horizon, *shape, self.action_size), np.float32)
+        noise = self.head.noise(rng, (self.horizon, *shape))
         trajectories = self._empty(act)
         parts = [_Part(act, self.env, observations, noise, trajectories)]
         if self._cuts and isinstance(act, DivisibleAct):
@@ -196,12 +204,12 @@ class Sampler:
         shape, diverged = out.rewards.shape[:2], 0
         alive = np.ones(shape, np.float32)
         for step in range(self.horizon):
-            actions, means = (np.asarray(a) for a in act(observations, noise[step]))
+            actions, outputs = (np.asarray(a) for a in act(observations, noise[step]))
             out.observations[:, :, step] = observations
             out.actions[:, :, step] = actions
-            out.means[:, :, step] = means
+            out.outputs[:, :, step] = outputs
             observations, rewards, terminated, truncated, infos = env.step(
-                actions.reshape(-1, self.action_size)
+                actions.reshape(-1, *self.head.action_shape)
             )
             observations = observations.reshape(*shape, -1)
             if "diverged" in infos:
@@ -219,7 +227,7 @@ class Sampler:
                     break
         if not out.mask.all():
             never = out.mask == 0.0
-            for array in (out.observations, out.actions, out.means):
+            for array in (out.observations, out.actions, out.outputs):
                 array[never] = 0.0
         return diverged
 
@@ -228,13 +236,23 @@ class Sampler:
         shape = (self.tasks, self.episodes, self.horizon)
         sizes = {
             "observations": (self.observation_size,),
-            "actions": (self.action_size,),
             "rewards": (),
             "mask": (),
-            "means": (self.action_size,),
+            "outputs": (self.head.output_size,),
         }
-        arrays = {name: np.zeros(shape + size, np.float32) for name, size in sizes.items()}
-        return Trajectories(**arrays, log_stds=np.array(act.log_stds, np.float32))
+        return Trajectories(
+            **{name: np.zeros(shape + size, np.float32) for name, size in sizes.items()},
+            actions=np.zeros(shape + self.head.action_shape, self.head.dtype),
+            log_stds=np.array(act.log_stds, np.float32),
+        )
+
+    def _check_kind(self, head: Head) -> None:
+        kinds = [(own.action_shape, own.dtype, own.output_size) for own in (head, self.head)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"The policy's actions are of {head}, and the environment's of {self.head}; make "
+                "the policy by maml_tf.rl.policy_for(sampler)."
+            )
 
     def close(self) -> None:
         """Ends the environments' threads and processes."""

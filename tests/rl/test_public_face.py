@@ -25,9 +25,42 @@ def python(code):
 
 
 def test_importing_it_imports_neither_tensorflow_nor_gymnasium():
-    heavy = "('tensorflow', 'keras', 'gymnasium')"
+    heavy = "('tensorflow', 'keras', 'gymnasium', 'tensorflow_probability', 'tf_keras')"
     code = f"import sys, maml_tf.rl; print([n for n in {heavy} if n in sys.modules])"
     assert python(code) == ["[]"]
+
+
+def test_tensorflow_probability_is_imported_with_the_first_learner():
+    lines = python(
+        """
+import sys
+import maml_tf.rl, maml_tf.rl.objectives
+policy = maml_tf.rl.GaussianPolicy(2, 2, (4,))
+for name in maml_tf.rl.__all__:
+    getattr(maml_tf.rl, name)
+print("tensorflow_probability" in sys.modules)
+maml_tf.rl.MetaTRPO(policy, meta_batch_size=2)
+print("tensorflow_probability" in sys.modules)
+"""
+    )
+    assert lines == ["False", "True"]
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_probability", "tf_keras"])
+def test_a_learner_without_tensorflow_probability_says_what_to_install(missing):
+    lines = python(
+        f"""
+import sys
+sys.modules[{missing!r}] = None  # importing it now fails
+import maml_tf.rl
+policy = maml_tf.rl.GaussianPolicy(2, 2, (4,))
+try:
+    maml_tf.rl.MetaTRPO(policy, meta_batch_size=2)
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    )
+    assert lines[-1:] == [f"The distributions of policies need {missing}; pip install maml-tf[rl]."]
 
 
 def test_without_the_extra_the_error_says_what_to_install():

@@ -165,6 +165,7 @@ def test_the_sidecar_says_what_was_exported(exported):
         "model": "policy",
         "observations": 2,
         "actions": 2,
+        "head": "GaussianHead(size=2, squash=False)",
         "discount": 0.9,
         "gae_lambda": 0.8,
         "defaults": {"steps": 1, "step_size": "meta-learned"},

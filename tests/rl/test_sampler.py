@@ -5,7 +5,7 @@ pytest.importorskip("mujoco", reason="needs the extra rl")
 
 import numpy as np
 import tensorflow as tf
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Text
 
 from maml_tf import seeds
 from maml_tf.rl import envs
@@ -65,7 +65,7 @@ def test_shapes_and_types(name):
     sampler, tasks, policy, trajectories = roll(name, horizon=None)
     horizon = 100 if name == "navigation_2d" else 200
     sizes = {"observations": (sampler.observation_size,), "rewards": (), "mask": ()}
-    sizes |= {"actions": (sampler.action_size,), "means": (sampler.action_size,)}
+    sizes |= {"actions": (sampler.action_size,), "outputs": (sampler.action_size,)}
     assert sampler.horizon == horizon and len(tasks) == 2
     for field, size in sizes.items():
         array = getattr(trajectories, field)
@@ -81,7 +81,7 @@ def test_the_policy_is_called_once_a_step_and_its_words_are_kept():
     for step, (observations, noise) in enumerate(policy.seen):
         assert observations.shape == (2, 3, 20) and noise.shape == (2, 3, 6)
         np.testing.assert_array_equal(trajectories.observations[:, :, step], observations)
-        means = trajectories.means[:, :, step]
+        means = trajectories.outputs[:, :, step]
         np.testing.assert_array_equal(means[1], np.full((3, 6), 0.01, np.float32))
         np.testing.assert_array_equal(trajectories.actions[:, :, step], means + noise)
 
@@ -252,8 +252,8 @@ class Untasked(gymnasium.Env):
     observation_space, action_space = Line.observation_space, Line.action_space
 
 
-class Buttons(Line):
-    action_space = Discrete(3)
+class Letters(Line):
+    action_space = Text(3)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,10 @@ class Buttons(Line):
         ("cheetah", "'cheetah' is unknown; use one of navigation_2d"),
         ("CartPole-v1", "CartPole-v1 has no tasks; give it sample_tasks and set_task"),
         (Untasked, "Untasked has no tasks"),
-        (Buttons, r"Buttons has actions Discrete\(3\); a Gaussian policy needs a Box"),
+        (
+            Letters,
+            r"Letters has actions Text.*; a policy has no distribution of such; let it be a Box",
+        ),
         (lambda: gymnasium.vector.SyncVectorEnv([Line] * 6), "SyncVectorEnv has no tasks"),
         (lambda: envs.make_vector("navigation_2d", 5), "holds 5 environments"),
     ],

@@ -163,10 +163,10 @@ class Divergences:
         Args:
           rows: [P] bool: which environments did.
           step: from 1.
-          actions: [P, A].
+          actions: [P, ...].
           rewards: [P].
         """
-        for row in np.flatnonzero(rows & np.isfinite(actions).all(axis=1)):
+        for row in np.flatnonzero(rows & np.isfinite(actions.reshape(len(rows), -1)).all(axis=1)):
             reward = rewards[row]
             what = "an observation that is not finite"
             if not np.isfinite(reward):

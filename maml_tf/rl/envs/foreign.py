@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import flatdim
 
-from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs import faults, spaces, task_forms
 from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
 from maml_tf.rl.envs.guarded import Guarded, check, made, maker
@@ -28,11 +27,12 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
     `sample_tasks` gave, a copy for each environment. Either may be a wrapper's: the outermost that
     has it is asked.
 
-    Actions in [-1, 1] are scaled to the action space and clipped, where it has bounds and their
-    difference is finite. An environment that returns numbers that are not finite in float32, or a
-    reward beyond 1e15, ends there: it keeps its last observation, its reward is 0, and
-    `infos["diverged"]` marks it. The next step resets ended environments. Environments' own infos
-    are not handed on.
+    Observations of any space are flattened to vectors, and actions are those of a policy's head
+    (`spaces`): real ones in [-1, 1] are scaled to the action space and clipped, where it has bounds
+    and their difference is finite. An environment that returns numbers that are not finite in
+    float32, or a reward beyond 1e15, ends there: it keeps its last observation, its reward is 0,
+    and `infos["diverged"]` marks it. The next step resets ended environments. Environments' own
+    infos are not handed on.
 
     Whatever an environment raises, or returns against Gymnasium's interface, is a `ValueError` of
     one sentence that names the environment, the task and the step.
@@ -58,9 +58,8 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
           name: of the environment, for messages; by default its id or class.
 
         Raises:
-          ValueError: the environment cannot be made, has no tasks, no vectors of real numbers as
-            actions or none as observations, does not keep to Gymnasium's interface, or `make`
-            returns the same object again.
+          ValueError: the environment cannot be made, has no tasks, spaces that no policy is for,
+            does not keep to Gymnasium's interface, or `make` returns the same object again.
         """
         self._one = made(make, name)
         self.name = name = name or faults.name_of(self._one)
@@ -81,9 +80,10 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         self._vector = self._make_all(make, num_envs, asynchronous)
         super().__init__(self._vector)
         self.max_episode_steps = self._one.spec.max_episode_steps if self._one.spec else None
-        size = flatdim(self._one.observation_space) + self._shown.shape[1]
+        self.own_observation_space = self._one.observation_space
+        size = spaces.size_of(self.own_observation_space) + self._shown.shape[1]
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
-        self._low, self._span, self._bounded = _scale(self._one.action_space)
+        self._for_environment = spaces.for_environment(self._one.action_space)
         self._last = np.zeros((num_envs, size), np.float32)
         self._tasks: list = list(drawn)
         self._steps = 0
@@ -127,10 +127,7 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         seen, _ = self._trial.reset(seed=0)
         if not faults.is_finite(seen[np.newaxis]):
             raise self._not_finite(task)
-        box = cast(gymnasium.spaces.Box, self._one.action_space)
-        with np.errstate(all="ignore"):
-            middle = 0.5 * box.low + 0.5 * box.high
-        self._trial.step(np.where(np.isfinite(middle), middle, 0.0).astype(box.dtype))
+        self._trial.step(spaces.some_action(self._one.action_space))
 
     def _not_finite(self, task: Any) -> EnvironmentFault:
         return faults.wrong(
@@ -217,10 +214,10 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
-        """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
-        clipped = np.where(self._bounded, np.clip(actions, -1.0, 1.0), actions)
-        scaled = (self._low + 0.5 * (clipped + 1.0) * self._span).astype(self._low.dtype)
-        observations, rewards, terminated, truncated, infos = self.env.step(scaled)
+        """Takes one action of the policy's in each environment, as `TaskVectorEnv.step`."""
+        observations, rewards, terminated, truncated, infos = self.env.step(
+            self._for_environment(actions)
+        )
         self._steps += 1
         observations = self._with_tasks(observations)
         diverged = ~faults.can_be_learned(observations, rewards)
@@ -250,15 +247,6 @@ class ForeignTasks(gymnasium.vector.VectorWrapper):
         with contextlib.suppress(Exception):
             self._trial.close()
         super().close(**kwargs)
-
-
-def _scale(space: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What -1 becomes, how far 1 is from it, and where actions are scaled and clipped, each [A]."""
-    with np.errstate(all="ignore"):
-        span = space.high - space.low
-    bounded = np.isfinite(span)
-    one = np.ones_like(space.low)
-    return np.where(bounded, space.low, -one), np.where(bounded, span, 2.0 * one), bounded
 
 
 def _are_objects(tasks: Any) -> bool:

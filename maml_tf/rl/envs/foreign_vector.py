@@ -7,7 +7,7 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 
-from maml_tf.rl.envs import faults
+from maml_tf.rl.envs import faults, spaces
 from maml_tf.rl.envs.base import Infos
 from maml_tf.rl.envs.faults import EnvironmentFault
 from maml_tf.rl.envs.task_draws import TaskDraws
@@ -33,9 +33,13 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
         self.max_episode_steps = getattr(env, "max_episode_steps", None)
         self._draws = TaskDraws(self.name, self._own.sample_tasks, env)
         self._draws.refuse_other_chance(self.num_envs, lambda task: None)
-        self._shape = env.single_observation_space.shape or ()
+        self.own_observation_space = env.single_observation_space
+        self.single_observation_space = spaces.vectors(self.own_observation_space)
+        # A box of a user's own vector is not scaled: it is made for the policy.
+        box = isinstance(env.single_action_space, gymnasium.spaces.Box)
+        self._for_environment = None if box else spaces.for_environment(env.single_action_space)
         self._tasks: Any = None
-        self._last = np.zeros((self.num_envs, *self._shape), np.float32)
+        self._last = np.zeros((self.num_envs, *self.single_observation_space.shape), np.float32)
         self._steps = 0
         self._divergences = faults.Divergences(self.name)
 
@@ -67,9 +71,10 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
-        """Takes one action [A] in each environment, as `TaskVectorEnv.step`."""
+        """Takes one action of the policy's in each environment, as `TaskVectorEnv.step`."""
         self._steps += 1
-        result = self._run("step", actions)
+        taken = actions if self._for_environment is None else self._for_environment(actions)
+        result = self._run("step", taken)
         if not isinstance(result, tuple) or len(result) != 5:
             many = f"{len(result)} values" if isinstance(result, tuple) else faults.brief(result)
             raise self._wrong("step", f"returned {many}")
@@ -106,7 +111,7 @@ class ForeignVector(gymnasium.vector.VectorWrapper):
             raise faults.raised(self.name, method, error, where) from error
 
     def _checked(self, method: str, value: Any) -> np.ndarray:
-        found = faults.observation(value, (self.num_envs, *self._shape))
+        found = spaces.flattened(self.own_observation_space, value, (self.num_envs,))
         if isinstance(found, str):
             raise self._wrong(method, found)
         return found

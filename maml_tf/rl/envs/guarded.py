@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from maml_tf.rl.envs import faults, task_forms
+from maml_tf.rl.envs import faults, spaces, task_forms
 from maml_tf.rl.envs.faults import EnvironmentFault
 
 TASK = "task"
@@ -38,6 +38,8 @@ for _name in ("__iter__", "__or__", "__ror__", "copy", "items", "keys", "values"
 class Guarded(gymnasium.Wrapper):
     """An environment that knows its task and its step, and names both where it does wrong.
 
+    Its observations are vectors of real numbers, whatever the environment's space.
+
     One without `set_task` finds its task in the options of every reset, under `TASK`.
     """
 
@@ -48,8 +50,12 @@ class Guarded(gymnasium.Wrapper):
         self._task: Any = None
         self._sets_task = env.has_wrapper_attr("set_task")
         self._steps = 0
-        self._shape = env.observation_space.shape or ()
-        self._dtype = env.observation_space.dtype
+        own = self._space = env.observation_space
+        vectors = isinstance(own, gymnasium.spaces.Box) and len(own.shape) == 1
+        if not (vectors and np.issubdtype(own.dtype, np.floating)):
+            self.observation_space = spaces.vectors(own)
+        self._shape = own.shape if vectors else None
+        self._dtype = self.observation_space.dtype
 
     @property
     def task(self) -> Any:
@@ -119,8 +125,8 @@ class Guarded(gymnasium.Wrapper):
             faults.warn_once(f"{self._name} raised {faults.brief(error)} in close.")
 
     def _seen(self, method: str, value: Any) -> np.ndarray:
-        """An observation in its space's type; infinite where that cannot hold it."""
-        found = self._checked(method, faults.observation(value, self._shape))
+        """An observation as a vector of its space's type; infinite where that cannot hold it."""
+        found = self._checked(method, spaces.flattened(self._space, value))
         with np.errstate(over="ignore"):
             return found.astype(self._dtype, copy=False)
 
@@ -179,29 +185,27 @@ def maker(
 
 
 def check(name: str, env: gymnasium.Env) -> None:
-    """Refuses an environment that has no tasks or other spaces than vectors of real numbers."""
+    """Refuses an environment that has no tasks, or spaces that no policy is for."""
     if not env.has_wrapper_attr("sample_tasks"):
         missing = [m for m in ("sample_tasks", "set_task") if not env.has_wrapper_attr(m)]
         raise ValueError(
             f"{name} has no tasks; give it {' and '.join(missing)} (sample_tasks(rng, n), and "
             f'set_task(task) or reset(options={{"{TASK}": task}})).'
         )
-    spaces = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
-    check_spaces(name, *spaces)
+    own = (getattr(env, f"{kind}_space", None) for kind in ("observation", "action"))
+    check_spaces(name, *own)
 
 
 def check_spaces(name: str, observations: object, actions: object) -> None:
-    """Refuses spaces other than vectors of real numbers.
+    """Refuses spaces that no policy is for.
 
     Raises:
-      ValueError: naming the environment and the space.
+      ValueError: naming the environment, the space and the reason.
     """
-    for kind, space in (("observations", observations), ("actions", actions)):
-        shape: tuple[int, ...] | None = None
-        if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-            shape = space.shape
-        if shape is None or len(shape) != 1 or not shape[0]:
-            raise ValueError(
-                f"{name} has {kind} {faults.brief(space)}; a Gaussian policy needs a Box of real "
-                "numbers with one axis and at least one number."
-            )
+    reasons = (
+        ("observations", observations, spaces.why_not_observed(observations)),
+        ("actions", actions, spaces.why_not_acted(actions)),
+    )
+    for kind, space, reason in reasons:
+        if reason:
+            raise ValueError(f"{name} has {kind} {faults.brief(space)}; {reason}.")

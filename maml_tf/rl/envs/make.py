@@ -51,8 +51,8 @@ def make_environments(environment: Given, num_envs: int, options: Options) -> Ta
 
     Raises:
       ValueError: the dynamics are unknown, an option is not the environment's, or the environment
-        is unknown, its module cannot be imported, it has no tasks, or other actions than vectors of
-        real numbers, or does not keep to Gymnasium's interface.
+        is unknown, its module cannot be imported, it has no tasks, or spaces that no policy is for,
+        or does not keep to Gymnasium's interface.
     """
     _check_options(environment, options)
     if isinstance(environment, gymnasium.vector.VectorEnv):
