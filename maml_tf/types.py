@@ -134,7 +134,8 @@ class Learner(Protocol[TasksT_contra]):
     """What supervised learners and policies both are; `TasksT_contra` is where its tasks come from.
 
     `train`, `evaluate`, `tune_step_size`, `export` and checkpoints know nothing else. A learner may
-    also have `model`, its Keras model, which callbacks are given; `strategy`, in whose scope it was
+    also have `model`, its Keras model, which callbacks are given; `counters`, variables by name
+    that checkpoints keep and that change nothing that is learned; `strategy`, in whose scope it was
     made; and `finalize()`, called when a training is finished.
     """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 SHARED = frozenset(
-    {"horizon", "discount", "gae_lambda", "inner_loss", "meta_optimizer"}
+    {"horizon", "discount", "gae_lambda", "inner_loss", "sampling_correction", "meta_optimizer"}
     | {"init_std", "head_stddev"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init", "squash"}
@@ -108,6 +108,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
         "step_size": training.step_size,
         "inner_steps": settings.inner_steps,
         "inner_loss": training.inner_loss,
+        "sampling_correction": training.sampling_correction,
         "discount": training.discount,
         "gae_lambda": training.gae_lambda,
         "first_order": settings.method.first_order,

@@ -192,6 +192,12 @@ class Training:
         "others' default.",
         choices=("log_likelihood", "likelihood_ratio"),
     )
+    sampling_correction: float = setting(
+        0.0,
+        "Factor of E-MAML's term, by which the initial weights seek trajectories that the inner "
+        "step learns well from. 0: none.",
+        within=ranges.NOT_NEGATIVE,
+    )
     init_std: float = setting(
         1.0,
         "Standard deviation of a Gaussian policy's actions at the beginning.",

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
-from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
+from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, sampling_correction, surrogate
 from maml_tf.rl.parameters import Parameters, tfp_distributions
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import (
@@ -41,6 +42,7 @@ class PolicyMetrics(NamedTuple):
 
     returns: np.ndarray  # [S + 1]: undiscounted, before and after each inner step; mean over tasks
     diverged: np.ndarray  # episodes that ended because their simulation did
+    environment_steps: np.ndarray  # taken until then, since the training began
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray  # baselines, advantages and inner steps
     meta_step_seconds: np.ndarray  # the outer step
@@ -84,6 +86,7 @@ class MetaPolicy(Saved):
         gae_lambda: float = 1.0,
         first_order: bool = False,
         learn_step_size: bool = False,
+        sampling_correction: float = 0.0,
         adapts: Callable[[keras.Variable], bool] | None = None,
         pieces: int | None = None,
     ):
@@ -101,6 +104,8 @@ class MetaPolicy(Saved):
             the baseline.
           first_order: hold inner gradients constant.
           learn_step_size: meta-learn alpha, one number for each that adapts (Meta-SGD).
+          sampling_correction: factor of E-MAML's second term in what the meta-step descends; see
+            `objectives.sampling_correction`. 0: none, as in the paper.
           adapts: which weights the inner step moves; all by default.
           pieces: work on the tasks in this many pieces in the meta-step, as many at a time as
             TensorFlow may run operations; `pieces.default_number` of them by default.
@@ -110,7 +115,8 @@ class MetaPolicy(Saved):
             no weight adapts.
         """
         _check(type(self).__name__, policy, meta_batch_size, step_size, inner_steps, inner_loss)
-        for name, number in {"discount": discount, "gae_lambda": gae_lambda}.items():
+        correction = {"sampling_correction": sampling_correction}
+        for name, number in {"discount": discount, "gae_lambda": gae_lambda, **correction}.items():
             arguments.number(name, number)
         arguments.boolean("first_order", first_order)
         arguments.boolean("learn_step_size", learn_step_size)
@@ -119,6 +125,8 @@ class MetaPolicy(Saved):
         self.meta_batch_size = meta_batch_size
         self.inner_steps = inner_steps
         self.discount, self.gae_lambda = discount, gae_lambda
+        self.sampling_correction = sampling_correction
+        self.counters = {"environment_steps": _counter("environment_steps")}
         self.pieces = pieces
         self.inner = _inner_loop(policy, adapts, step_size, learn_step_size, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
@@ -214,6 +222,27 @@ class MetaPolicy(Saved):
         """The last of `adapted_policies`: those after all inner steps."""
         return self.adapted_policies(parameters, batches)[-1]
 
+    def objective_of(
+        self,
+        policies: Sequence[Parameters],
+        batches: Sequence[PolicyBatch],
+        loss: Callable[[Parameters, PolicyBatch], tf.Tensor] = surrogate,
+    ) -> tf.Tensor:
+        """What a meta-step descends, `[]`: the mean over tasks of the last stage's loss.
+
+        Args:
+          policies: `adapted_policies`.
+          batches: S + 1.
+          loss: `(policies, batch) -> [T]`, on the adapted policies' own trajectories.
+
+        Returns:
+          With E-MAML's term, where `sampling_correction` is not 0.
+        """
+        losses = loss(policies[-1], batches[-1])
+        if self.sampling_correction:
+            losses += self.sampling_correction * sampling_correction(policies, batches)
+        return tf.reduce_mean(losses)
+
     def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
         """Into how many pieces an outer step is to cut the tasks of a meta-batch."""
         return self.pieces or pieces.default_number(*batches[-1].mask.shape)
@@ -244,12 +273,15 @@ class MetaPolicy(Saved):
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
         diverged += getattr(sampler, "diverged", 0)
         check_number(len(rollouts.returns), self.meta_batch_size)
+        steps = self.counters["environment_steps"]
+        steps.assign(np.asarray(steps.value) + rollouts.environment_steps)
         clock = Clock()
         seen = self.improve(rollouts)
         clock.stop("meta_step")
         return self.metrics(
             returns=rollouts.returns.mean(0),
             diverged=np.asarray(diverged),
+            environment_steps=np.asarray(steps.value),
             sampling_seconds=np.asarray(rollouts.sampling_seconds),
             inner_seconds=np.asarray(rollouts.inner_seconds),
             meta_step_seconds=np.asarray(clock.seconds["meta_step"]),
@@ -320,6 +352,10 @@ def _inner_loop(
         names = [f"step_size_{index}" for index in range(len(moving))]
         learned = learned_step_sizes(policy.variables, moving, step_size, names=names)
     return InnerLoop(policy.variables, moving, step_size, learned, first_order)
+
+
+def _counter(name: str) -> keras.Variable:
+    return keras.Variable(np.zeros((), np.int64), dtype="int64", trainable=False, name=name)
 
 
 def _check(

@@ -13,6 +13,7 @@ Shape letters: S inner steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -74,10 +75,11 @@ class MetaProMP(MetaVPG):
 
     def objective(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> tf.Tensor:
         """See `MetaVPG.objective`."""
-        *before, last = zip(self.adapted_policies(parameters, batches), batches, strict=True)
-        loss = tf.reduce_mean(clipped_surrogate(*last, self.clip_ratio))
+        policies = self.adapted_policies(parameters, batches)
+        clipped = functools.partial(clipped_surrogate, clip=self.clip_ratio)
+        loss = self.objective_of(policies, batches, clipped)
         etas = tf.unstack(tf.convert_to_tensor(self.kl_coefficients.value))
-        for eta, (new, batch) in zip(etas, before, strict=True):
+        for eta, new, batch in zip(etas, policies[:-1], batches[:-1], strict=True):
             loss += eta * tf.reduce_mean(mean_kl(batch.old, new, batch))
         return loss
 

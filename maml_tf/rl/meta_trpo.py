@@ -21,7 +21,7 @@ from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
-from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
+from maml_tf.rl.objectives import PolicyBatch, mean_kl
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.rl.trust_region import TrustRegionStep
@@ -37,6 +37,7 @@ class TrpoMetrics(NamedTuple):
     kl: np.ndarray  # mean KL(old || new) of the adapted policies
     backtracks: np.ndarray  # of the line search; -1 where it found nothing and theta stayed
     diverged: np.ndarray
+    environment_steps: np.ndarray
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray
     meta_step_seconds: np.ndarray
@@ -89,12 +90,9 @@ class MetaTRPO(MetaPolicy):
         self, parameters: Weights, batches: Sequence[PolicyBatch]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean surrogate and mean KL over tasks, each `[]`; see `adapted_policy`."""
-        last = batches[-1]
-        new = self.adapted_policy(parameters, batches)
-        return (
-            tf.reduce_mean(surrogate(new, last)),
-            tf.reduce_mean(mean_kl(last.old, new, last)),
-        )
+        last, policies = batches[-1], self.adapted_policies(parameters, batches)
+        apart = tf.reduce_mean(mean_kl(last.old, policies[-1], last))
+        return self.objective_of(policies, batches), apart
 
     def kl_curvature(
         self, parameters: Weights, batches: Sequence[PolicyBatch], product: str | None = None

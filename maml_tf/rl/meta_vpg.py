@@ -35,6 +35,7 @@ class GradientMetrics(NamedTuple):
     kl: np.ndarray  # [S + 1]: mean KL(old || new) of each stage's policies
     gradient_norm: np.ndarray  # of the first update
     diverged: np.ndarray
+    environment_steps: np.ndarray
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray
     meta_step_seconds: np.ndarray
@@ -97,8 +98,7 @@ class MetaVPG(MetaPolicy):
 
     def objective(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> tf.Tensor:
         """What is minimised, `[]`, a differentiable function of theta."""
-        new = self.adapted_policy(parameters, batches)
-        return tf.reduce_mean(surrogate(new, batches[-1]))
+        return self.objective_of(self.adapted_policies(parameters, batches), batches)
 
     def look(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Look:
         """The surrogate, and how far each stage's policies are from those that sampled."""

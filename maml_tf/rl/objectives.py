@@ -7,7 +7,7 @@ Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a tas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -17,7 +17,9 @@ from maml_tf.rl import advantages, policy
 from maml_tf.rl import linear_baseline as value
 from maml_tf.rl.parameters import Gaussian, Parameters
 from maml_tf.rl.policy import Policy
-from maml_tf.types import LossFn, Trajectories, Weights
+from maml_tf.types import LossFn, Structure, Trajectories, Weights
+
+_EPSILON = 1e-8
 
 
 class PolicyBatch(NamedTuple):
@@ -28,11 +30,13 @@ class PolicyBatch(NamedTuple):
     advantages: tf.Tensor  # [T, L], standardised for each task
     mask: tf.Tensor  # [T, L]
     old: Parameters  # of the distributions that the actions were drawn from
+    outcomes: Structure = ()  # [T], returns, standardised over the tasks; or nothing
 
     def first(self, steps: int) -> PolicyBatch:
         """The first `steps` of each task."""
         observations, actions, gains, mask = (a[:, :steps] for a in self[:4])
-        return PolicyBatch(observations, actions, gains, mask, self.old.first(steps))
+        old = self.old.first(steps)
+        return PolicyBatch(observations, actions, gains, mask, old, self.outcomes)
 
 
 def policy_batch(
@@ -66,12 +70,15 @@ def policy_batch(
     )
     gains = advantages.standardize(gains, mask)
     tasks, episodes, horizon = sizes(rewards)
-    flat = [
+    observations, actions, gains, mask, outputs = (
         tf.reshape(a, [tasks, episodes * horizon, *a.shape[3:]])
         for a in (observations, actions, gains, mask, outputs)
-    ]
-    batch = PolicyBatch._make([*flat[:4], parameters(flat[4], log_stds)])
-    return batch, tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
+    )
+    means = tf.reduce_mean(tf.reduce_sum(rewards, 2), 1)
+    apart = means - tf.reduce_mean(means)
+    outcomes = apart / (tf.math.reduce_std(means) + _EPSILON)
+    old = parameters(outputs, log_stds)
+    return PolicyBatch(observations, actions, gains, mask, old, outcomes), means
 
 
 def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -108,10 +115,15 @@ INNER_LOSSES = {"log_likelihood": reinforce, "likelihood_ratio": likelihood_rati
 """By the names of the flag. Where the policy is the one that sampled, their gradients agree."""
 
 
+def _ratios(new: Parameters, batch: PolicyBatch) -> tf.Tensor:
+    """pi_new(a|s) / pi_old(a|s), `[T, L]`."""
+    old = policy.log_prob(batch.old, batch.actions)
+    return tf.exp(policy.log_prob(new, batch.actions) - old)
+
+
 def surrogate(new: Parameters, batch: PolicyBatch) -> tf.Tensor:
     """-mean(pi_new(a|s) / pi_old(a|s) A), `[T]` (Schulman et al. 2015, equation 14)."""
-    ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))
-    return -masked_mean(ratios * batch.advantages, batch.mask)
+    return -masked_mean(_ratios(new, batch) * batch.advantages, batch.mask)
 
 
 def clipped_surrogate(new: Parameters, batch: PolicyBatch, clip: float) -> tf.Tensor:
@@ -119,10 +131,30 @@ def clipped_surrogate(new: Parameters, batch: PolicyBatch, clip: float) -> tf.Te
 
     Beyond `clip` a ratio that promises more is not followed (Schulman et al. 2017, equation 7).
     """
-    ratios = tf.exp(policy.log_prob(new, batch.actions) - policy.log_prob(batch.old, batch.actions))
+    ratios = _ratios(new, batch)
     near = tf.clip_by_value(ratios, 1 - clip, 1 + clip)
     gains = tf.minimum(ratios * batch.advantages, near * batch.advantages)
     return -masked_mean(gains, batch.mask)
+
+
+def sampling_correction(
+    policies: Sequence[Parameters], batches: Sequence[PolicyBatch]
+) -> tf.Tensor:
+    """E-MAML's second term, `[T]`: which trajectories lead the inner step to a good end.
+
+    The sum over inner steps of -mean(pi(a|s) / pi_old(a|s)) R, with R the return of the adapted
+    policies, standardised over the tasks (Stadie et al. 2018, "Some considerations on learning to
+    explore via meta-reinforcement learning", equation 6; there the sum over a task's steps, L times
+    this mean, and R as it is).
+
+    Args:
+      policies: S + 1, those of each stage at its own steps.
+      batches: S + 1; the last of them with `outcomes`.
+    """
+    total = tf.zeros_like(batches[-1].outcomes)
+    for new, batch in list(zip(policies, batches, strict=True))[:-1]:
+        total -= masked_mean(_ratios(new, batch), batch.mask) * batches[-1].outcomes
+    return total
 
 
 def mean_kl(old: Parameters, new: Parameters, batch: PolicyBatch) -> tf.Tensor:

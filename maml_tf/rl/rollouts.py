@@ -43,6 +43,7 @@ class Rollouts(NamedTuple):
     batches: list[PolicyBatch]  # one per stage
     returns: np.ndarray  # [T, stages], undiscounted
     horizon: int  # H
+    environment_steps: int  # taken in all stages
     sampling_seconds: float
     inner_seconds: float
 
@@ -103,11 +104,12 @@ class AdaptiveSampling:
         tasks = sampler.sample_tasks(index, split)
         weights = self._inner.initial_weights()
         batches: list[PolicyBatch] = []
-        returns = []
+        returns, steps = [], 0
         clock = Clock()
         for stage in range(len(step_sizes) + 1):
             actor = self._policy.actor(weights, len(tasks))
             trajectories = sampler.sample(actor, tasks, index, stage, split)
+            steps += int(np.sum(trajectories.mask, dtype=np.float64))
             clock.stop("sampling")
             batch, mean_returns = self.weigh(trajectories)
             if stage < len(step_sizes):
@@ -117,7 +119,8 @@ class AdaptiveSampling:
             returns.append(mean_returns.numpy())
             clock.stop("inner")
         seconds = clock.seconds["sampling"], clock.seconds["inner"]
-        return Rollouts(batches, np.stack(returns, 1), trajectories.rewards.shape[2], *seconds)
+        horizon = trajectories.rewards.shape[2]
+        return Rollouts(batches, np.stack(returns, 1), horizon, steps, *seconds)
 
 
 class Clock:

@@ -93,10 +93,12 @@ class Checkpoints:
         self._left_alone = {i for i, v in enumerate(learner.state) if id(v.value) in left}
         if optimizer is not None:
             self._groups["optimizer"] = dict(enumerate(optimizer.variables))
+        self._counters = dict(getattr(learner, "counters", {}))
         self._all = tf.train.Checkpoint(
             **{name: _Group(variables) for name, variables in self._groups.items()},
             iteration=self.iteration,
             best_score=self.best_score,
+            **{f"count_{name}": variable.value for name, variable in self._counters.items()},
         )
 
     def save(self, iteration: int) -> None:
@@ -210,6 +212,11 @@ class Checkpoints:
         values: list[tuple[Any, np.ndarray]] = [
             (own, reader.get_tensor(name + _VALUE))
             for name, own in (("iteration", self.iteration), ("best_score", self.best_score))
+        ]
+        values += [
+            (variable, reader.get_tensor(f"count_{name}{_VALUE}"))
+            for name, variable in self._counters.items()
+            if reader.has_tensor(f"count_{name}{_VALUE}")  # earlier versions counted nothing
         ]
         for group, variables in self._groups.items():
             skipped = self._left_alone if group == "weights" else set()

@@ -20,6 +20,7 @@ class AscentMetrics(NamedTuple):
 
     returns: np.ndarray
     diverged: np.ndarray
+    environment_steps: np.ndarray
     sampling_seconds: np.ndarray
     inner_seconds: np.ndarray
     meta_step_seconds: np.ndarray
@@ -113,6 +114,8 @@ def test_its_run_resumes_bit_for_bit_with_its_optimizer(tmp_path):
     for one, other in both:
         np.testing.assert_array_equal(one, other)
     assert int(resumed.optimizer.iterations) == 4
+    # 8 tasks x 5 episodes x 10 steps, before and after a gradient step, four times
+    assert int(resumed.counters["environment_steps"].value) == 8 * 5 * 10 * 2 * 4
 
 
 def test_it_is_tuned_saved_and_exported_as_any_learner(tmp_path):

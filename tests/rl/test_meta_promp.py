@@ -9,9 +9,10 @@ from learners import SAMPLER, random_batches
 
 import maml_tf
 from maml_tf.rl.meta_promp import MetaProMP
+from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.meta_vpg import MetaVPG
-from maml_tf.rl.objectives import PolicyBatch, clipped_surrogate, surrogate
-from maml_tf.rl.policy import Gaussian, GaussianPolicy
+from maml_tf.rl.objectives import PolicyBatch, clipped_surrogate, masked_mean, surrogate
+from maml_tf.rl.policy import Gaussian, GaussianPolicy, log_prob
 from maml_tf.rl.rollouts import Rollouts
 
 BOTH = pytest.mark.parametrize("kind", [MetaVPG, MetaProMP])
@@ -31,7 +32,7 @@ def displaced(learner):
 
 
 def rollouts_of(batches):
-    return Rollouts(batches, np.zeros((4, len(batches))), 6, 0.0, 0.0)
+    return Rollouts(batches, np.zeros((4, len(batches))), 6, 48, 0.0, 0.0)
 
 
 def values_of(variables):
@@ -113,6 +114,38 @@ def test_the_penalty_grows_with_the_divergence_of_the_policies_before_a_step():
         seen = learner.improve(rollouts_of([before._replace(old=old), last]))
         np.testing.assert_allclose(seen["kl"][0], moved**2, rtol=1e-3)
         np.testing.assert_allclose(learner.kl_coefficients.value, [expected])
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", [MetaTRPO, MetaVPG, MetaProMP])
+def test_the_sampling_correction_adds_how_good_the_end_was_of_what_was_sampled(kind):
+    """At the policy that sampled its gradient is -mean(d log pi) R, summed over inner steps."""
+    plain, corrected = (make(kind, inner_steps=2, sampling_correction=c) for c in (0.0, 3.0))
+    batches = random_batches(plain, 3)
+    outcomes = normal(8, 3)
+    batches[-1] = batches[-1]._replace(outcomes=outcomes)
+
+    def loss(learner, values):
+        if kind is MetaTRPO:
+            return learner.meta_objective(values, batches)[0]
+        return learner.objective(values, batches)
+
+    values = plain.inner.values()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(values)
+        more = loss(corrected, values) - loss(plain, values)
+        policies = plain.adapted_policies(values, batches)
+        by_hand = -sum(
+            masked_mean(tf.exp(log_prob(new, b.actions) - log_prob(b.old, b.actions)), b.mask)
+            * outcomes
+            for new, b in zip(policies[:2], batches[:2], strict=True)
+        )
+        by_hand = 3.0 * tf.reduce_mean(by_hand)
+    np.testing.assert_allclose(more, by_hand, rtol=1e-9)
+    one, other = (tape.gradient(t, values, unconnected_gradients="zero") for t in (more, by_hand))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    assert any(np.any(np.abs(g) > 1e-4) for g in one)
 
 
 def test_a_second_meta_batch_compiles_nothing():

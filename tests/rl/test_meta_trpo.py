@@ -156,7 +156,7 @@ def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
     options = {"curvature_share": 0.5, **options}
     learners = [make_learner((4,), pieces=number, **options) for number in (1, 4)]
     batches = random_batches(learners[0], learners[0].inner_steps + 1, tasks=4)
-    rollouts = Rollouts(batches, np.zeros((4, len(batches))), 1, 0.0, 0.0)
+    rollouts = Rollouts(batches, np.zeros((4, len(batches))), 1, 0, 0.0, 0.0)
     whole, cut = (learner.improve(rollouts) for learner in learners)
     assert whole["backtracks"] >= 0 and whole["surrogate_after"] < whole["surrogate_before"]
     both = [(whole[name], cut[name]) for name in whole]
