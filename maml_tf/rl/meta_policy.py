@@ -132,6 +132,11 @@ class MetaPolicy(Saved):
         return self.policy.stored
 
     @property
+    def head(self) -> str:
+        """What its actions are: another head's run cannot go on."""
+        return repr(self.policy.head)
+
+    @property
     def step_size(self) -> float:
         """Alpha, where it is not learned."""
         return self.inner.step_size

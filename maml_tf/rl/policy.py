@@ -84,6 +84,11 @@ class Policy:
         """
         arguments.whole("observation_size", observation_size)
         arguments.count("seed", seed, 0)
+        if not isinstance(head, Head):
+            raise ValueError(
+                f"head is {arguments.shown(head)}; give one of maml_tf.rl.heads, such as "
+                "CategoricalHead(2)."
+            )
         self.observation_size, self.head = observation_size, head
         self.context = context
         self._own = network is not None

@@ -230,6 +230,13 @@ def test_the_run_of_another_trpo_is_refused(tmp_path):
         train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
 
 
+def test_the_run_of_other_actions_is_refused(tmp_path):
+    run(tmp_path, 2)
+    learner = MetaTRPO(GaussianPolicy(2, 2, (8,), squash=True), meta_batch_size=4, step_size=0.5)
+    with pytest.raises(ValueError, match="squash=False.*, now .*squash=True"):
+        train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
+
+
 class Poisoned(PointSampler):
     """Its rewards are no numbers from the second meta-batch on."""
 
