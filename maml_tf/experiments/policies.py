@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 SHARED = frozenset(
     {"horizon", "discount", "gae_lambda", "inner_loss", "sampling_correction", "meta_optimizer"}
-    | {"init_std", "head_stddev"}
+    | {"init_std", "head_stddev", "standardize"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init", "squash"}
     | meta_optimizers.READS
@@ -94,6 +94,7 @@ def policy(settings: Settings) -> Policy:
         seed=settings.training.seed,
         head_stddev=settings.training.head_stddev,
         init_std=settings.training.init_std,
+        standardize=settings.training.standardize,
     )
 
 

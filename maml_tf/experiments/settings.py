@@ -203,6 +203,10 @@ class Training:
         "Standard deviation of a Gaussian policy's actions at the beginning.",
         within=ranges.POSITIVE,
     )
+    standardize: bool = setting(
+        False,
+        "Give a policy its observations less their mean so far, over their deviation so far.",
+    )
     meta_optimizer: str = setting(
         "trpo",
         "How trajectories move the initial weights: by a trust region (trpo, the paper's), by "

@@ -25,3 +25,4 @@ from .rendering import render as render
 from .rollouts import Rollouts as Rollouts
 from .rollouts import TrajectorySource as TrajectorySource
 from .sampler import Sampler as Sampler
+from .standardization import Standardize as Standardize

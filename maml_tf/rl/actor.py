@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf.rl.heads import Head
+from maml_tf.rl.standardization import CLIP
 from maml_tf.types import Weights
 
 LOG_STD_FLOOR = math.log(1e-6)
@@ -100,11 +101,20 @@ class DenseActor(Actor):
     long (benchmarks/README.md).
     """
 
-    def __init__(self, weights: Weights, num_tasks: int, head: Head, *, context: bool = False):
-        """Use `Policy.actor`."""
+    def __init__(
+        self,
+        weights: Weights,
+        num_tasks: int,
+        head: Head,
+        standardized: tuple[np.ndarray, np.ndarray] | None = None,
+        *,
+        context: bool = False,
+    ):
+        """Use `Policy.actor`; `standardized` is `Standardize.numbers`."""
         network = [np.asarray(w) for w in weights]
         log_stds = network.pop() if head.has_spread else None
         super().__init__(log_stds, num_tasks, head)
+        self._standardized = standardized
         self._beside = network.pop(0)[..., None, :] if context else None
         biases = [bias[..., None, :] for bias in network[1::2]]
         self._layers = list(zip(network[::2], biases, strict=True))
@@ -124,6 +134,9 @@ class DenseActor(Actor):
     def _outputs(self, observations: np.ndarray) -> np.ndarray:
         """Here observations enter the network."""
         x = np.asarray(observations, self._layers[0][0].dtype)
+        if self._standardized is not None:
+            mean, factor = self._standardized
+            x = np.clip((x - mean) * factor, -CLIP, CLIP)
         if self._beside is not None:
             beside = np.broadcast_to(self._beside, (*x.shape[:-1], self._beside.shape[-1]))
             x = np.concatenate([x, beside], -1)

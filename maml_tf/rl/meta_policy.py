@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
-from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch, sampling_correction, surrogate
+from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
 from maml_tf.rl.parameters import Parameters, tfp_distributions
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import (
@@ -140,6 +139,11 @@ class MetaPolicy(Saved):
         return self.policy.stored
 
     @property
+    def head(self) -> str:
+        """What its actions are: another head's run cannot go on."""
+        return repr(self.policy.head)
+
+    @property
     def step_size(self) -> float:
         """Alpha, where it is not learned."""
         return self.inner.step_size
@@ -167,7 +171,7 @@ class MetaPolicy(Saved):
     @property
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart."""
-        return self.variables
+        return [*self.variables, *self.policy.statistics]
 
     # --- the inner loop ---
 
@@ -222,27 +226,6 @@ class MetaPolicy(Saved):
         """The last of `adapted_policies`: those after all inner steps."""
         return self.adapted_policies(parameters, batches)[-1]
 
-    def objective_of(
-        self,
-        policies: Sequence[Parameters],
-        batches: Sequence[PolicyBatch],
-        loss: Callable[[Parameters, PolicyBatch], tf.Tensor] = surrogate,
-    ) -> tf.Tensor:
-        """What a meta-step descends, `[]`: the mean over tasks of the last stage's loss.
-
-        Args:
-          policies: `adapted_policies`.
-          batches: S + 1.
-          loss: `(policies, batch) -> [T]`, on the adapted policies' own trajectories.
-
-        Returns:
-          With E-MAML's term, where `sampling_correction` is not 0.
-        """
-        losses = loss(policies[-1], batches[-1])
-        if self.sampling_correction:
-            losses += self.sampling_correction * sampling_correction(policies, batches)
-        return tf.reduce_mean(losses)
-
     def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
         """Into how many pieces an outer step is to cut the tasks of a meta-batch."""
         return self.pieces or pieces.default_number(*batches[-1].mask.shape)
@@ -264,26 +247,19 @@ class MetaPolicy(Saved):
         raise NotImplementedError
 
     def meta_step(self, sampler: TrajectorySource, index: int) -> Metrics:
-        """Meta-batch `index`: samples, adapts, and improves once.
-
-        Returns:
-          `metrics` without the leading axis.
-        """
-        diverged = -getattr(sampler, "diverged", 0)
+        """Samples, adapts, and improves once; returns `metrics` without the leading axis."""
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
-        diverged += getattr(sampler, "diverged", 0)
         check_number(len(rollouts.returns), self.meta_batch_size)
         steps = self.counters["environment_steps"]
         steps.assign(np.asarray(steps.value) + rollouts.environment_steps)
         clock = Clock()
         seen = self.improve(rollouts)
         clock.stop("meta_step")
+        if self.policy.standardizer is not None:
+            self.policy.standardizer.update(rollouts.observed())
         return self.metrics(
-            returns=rollouts.returns.mean(0),
-            diverged=np.asarray(diverged),
+            **rollouts.seen(),
             environment_steps=np.asarray(steps.value),
-            sampling_seconds=np.asarray(rollouts.sampling_seconds),
-            inner_seconds=np.asarray(rollouts.inner_seconds),
             meta_step_seconds=np.asarray(clock.seconds["meta_step"]),
             **seen,
         )

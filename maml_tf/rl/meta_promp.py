@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.rl.meta_vpg import MetaVPG
-from maml_tf.rl.objectives import PolicyBatch, clipped_surrogate, mean_kl
+from maml_tf.rl.objectives import PolicyBatch, after_adaptation, clipped_surrogate, mean_kl
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.types import Weights
@@ -77,7 +77,7 @@ class MetaProMP(MetaVPG):
         """See `MetaVPG.objective`."""
         policies = self.adapted_policies(parameters, batches)
         clipped = functools.partial(clipped_surrogate, clip=self.clip_ratio)
-        loss = self.objective_of(policies, batches, clipped)
+        loss = after_adaptation(policies, batches, self.sampling_correction, clipped)
         etas = tf.unstack(tf.convert_to_tensor(self.kl_coefficients.value))
         for eta, new, batch in zip(etas, policies[:-1], batches[:-1], strict=True):
             loss += eta * tf.reduce_mean(mean_kl(batch.old, new, batch))

@@ -21,7 +21,7 @@ from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
-from maml_tf.rl.objectives import PolicyBatch, mean_kl
+from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.rl.trust_region import TrustRegionStep
@@ -92,7 +92,7 @@ class MetaTRPO(MetaPolicy):
         """Mean surrogate and mean KL over tasks, each `[]`; see `adapted_policy`."""
         last, policies = batches[-1], self.adapted_policies(parameters, batches)
         apart = tf.reduce_mean(mean_kl(last.old, policies[-1], last))
-        return self.objective_of(policies, batches), apart
+        return after_adaptation(policies, batches, self.sampling_correction), apart
 
     def kl_curvature(
         self, parameters: Weights, batches: Sequence[PolicyBatch], product: str | None = None

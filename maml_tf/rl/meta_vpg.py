@@ -20,7 +20,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
-from maml_tf.rl.objectives import PolicyBatch, mean_kl, surrogate
+from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl, surrogate
 from maml_tf.rl.policy import Policy
 from maml_tf.rl.rollouts import Rollouts
 from maml_tf.types import Weights
@@ -98,7 +98,8 @@ class MetaVPG(MetaPolicy):
 
     def objective(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> tf.Tensor:
         """What is minimised, `[]`, a differentiable function of theta."""
-        return self.objective_of(self.adapted_policies(parameters, batches), batches)
+        policies = self.adapted_policies(parameters, batches)
+        return after_adaptation(policies, batches, self.sampling_correction)
 
     def look(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> Look:
         """The surrogate, and how far each stage's policies are from those that sampled."""

@@ -157,6 +157,26 @@ def sampling_correction(
     return total
 
 
+def after_adaptation(
+    policies: Sequence[Parameters],
+    batches: Sequence[PolicyBatch],
+    correction: float,
+    loss: Callable[[Parameters, PolicyBatch], tf.Tensor] = surrogate,
+) -> tf.Tensor:
+    """What a meta-step descends, `[]`: the mean over tasks of the last stage's loss.
+
+    Args:
+      policies: S + 1, those of each stage at its own steps.
+      batches: S + 1.
+      correction: factor of `sampling_correction`; 0: without.
+      loss: `(policies, batch) -> [T]`.
+    """
+    losses = loss(policies[-1], batches[-1])
+    if correction:
+        losses += correction * sampling_correction(policies, batches)
+    return tf.reduce_mean(losses)
+
+
 def mean_kl(old: Parameters, new: Parameters, batch: PolicyBatch) -> tf.Tensor:
     """Mean KL(old || new) over a task's steps, `[T]`."""
     return masked_mean(policy.kl(old, new), batch.mask)

@@ -48,6 +48,7 @@ class Policy:
       observation_size: O.
       head: see `heads`.
       model: the network.
+      standardizer: its layer `Standardize`, or None.
       log_std: of a Gaussian, a weight that does not depend on the state, floored at log 1e-6; else
         None.
     """
@@ -63,6 +64,7 @@ class Policy:
         network: keras.Model | None = None,
         head_stddev: float | None = None,
         init_std: float = 1.0,
+        standardize: bool = False,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -78,6 +80,8 @@ class Policy:
           head_stddev: of the head's initial kernel, normal; None: Glorot uniform as the others'.
             With a small one the first actions are noise alone.
           init_std: standard deviation of every action number of a Gaussian at the beginning.
+          standardize: put a `Standardize` before the network: observations in units of their own
+            spread. A network of your own has one as its first layer.
 
         Raises:
           ValueError: a size is below 1, the network does not fit or cannot be a policy's, or an
@@ -85,6 +89,11 @@ class Policy:
         """
         arguments.whole("observation_size", observation_size)
         arguments.count("seed", seed, 0)
+        if not isinstance(head, Head):
+            raise ValueError(
+                f"head is {arguments.shown(head)}; give one of maml_tf.rl.heads, such as "
+                "CategoricalHead(2)."
+            )
         self.observation_size, self.head = observation_size, head
         self.context = context
         self._own = network is not None
@@ -93,12 +102,14 @@ class Policy:
                 *(observation_size, head.output_size, hidden, seed),
                 context=context,
                 head_stddev=head_stddev,
+                standardize=arguments.boolean("standardize", standardize),
                 name="mean_network" if head.has_spread else "logits_network",
             )
         else:
-            _refuse_both(context=context, head_stddev=head_stddev)
+            _refuse_both(context=context, head_stddev=head_stddev, standardize=standardize)
             policy_networks.check(network, observation_size, head.output_size)
         self.model = network
+        self.standardizer = policy_networks.standardizer(network)
         self.log_std = None
         if head.has_spread:
             self.log_std = keras.Variable(
@@ -116,6 +127,11 @@ class Policy:
     def variables(self) -> list[keras.Variable]:
         """All weights, in the order of `Weights`: the network's, then the log-std if there is."""
         return [*self.model.trainable_variables, *([] if self.log_std is None else [self.log_std])]
+
+    @property
+    def statistics(self) -> list[keras.Variable]:
+        """What no gradient moves and a training changes: those of the observations."""
+        return [] if self.standardizer is None else self.standardizer.non_trainable_variables
 
     @property
     def action_size(self) -> int:
@@ -144,7 +160,8 @@ class Policy:
     def actor(self, weights: Weights, num_tasks: int) -> Actor:
         """What a sampler calls at every time step; `weights` are shared or stacked."""
         if not self._own:
-            return DenseActor(weights, num_tasks, self.head, context=self.context)
+            numbers = self.standardizer and self.standardizer.numbers()
+            return DenseActor(weights, num_tasks, self.head, numbers, context=self.context)
         return NetworkActor(self._compiled, weights, num_tasks, self.head)
 
     def outputs(self, weights: Weights, observations: tf.Tensor) -> tf.Tensor:
@@ -176,6 +193,7 @@ class GaussianPolicy(Policy):
         network: keras.Model | None = None,
         head_stddev: float | None = None,
         init_std: float = 1.0,
+        standardize: bool = False,
         squash: bool = False,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
@@ -189,6 +207,7 @@ class GaussianPolicy(Policy):
           network: a Keras model of your own as mean network; see `Policy`.
           head_stddev: see `Policy`.
           init_std: see `Policy`.
+          standardize: see `Policy`.
           squash: tanh of the Gaussian, so that actions keep within a bounded box, in place of
             clipping those beyond.
 
@@ -203,6 +222,7 @@ class GaussianPolicy(Policy):
             network=network,
             head_stddev=head_stddev,
             init_std=init_std,
+            standardize=standardize,
         )
 
 
@@ -232,9 +252,9 @@ def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Pol
     return Policy(sampler.observation_size, head, **options)
 
 
-def _refuse_both(*, context: bool, head_stddev: float | None) -> None:
+def _refuse_both(**options: bool | float | None) -> None:
     """Refuses what describes the network that a user's own stands in for."""
-    for name, given in {"context": context, "head_stddev": head_stddev}.items():
+    for name, given in options.items():
         if given:
             raise ValueError(
                 f"{name} and network are given both; build it into the network, or drop one."

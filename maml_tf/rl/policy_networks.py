@@ -16,6 +16,7 @@ from maml_tf import arguments
 from maml_tf.engine.functional import functional
 from maml_tf.engine.task_axis import lengths
 from maml_tf.networks import CONTEXT_NUMBERS, Context
+from maml_tf.rl.standardization import Standardize
 
 _REFUSED = {
     layers.RNN: "a recurrent layer's output depends on the observations before, and a policy's on "
@@ -34,6 +35,7 @@ def dense(
     *,
     context: bool,
     head_stddev: float | None,
+    standardize: bool,
     name: str,
 ) -> keras.Sequential:
     """The paper's network: ReLU layers and a linear one.
@@ -45,6 +47,7 @@ def dense(
       seed: seed of the Glorot uniform kernels; biases are 0.
       context: put a `Context` of five numbers beside the observation.
       head_stddev: of the linear layer's kernel, normal; None: Glorot uniform.
+      standardize: begin with a `Standardize`.
       name: of the model.
 
     Raises:
@@ -55,6 +58,8 @@ def dense(
     if min(sizes) < 1:
         raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
     model = keras.Sequential([keras.Input((inputs,))], name=name)
+    if standardize:
+        model.add(Standardize(name="standardize"))
     if context:
         model.add(Context(CONTEXT_NUMBERS, name="context"))
     for index, width in enumerate((*hidden, outputs)):
@@ -103,6 +108,23 @@ def check(network: object, inputs: int, outputs: int) -> None:
             f"'{network.name}' gives {what} for an observation, and the actions need ({outputs},); "
             f"end it with Dense({outputs})."
         )
+
+
+def standardizer(network: keras.Model) -> Standardize | None:
+    """The layer that standardizes the observations, if there is one.
+
+    Raises:
+      ValueError: it is not the first one, so that observations do not enter it.
+    """
+    found = [layer for layer in network._flatten_layers() if isinstance(layer, Standardize)]
+    if not found:
+        return None
+    kept = [layer for layer in network.layers if not isinstance(layer, layers.InputLayer)]
+    if len(found) > 1 or kept[0] is not found[0]:
+        raise ValueError(
+            f"'{network.name}' has a Standardize that is not its first layer; put it there, once."
+        )
+    return found[0]
 
 
 def _check_layer(network: keras.Model, layer: keras.Layer) -> None:

@@ -44,8 +44,22 @@ class Rollouts(NamedTuple):
     returns: np.ndarray  # [T, stages], undiscounted
     horizon: int  # H
     environment_steps: int  # taken in all stages
+    diverged: int  # episodes that ended because their simulation did
     sampling_seconds: float
     inner_seconds: float
+
+    def seen(self) -> dict[str, np.ndarray]:
+        """What of it is a metric, under its name."""
+        return {
+            "returns": self.returns.mean(0),
+            "diverged": np.asarray(self.diverged),
+            "sampling_seconds": np.asarray(self.sampling_seconds),
+            "inner_seconds": np.asarray(self.inner_seconds),
+        }
+
+    def observed(self) -> np.ndarray:
+        """The observations of the steps that were taken, of all stages: `[n, O]`."""
+        return np.concatenate([b.observations.numpy()[b.mask.numpy() > 0] for b in self.batches])
 
     def share(self, share: float) -> list[PolicyBatch]:
         """The first episodes of every task, `share` of them and at least one."""
@@ -104,7 +118,7 @@ class AdaptiveSampling:
         tasks = sampler.sample_tasks(index, split)
         weights = self._inner.initial_weights()
         batches: list[PolicyBatch] = []
-        returns, steps = [], 0
+        returns, steps, diverged = [], 0, -getattr(sampler, "diverged", 0)
         clock = Clock()
         for stage in range(len(step_sizes) + 1):
             actor = self._policy.actor(weights, len(tasks))
@@ -120,7 +134,8 @@ class AdaptiveSampling:
             clock.stop("inner")
         seconds = clock.seconds["sampling"], clock.seconds["inner"]
         horizon = trajectories.rewards.shape[2]
-        return Rollouts(batches, np.stack(returns, 1), horizon, steps, *seconds)
+        diverged += getattr(sampler, "diverged", 0)
+        return Rollouts(batches, np.stack(returns, 1), horizon, steps, diverged, *seconds)
 
 
 class Clock:

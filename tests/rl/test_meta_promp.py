@@ -32,7 +32,7 @@ def displaced(learner):
 
 
 def rollouts_of(batches):
-    return Rollouts(batches, np.zeros((4, len(batches))), 6, 48, 0.0, 0.0)
+    return Rollouts(batches, np.zeros((4, len(batches))), 6, 48, 0, 0.0, 0.0)
 
 
 def values_of(variables):

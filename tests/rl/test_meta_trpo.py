@@ -156,7 +156,7 @@ def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
     options = {"curvature_share": 0.5, **options}
     learners = [make_learner((4,), pieces=number, **options) for number in (1, 4)]
     batches = random_batches(learners[0], learners[0].inner_steps + 1, tasks=4)
-    rollouts = Rollouts(batches, np.zeros((4, len(batches))), 1, 0, 0.0, 0.0)
+    rollouts = Rollouts(batches, np.zeros((4, len(batches))), 1, 0, 0, 0.0, 0.0)
     whole, cut = (learner.improve(rollouts) for learner in learners)
     assert whole["backtracks"] >= 0 and whole["surrogate_after"] < whole["surrogate_before"]
     both = [(whole[name], cut[name]) for name in whole]
@@ -227,6 +227,13 @@ def test_the_run_of_another_trpo_is_refused(tmp_path):
     run(tmp_path, 2)
     learner = make_learner(max_kl=0.02, discount=0.9)
     with pytest.raises(ValueError, match="discount=0.99, now 0.9; max_kl=0.01, now 0.02"):
+        train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
+
+
+def test_the_run_of_other_actions_is_refused(tmp_path):
+    run(tmp_path, 2)
+    learner = MetaTRPO(GaussianPolicy(2, 2, (8,), squash=True), meta_batch_size=4, step_size=0.5)
+    with pytest.raises(ValueError, match="squash=False.*, now .*squash=True"):
         train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
 
 

@@ -11,7 +11,7 @@ from maml_tf.networks import dense_network
 from maml_tf.rl import envs
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.meta_trpo import MetaTRPO
-from maml_tf.rl.policy import GaussianPolicy
+from maml_tf.rl.policy import GaussianPolicy, Policy
 from maml_tf.rl.sampler import Sampler
 from maml_tf.saving.export import export
 
@@ -39,6 +39,7 @@ CALLS = {
     "order": (lambda: make_learner(first_order="yes"), "first_order must be True or False"),
     "names": (lambda: make_learner(adapts=["head"]), "adapts must be a function of one argument"),
     "sizes": (lambda: GaussianPolicy(2.0, 1), f"observation_size {WHOLE}"),
+    "head": (lambda: Policy(2, 3), "head is 3; give one of maml_tf.rl.heads"),
     "hidden": (lambda: GaussianPolicy(2, 1, 100), "hidden must be a tuple of whole numbers"),
     "seed": (lambda: GaussianPolicy(2, 1, seed="a"), f"seed {WHOLE}"),
     "count": (lambda: make_learner().meta_steps(PointSampler(), 0, 1.5), f"count {WHOLE}"),
