@@ -8,6 +8,7 @@ from maml_tf.paper.tables import make
 
 REST = ["60000", "0", "600"]
 EMPTY = ["—"] * 4
+LAST = ["trajectories", "iterations", "environment steps", "seeds", "tasks"]
 OMNIGLOT_5WAY = [
     ["Omniglot 5-way", "MAML", "1-shot", "1-shot", "3", "98.7 ± 0.4", "97.61 ± 0.64", *REST],
     ["Omniglot 5-way", "MAML", "5-shot", "1-shot", "3", "99.9 ± 0.1", "98.55 ± 0.64", *REST],
@@ -95,8 +96,8 @@ def test_table_3():
 
 NAVIGATION = [
     ["MAML", "−40.4 ± 4.0", "−40.1 ± 4.5", "−11.7 ± 2.2", "−12.3 ± 4.0", "−3.3 ± 0.6"]
-    + ["−4.1 ± 3.5", "−3.2 ± 0.6", "−3.6 ± 3.0", "40", "500", "0", "40"],
-    ["oracle", "−2.3", "−2.4 ± 0.4", *["—"] * 6, "40", "500", "0", "40"],
+    + ["−4.1 ± 3.5", "−3.2 ± 0.6", "−3.6 ± 3.0", "40", "500", "—", "0", "40"],
+    ["oracle", "−2.3", "−2.4 ± 0.4", *["—"] * 6, "40", "500", "—", "0", "40"],
 ]
 
 
@@ -104,7 +105,7 @@ def test_table_4():
     piece = make("table_4", paper_results())
     heading, cells = rows(piece)
     by_step = [f"{w}, {s}" for s in ("0 steps", "1 step", "2 steps", "3 steps") for w in NUMBERS]
-    assert heading == ["method", *by_step, "trajectories", "iterations", "seeds", "tasks"]
+    assert heading == ["method", *by_step, *LAST]
     assert [row[0] for row in cells] == [
         METHODS[name].title for name in ("maml", "pretrained", "random", "oracle", "context")
     ]
@@ -117,7 +118,7 @@ def test_table_5():
     piece = make("table_5", paper_results())
     _, cells = rows(piece)
     assert cells[0][1:3] == ["−50.7 ± 6", "−48.2 ± 18.6"]
-    assert cells[4] == ["context vector", *CONTEXT, *["—"] * 4]
+    assert cells[4] == ["context vector", *CONTEXT, *["—"] * 5]
     assert [w.method for w in piece.missing] == ["random", "context"]
 
 
@@ -132,6 +133,21 @@ def test_returns_of_every_environment(tmp_path):
     _, cells = rows(make("returns", paper_results(tmp_path)))  # which the paper has not
     assert len(cells) == 23
     assert cells[-1][:4] == ["ant, goal place", "MAML", "—", "7.9 ± 37.2"]
+
+
+def test_what_a_training_took_of_the_environment_is_shown(tmp_path):
+    name = "test_40trajectories_stepsize0.1"
+    place, said = tmp_path / "results" / "a.json", {"datasource": "ant_goal"}
+    write_result(place, "ant_direction", name, environment_steps=12_345_678, **said)
+    _, cells = rows(make("returns", paper_results(tmp_path)))
+    assert cells[-1][-3] == "12.3 M"
+
+
+@pytest.mark.parametrize("other", [{"dynamics": "gymnasium"}, {"horizon": 100}])
+def test_returns_by_other_dynamics_or_of_shorter_episodes_are_not_the_paper_s(other, tmp_path):
+    name, said = "test_40trajectories_stepsize0.1", {"datasource": "ant_goal"}
+    write_result(tmp_path / "results" / "a.json", "ant_direction", name, **said, **other)
+    assert make("returns", paper_results(tmp_path)).content is None
 
 
 def test_seeds_share_a_row(tmp_path):

@@ -297,4 +297,8 @@ def _load_release(release: Path, learner: Any) -> int:
         ) from error
     from maml_tf.results import files as result_files
 
-    return result_files.read(release / RESULT_FILE)[0].iteration
+    result = result_files.read(release / RESULT_FILE)[0]
+    counters = getattr(learner, "counters", {})
+    for name in counters.keys() & {"environment_steps"}:
+        counters[name].assign(getattr(result, name, None) or 0)
+    return result.iteration

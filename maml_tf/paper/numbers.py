@@ -164,7 +164,9 @@ def _of(environment: str) -> tuple[Row, ...]:
 # --- all figures and tables ---
 
 _CLASSIFICATION = Layout(("data", "method", "shots", "trained with", "steps"))
-_RETURN = Layout(("method",), RETURN_STEPS, ("trajectories", "iterations", "seeds", "tasks"))
+_RETURN = Layout(
+    ("method",), RETURN_STEPS, ("trajectories", "iterations", "environment steps", "seeds", "tasks")
+)
 _ABOUT_RETURNS = (
     "Means over held-out tasks, ± 95 % interval over tasks; the first step takes alpha, the later "
     "ones alpha / 2, each learns from the trajectories of the present policy. The oracle sees the "

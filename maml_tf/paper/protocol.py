@@ -290,6 +290,23 @@ def _policies() -> Iterable[Experiment]:
         yield _policy(problem, "oracle", "oracle", hours)
 
 
+def _promp() -> Iterable[Experiment]:
+    """What the paper does not have: ProMP as its authors set it up, and the soonest for ants."""
+    for problem in ENVIRONMENTS:
+        if problem == "navigation_2d":
+            continue
+        yield dataclasses.replace(
+            _policy(problem, "maml", "ProMP's settings", 3.0), name=f"{problem}_promp", shots=20
+        )
+        if "ant" in problem:
+            yield dataclasses.replace(
+                _policy(problem, "maml", "ProMP, soonest", 3.0),
+                name=f"{problem}_fast",
+                shots=10,
+                head_stddev=0.001,
+            )
+
+
 _JOINT = "miniimagenet_5way_1shot_pretrained"
 _OF_OMNIGLOT = (
     _omniglot("5way_1shot", "1-shot, MAML", 1.7),
@@ -351,6 +368,7 @@ _ALL = (
     _miniimagenet(1, "nearest_neighbour", "nearest neighbour", 0.1, trained_by=_JOINT),
     _miniimagenet(5, "nearest_neighbour", "nearest neighbour", 0.1, trained_by=_JOINT),
     *_policies(),
+    *_promp(),
 )
 EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 """Every experiment, by name."""

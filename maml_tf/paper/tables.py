@@ -26,6 +26,9 @@ LEADS: dict[str, Callable[[Row], str]] = {
 LASTS: dict[str, Callable[[Sequence[Curve]], str]] = {
     "trajectories": lambda curves: str(curves[0].shots),
     "iterations": lambda curves: str(curves[0].iteration),
+    "environment steps": lambda curves: (
+        f"{steps / 1e6:.1f} M" if (steps := curves[0].environment_steps) else MISSING
+    ),
     "seeds": lambda curves: ", ".join(str(curve.seed) for curve in curves),
     "tasks": lambda curves: str(sum(curve.num_tasks for curve in curves)),
 }

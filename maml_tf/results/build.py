@@ -37,6 +37,7 @@ def curve(
     iteration: int,
     seconds: float,
     tuning: estimates.Tuning | None = None,
+    environment_steps: int | None = None,
 ) -> Curve:
     """Describes an evaluation.
 
@@ -47,6 +48,7 @@ def curve(
       iteration: of the weights.
       seconds: wall time, tuning included.
       tuning: how alpha was chosen, if it was.
+      environment_steps: of the training of a policy, if they were counted.
     """
     training, kind, shots = settings.training, settings.problem.kind, settings.evaluation.shots
     chosen = Tuning(np.array(tuning.step_sizes), np.array(tuning.scores)) if tuning else None
@@ -64,6 +66,7 @@ def curve(
         ci95=np.asarray(estimate.ci95),
         std=np.asarray(estimate.std),
         seconds=round(seconds, 3),
+        environment_steps=environment_steps,
     )
 
 
@@ -120,6 +123,8 @@ class _Common(TypedDict):
     train_step_size: float
     loss_reduction: str
     head_stddev: float | None
+    dynamics: str
+    horizon: int | None
     iteration: int
     best_weights: bool
     asked_iteration: int | None
@@ -143,6 +148,8 @@ def _common(settings: Settings, iteration: int, tuning: estimates.Tuning | None)
         "train_step_size": training.step_size,
         "loss_reduction": training.loss_reduction,
         "head_stddev": training.head_stddev,
+        "dynamics": training.dynamics,
+        "horizon": training.horizon,
         "iteration": iteration,
         "best_weights": evaluation.best,
         "asked_iteration": evaluation.iteration,

@@ -36,6 +36,8 @@ class Wanted(Generic[R]):
             return False
         if result.split != "test" or self.step not in result.steps:
             return False
+        if result.dynamics != "paper" or result.horizon is not None:
+            return False
         if not isinstance(result, self.kind):
             return False
         given = ["shots", "train_shots", *(("ways", "conv") if isinstance(result, Curve) else ())]

@@ -56,6 +56,8 @@ class Result(Stored):
     train_step_size: float | None = stored(within=ranges.POSITIVE, default=None)
     loss_reduction: str = stored(choices=("sum", "mean"), default="sum")  # of the training
     head_stddev: float | None = stored(within=_NOT_NEGATIVE, default=None)  # None: original's
+    dynamics: str = stored(choices=("paper", "gymnasium"), default="paper")  # of robots
+    horizon: int | None = stored(within=ranges.COUNT, default=None)  # None: the environment's own
     iteration: int = stored(within=ranges.ITERATIONS)  # of the weights
     best_weights: bool = stored(default=False)  # whether those that validated best were asked for
     asked_iteration: int | None = stored(within=ranges.ITERATIONS, default=None)
@@ -116,6 +118,8 @@ class Curve(Result):
     ci95: Vector  # [S + 1], half the width of the interval
     std: Vector  # [S + 1], over tasks
     seconds: float | None = stored(within=_NOT_NEGATIVE, default=None)  # tuning included
+    environment_steps: int | None = stored(within=ranges.ITERATIONS, default=None)
+    """Of the training, in all; None: not counted."""
 
     def __post_init__(self):
         """Refuses what no evaluation leaves."""
