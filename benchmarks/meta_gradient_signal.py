@@ -53,6 +53,11 @@ def meta_gradients(learner: MetaVPG, sampler: Sampler, batches: int) -> tuple[np
     return np.stack(found), float(np.mean(gains))
 
 
+def stddev(text: str) -> float | None:
+    """A number, or None for Glorot's initial kernel."""
+    return None if text == "glorot" else float(text)
+
+
 def main() -> None:
     """Prints a line a cell of the grid."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -61,7 +66,9 @@ def main() -> None:
     parser.add_argument("--inner_losses", nargs="+", default=["likelihood_ratio"])
     parser.add_argument("--step_sizes", type=float, nargs="+", default=[0.1])
     parser.add_argument("--gae_lambdas", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--log_stds", type=float, nargs="+", help="in place of the weights' own")
+    parser.add_argument("--init_stds", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--head_stddevs", type=stddev, nargs="+", default=[None])
+    parser.add_argument("--standardize", action="store_true", help="after one meta-batch")
     parser.add_argument("--tasks", type=int, nargs="+", default=[20])
     parser.add_argument("--shots", type=int, nargs="+", default=[20])
     parser.add_argument("--batches", type=int, default=8)
@@ -69,18 +76,25 @@ def main() -> None:
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(os.cpu_count() or 1)
-    titles = ("inner loss", "alpha", "lambda", "log-std", "tasks", "shots")
-    print(*(f"{t:>16s}" for t in titles), end="")
+    titles = ("inner loss", "alpha", "lambda", "std", "head's", "tasks", "shots")
+    widths = (16, 6, 7, 6, 7, 6, 6)
+    print(*(f"{t:>{w}s}" for t, w in zip(titles, widths, strict=True)), end="")
     print(*(f"{t:>10s}" for t in ("cosine", "signal", "noise", "batches", "gain")), flush=True)
     axes = (options.inner_losses, options.step_sizes, options.gae_lambdas)
-    axes += (options.log_stds or [None], options.tasks, options.shots)
-    for inner_loss, step_size, gae_lambda, log_std, tasks, shots in itertools.product(*axes):
+    axes += (options.init_stds, options.head_stddevs, options.tasks, options.shots)
+    for cell in itertools.product(*axes):
+        inner_loss, step_size, gae_lambda, init_std, head_stddev, tasks, shots = cell
         sampler = Sampler(options.environment, tasks=tasks, episodes=shots, seed=options.seed)
-        policy = GaussianPolicy(sampler.observation_size, sampler.action_size, seed=options.seed)
+        policy = GaussianPolicy(
+            sampler.observation_size,
+            sampler.action_size,
+            seed=options.seed,
+            init_std=init_std,
+            head_stddev=head_stddev,
+            standardize=options.standardize,
+        )
         if options.weights:
             policy.stored.load_weights(options.weights)
-        if log_std is not None:
-            policy.log_std.assign(np.full(sampler.action_size, log_std))
         learner = MetaVPG(
             policy,
             meta_batch_size=tasks,
@@ -88,10 +102,12 @@ def main() -> None:
             inner_loss=inner_loss,
             gae_lambda=gae_lambda,
         )
+        if options.standardize:
+            rollouts = learner.roll_out_and_adapt(sampler, FIRST - 1, [None])
+            policy.standardizer.update(rollouts.observed())
         gradients, gain = meta_gradients(learner, sampler, options.batches)
         cosine, strength, noise = signal(gradients)
-        cell = (inner_loss, step_size, gae_lambda, "own" if log_std is None else log_std)
-        print(*(f"{c!s:>16s}" for c in (*cell, tasks, shots)), end="")
+        print(*(f"{c!s:>{w}s}" for c, w in zip(cell, widths, strict=True)), end="")
         needed = (noise / strength) ** 2 if strength > 0 else np.inf
         print(
             f"{cosine:11.4f} {strength:10.4f} {noise:10.4f} {needed:10.1f} {gain:10.2f}", flush=True
