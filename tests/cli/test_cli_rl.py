@@ -206,7 +206,7 @@ def test_the_paper_s_sizes_from_end_to_end(name, iterations, tmp_path, capsys):
 
 MODULE = """
 import gymnasium, numpy as np
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Text
 
 class Line(gymnasium.Env):
     observation_space = Box(-np.inf, np.inf, (1,), np.float64)
@@ -228,7 +228,7 @@ class Line(gymnasium.Env):
         return np.array([self.x]), -abs(self.x - self.goal), False, False, {}
 
 class Choice(Line):
-    action_space = Discrete(2)
+    action_space = Text(2)
 
 gymnasium.register("Line-v0", Line, max_episode_steps=5)
 gymnasium.register("Choice-v0", Choice, max_episode_steps=5)
@@ -259,7 +259,7 @@ def test_an_environment_of_ones_own(own_module, tmp_path, capsys):
     "environment, message",
     [
         ("CartPole-v1", "CartPole-v1 has no tasks; give it sample_tasks and set_task"),
-        ("my_line:Choice-v0", "a Gaussian policy needs a Box of real numbers"),
+        ("my_line:Choice-v0", "a policy has no distribution of such; let it be a Box"),
         ("Nowhere-v0", "environment 'Nowhere-v0' is unknown"),
         ("no_such_module:Line-v0", "No module named 'no_such_module'"),
     ],
