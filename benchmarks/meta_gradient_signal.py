@@ -7,7 +7,8 @@ trajectories. `cosine` is the mean over pairs of the cosine between them; `signa
 the mean over pairs of g_i . g_j, an unbiased estimate of the squared length of the expected
 gradient; `noise` is the root of the mean of |g_i|^2 less that; `batches` is the square of noise
 over signal: how many meta-batches have to be averaged until both are alike. `gain` is the mean
-return after a step less that before.
+return after a step less that before. `length` is that of the first episodes, and `clipped` the share
+of their action numbers that the environment clips.
 
 Every option that takes several values is one axis of a grid.
 """
@@ -40,17 +41,23 @@ def signal(gradients: np.ndarray) -> tuple[float, float, float]:
     return cosine, float(np.sign(squared)) * abs(squared) ** 0.5, noise**0.5
 
 
-def meta_gradients(learner: MetaVPG, sampler: Sampler, batches: int) -> tuple[np.ndarray, float]:
-    """Meta-gradients `[batches, n]`, and the mean gain of the inner steps."""
+def meta_gradients(
+    learner: MetaVPG, sampler: Sampler, batches: int
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Meta-gradients `[batches, n]`, and the means of `gain`, `length` and `clipped`."""
     slope = tf.function(lambda batch, at: learner.slope(batch)(at), autograph=False)
-    values, found, gains = learner.inner.values(), [], []
+    values, found, seen = learner.inner.values(), [], []
     for index in range(batches):
         steps = [None] * learner.inner_steps
         rollouts = learner.roll_out_and_adapt(sampler, FIRST + index, steps)
         gradients = slope(rollouts.batches, values)
         found.append(np.concatenate([np.ravel(g) for g in gradients]))
-        gains.append(np.mean(rollouts.returns[:, -1] - rollouts.returns[:, 0]))
-    return np.stack(found), float(np.mean(gains))
+        first = rollouts.batches[0]
+        taken = first.mask.numpy() > 0
+        clipped = np.mean(np.abs(first.actions.numpy()[taken]) > 1)
+        gain = np.mean(rollouts.returns[:, -1] - rollouts.returns[:, 0])
+        seen.append((gain, taken.mean() * rollouts.horizon, clipped))
+    return np.stack(found), tuple(np.mean(seen, axis=0))
 
 
 def stddev(text: str) -> float | None:
@@ -79,7 +86,8 @@ def main() -> None:
     titles = ("inner loss", "alpha", "lambda", "std", "head's", "tasks", "shots")
     widths = (16, 6, 7, 6, 7, 6, 6)
     print(*(f"{t:>{w}s}" for t, w in zip(titles, widths, strict=True)), end="")
-    print(*(f"{t:>10s}" for t in ("cosine", "signal", "noise", "batches", "gain")), flush=True)
+    measured = ("cosine", "signal", "noise", "batches", "gain", "length", "clipped")
+    print("", *(f"{t:>10s}" for t in measured), flush=True)
     axes = (options.inner_losses, options.step_sizes, options.gae_lambdas)
     axes += (options.init_stds, options.head_stddevs, options.tasks, options.shots)
     for cell in itertools.product(*axes):
@@ -105,13 +113,13 @@ def main() -> None:
         if options.standardize:
             rollouts = learner.roll_out_and_adapt(sampler, FIRST - 1, [None])
             policy.standardizer.update(rollouts.observed())
-        gradients, gain = meta_gradients(learner, sampler, options.batches)
+        gradients, (gain, length, clipped) = meta_gradients(learner, sampler, options.batches)
         cosine, strength, noise = signal(gradients)
-        print(*(f"{c!s:>{w}s}" for c, w in zip(cell, widths, strict=True)), end="")
+        print(*(f"{c!s:>{w}s}" for c, w in zip(cell, widths, strict=True)), end=" ")
         needed = (noise / strength) ** 2 if strength > 0 else np.inf
-        print(
-            f"{cosine:11.4f} {strength:10.4f} {noise:10.4f} {needed:10.1f} {gain:10.2f}", flush=True
-        )
+        shown = (cosine, strength, noise, needed, gain, length, clipped)
+        places = (4, 4, 4, 1, 2, 1, 3)
+        print(*(f"{n:10.{p}f}" for n, p in zip(shown, places, strict=True)), flush=True)
         sampler.close()
 
 
