@@ -7,8 +7,8 @@ trajectories. `cosine` is the mean over pairs of the cosine between them; `signa
 the mean over pairs of g_i . g_j, an unbiased estimate of the squared length of the expected
 gradient; `noise` is the root of the mean of |g_i|^2 less that; `batches` is the square of noise
 over signal: how many meta-batches have to be averaged until both are alike. `gain` is the mean
-return after a step less that before. `length` is that of the first episodes, and `clipped` the share
-of their action numbers that the environment clips.
+return after a step less that before. `length` is that of the first episodes, and `clipped` the
+share of their action numbers that the environment clips.
 
 Every option that takes several values is one axis of a grid.
 """
