@@ -30,6 +30,19 @@ def test_importing_it_imports_neither_tensorflow_nor_gymnasium():
     assert python(code) == ["[]"]
 
 
+def test_an_environment_alone_needs_no_tensorflow():
+    lines = python(
+        """
+import sys, gymnasium
+from maml_tf.rl import envs
+from maml_tf.rl.envs import process_worker
+gymnasium.make("maml_tf/Navigation2D-v0").reset()
+print([n for n in ("tensorflow", "keras") if n in sys.modules])
+"""
+    )
+    assert lines == ["[]"]
+
+
 def test_tensorflow_probability_is_imported_with_the_first_learner():
     lines = python(
         """

@@ -11,20 +11,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from maml_tf.rl.envs import faults
-from maml_tf.rl.heads import (
-    BernoulliHead,
-    CategoricalHead,
-    GaussianHead,
-    Head,
-    MultiCategoricalHead,
-)
+
+if TYPE_CHECKING:
+    from maml_tf.rl.heads import Head
 
 _LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _EMPTY = "it is empty; give it at least one number"
@@ -79,6 +75,14 @@ def head_for(space: gymnasium.Space) -> Head:
     Raises:
       ValueError: there is none.
     """
+    # Here, for environments alone need no TensorFlow.
+    from maml_tf.rl.heads import (
+        BernoulliHead,
+        CategoricalHead,
+        GaussianHead,
+        MultiCategoricalHead,
+    )
+
     if isinstance(space, spaces.Discrete):
         return CategoricalHead(int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
