@@ -26,13 +26,18 @@ LEADS: dict[str, Callable[[Row], str]] = {
 LASTS: dict[str, Callable[[Sequence[Curve]], str]] = {
     "trajectories": lambda curves: str(curves[0].shots),
     "iterations": lambda curves: str(curves[0].iteration),
-    "environment steps": lambda curves: (
-        f"{steps / 1e6:.1f} M" if (steps := curves[0].environment_steps) else MISSING
-    ),
+    "environment steps": lambda curves: _steps(curves[0].environment_steps),
     "seeds": lambda curves: ", ".join(str(curve.seed) for curve in curves),
     "tasks": lambda curves: str(sum(curve.num_tasks for curve in curves)),
 }
 """What stands behind a row's numbers, by its heading."""
+
+
+def _steps(counted: int | None) -> str:
+    """Environment steps, in millions where there are many."""
+    if counted is None:
+        return MISSING
+    return f"{counted / 1e6:.1f} M" if counted >= 1e5 else str(counted)
 
 
 def make(name: str, results: Iterable[Result]) -> Piece:
