@@ -10,6 +10,7 @@ Shape letters: T tasks, E episodes per task, H horizon, L = E * H steps of a tas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -227,8 +228,9 @@ class MetaPolicy(Saved):
         return self.adapted_policies(parameters, batches)[-1]
 
     def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
-        """Into how many pieces an outer step is to cut the tasks of a meta-batch."""
-        return self.pieces or pieces.default_number(*batches[-1].mask.shape)
+        """Into how many pieces an outer step is to cut the tasks of a meta-batch, or of a part."""
+        tasks, steps = batches[-1].mask.shape
+        return math.gcd(self.pieces, tasks) if self.pieces else pieces.default_number(tasks, steps)
 
     # --- the outer loop ---
 

@@ -121,16 +121,23 @@ class MetaVPG(MetaPolicy):
         }
 
     def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor]:
-        number = self.number_of_pieces(batches)
-        cut = pieces.cut(batches, number)
-        look = pieces.mean(self.look, cut)
+        look = pieces.mean(self.look, pieces.cut(batches, self.number_of_pieces(batches)))
         before = look(self.inner.values())
-        parts = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
-        norm = tf.zeros([], before.surrogate.dtype)
-        for part in range(self.epochs * self.minibatches):
-            gradients = parts[part % self.minibatches](self.inner.values())
-            norm = tf.linalg.global_norm(gradients) if part == 0 else norm
-            self._optimizer.apply(gradients, self.variables)
+        slopes = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
+
+        def go_through(epoch, norm):
+            for index, slope in enumerate(slopes):
+                gradients = slope(self.inner.values())
+                if index == 0:
+                    norm = tf.where(epoch == 0, tf.linalg.global_norm(gradients), norm)
+                self._optimizer.apply(gradients, self.variables)
+            return epoch + 1, norm
+
+        _, norm = tf.while_loop(
+            lambda epoch, _: epoch < self.epochs,
+            go_through,
+            [tf.constant(0), tf.zeros_like(before.surrogate)],
+        )
         return before, look(self.inner.values()), norm
 
     def slope(self, batches: Sequence[PolicyBatch]):

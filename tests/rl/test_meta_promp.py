@@ -90,8 +90,10 @@ def test_plain_policy_gradients_descend_the_surrogate_once():
     assert seen["surrogate_after"] < seen["surrogate_before"] == pytest.approx(float(loss))
 
 
-def test_minibatches_are_updates_by_a_few_tasks_each_in_turn():
+@pytest.mark.parametrize("pieces", [None, 4])  # more than a minibatch has tasks
+def test_minibatches_are_updates_by_a_few_tasks_each_in_turn(pieces):
     options = {"optimizer": keras.optimizers.Adam(0.01), "epochs": 2, "minibatches": 2}
+    options["pieces"] = pieces
     learner = make(**options)
     batches = random_batches(learner, 2, tasks=4)
     by_hand = make()
