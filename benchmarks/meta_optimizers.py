@@ -19,36 +19,34 @@ from pathlib import Path
 import numpy as np
 
 FIELDS = ("iteration", "clock", "processor", "environment_steps", "before", "after")
-TASKS, EPISODES, STEP_SIZE, GAE_LAMBDA, HEAD_STDDEV, INIT_STD = 20, 10, 0.1, 0.9, 0.001, 0.37
-MINIBATCHES, MAX_KL, CURVATURE_SHARE = 2, 0.04, 0.5
+FLAGFILE = Path(__file__).parents[1] / "flags" / "ant_direction_fast.flags"
+TRPO = {"max_kl": 0.04, "curvature_share": 0.5}
+BY_ADAM = ("meta_step_size", "minibatches")
 T_975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
 """Student's t of the 95 % interval of a mean, by the number of seeds."""
 
 
-def learner_of(name: str, policy):
-    """The meta-optimizer `name`; every other setting is the same."""
-    from maml_tf import rl
+def settings_of(environment: str, name: str, seed: int):
+    """Of a training by the meta-optimizer `name`; every other setting is the flagfile's."""
+    from maml_tf.cli.flags import parse
+    from maml_tf.experiments.settings import make
 
-    shared = {"meta_batch_size": TASKS, "step_size": STEP_SIZE, "gae_lambda": GAE_LAMBDA}
-    shared["inner_loss"] = "likelihood_ratio"
+    given = parse([f"--flagfile={FLAGFILE}"])[0]
+    given |= {"problem": environment, "meta_optimizer": name, "seed": seed}
+    given |= {"inner_loss": "likelihood_ratio", "inter_op_threads": 1}
     if name == "trpo":
-        return rl.MetaTRPO(policy, max_kl=MAX_KL, curvature_share=CURVATURE_SHARE, **shared)
-    kind = {"promp": rl.MetaProMP, "vpg": rl.MetaVPG}[name]
-    return kind(policy, minibatches=MINIBATCHES, **shared)
+        given = {flag: value for flag, value in given.items() if flag not in BY_ADAM} | TRPO
+    return make(given)
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains for some minutes of the processor."""
-    import tensorflow as tf
+    from maml_tf.experiments import build, machine
 
-    from maml_tf import rl
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     seed, name = options.seed, options.optimizer
-    sampler = rl.Sampler(options.environment, tasks=TASKS, episodes=EPISODES, seed=seed, threads=1)
-    policy = rl.policy_for(sampler, seed=seed, head_stddev=HEAD_STDDEV, init_std=INIT_STD)
-    learner = learner_of(name, policy)
+    settings = settings_of(options.environment, name, seed)
+    machine.set_up(settings.machine)
+    sampler, learner = build.make_tasks(settings, "train"), build.make_learner(settings)
     options.to.mkdir(parents=True, exist_ok=True)
     path = options.to / f"{options.environment}.{name}.{seed}.csv"
     began, clock, index = time.process_time(), time.perf_counter(), 0
@@ -59,9 +57,9 @@ def run(options: argparse.Namespace) -> None:
             seen = learner.meta_step(sampler, index)
             index += 1
             seconds = time.perf_counter() - clock, time.process_time() - began
-            numbers = [*seconds, *seen.returns]
-            numbers.insert(2, int(seen.environment_steps))
-            rows.writerow([index, *(round(float(n), 2) for n in numbers)])
+            before, after = (round(float(r), 2) for r in seen.returns)
+            rounded = (round(each, 2) for each in seconds)
+            rows.writerow([index, *rounded, int(seen.environment_steps), before, after])
             file.flush()
 
 

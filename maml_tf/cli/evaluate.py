@@ -98,15 +98,9 @@ def measure(
         iteration=iteration,
         seconds=time.perf_counter() - began,
         tuning=tuning,
-        environment_steps=_environment_steps(learner),
+        environment_steps=runs.environment_steps(learner),
     )
     return curve, _samples(settings, learner, tasks, iteration, tuning)
-
-
-def _environment_steps(learner: Learner[Any]) -> int | None:
-    """Of a policy's training; None where they were not counted, as in earlier versions' runs."""
-    counted = getattr(learner, "counters", {}).get("environment_steps")
-    return None if counted is None else int(counted.value) or None
 
 
 def tune(learner: Learner[Any], settings: Settings) -> Tuning | None:

@@ -298,7 +298,16 @@ def _load_release(release: Path, learner: Any) -> int:
     from maml_tf.results import files as result_files
 
     result = result_files.read(release / RESULT_FILE)[0]
-    counters = getattr(learner, "counters", {})
-    for name in counters.keys() & {"environment_steps"}:
-        counters[name].assign(getattr(result, name, None) or 0)
+    if (counter := _counter(learner)) is not None:
+        counter.assign(getattr(result, "environment_steps", None) or 0)
     return result.iteration
+
+
+def environment_steps(learner: Any) -> int | None:
+    """Of a policy's training; None where they were not counted, as in earlier versions' runs."""
+    counter = _counter(learner)
+    return None if counter is None else int(counter.value) or None
+
+
+def _counter(learner: Any) -> Any:
+    return getattr(learner, "counters", {}).get("environment_steps")

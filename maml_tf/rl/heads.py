@@ -28,16 +28,10 @@ from maml_tf.rl.parameters import (
 )
 
 
-@dataclass(frozen=True)
-class GaussianHead:
-    """Real actions; with `squash` tanh of them, which stays within the bounds of a box."""
+class _Vector:
+    """A numbers for a network to give, and as many in an action."""
 
     size: int  # A
-    squash: bool = False
-
-    output_name = "means"
-    has_spread = True
-    dtype = np.float32
 
     @property
     def output_size(self) -> int:
@@ -48,6 +42,18 @@ class GaussianHead:
     def action_shape(self) -> tuple[int, ...]:
         """Of one action."""
         return (self.size,)
+
+
+@dataclass(frozen=True)
+class GaussianHead(_Vector):
+    """Real actions; with `squash` tanh of them, which stays within the bounds of a box."""
+
+    size: int  # A
+    squash: bool = False
+
+    output_name = "means"
+    has_spread = True
+    dtype = np.float32
 
     @property
     def noise_size(self) -> int:
@@ -77,24 +83,13 @@ class GaussianHead:
         return tf.tanh(outputs) if self.squash else outputs
 
 
-class _Choices:
+class _Choices(_Vector):
     """What heads without a spread share: logits, whole numbers, uniform noise `[..., A]`."""
 
     output_name = "logits"
     has_spread = False
     has_mode = True
     dtype = np.int32
-    size: int
-
-    @property
-    def output_size(self) -> int:
-        """N."""
-        return self.size
-
-    @property
-    def action_shape(self) -> tuple[int, ...]:
-        """Of one action."""
-        return (self.size,)
 
     @property
     def noise_size(self) -> int:

@@ -189,12 +189,8 @@ class GaussianPolicy(Policy):
         hidden: tuple[int, ...] = (100, 100),
         seed: int = 0,
         *,
-        context: bool = False,
-        network: keras.Model | None = None,
-        head_stddev: float | None = None,
-        init_std: float = 1.0,
-        standardize: bool = False,
         squash: bool = False,
+        **options: Any,
     ):
         """Makes the weights: Glorot uniform kernels, a function of `seed`; biases 0.
 
@@ -203,27 +199,16 @@ class GaussianPolicy(Policy):
           action_size: A.
           hidden: widths of the mean network's ReLU layers.
           seed: seed of the initial weights, 0 or more.
-          context: put a `Context` of five numbers beside the observation.
-          network: a Keras model of your own as mean network; see `Policy`.
-          head_stddev: see `Policy`.
-          init_std: see `Policy`.
-          standardize: see `Policy`.
           squash: tanh of the Gaussian, so that actions keep within a bounded box, in place of
             clipping those beyond.
+          **options: those of `Policy`: `context`, `network`, `init_std` and others.
 
         Raises:
           ValueError: as `Policy`.
         """
         arguments.boolean("squash", squash)
         head = GaussianHead(arguments.whole("action_size", action_size), squash)
-        super().__init__(
-            *(observation_size, head, hidden, seed),
-            context=context,
-            network=network,
-            head_stddev=head_stddev,
-            init_std=init_std,
-            standardize=standardize,
-        )
+        super().__init__(observation_size, head, hidden, seed, **options)
 
 
 def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Policy:

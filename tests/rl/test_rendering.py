@@ -93,14 +93,6 @@ def test_the_plane_shows_the_goal_and_the_way_so_far(tmp_path):
     assert np.all(np.subtract(counts[1], counts[0]) > 20)  # the ways grew
 
 
-@pytest.fixture(scope="module")
-def back_end():
-    try:
-        return offscreen.working_back_end()
-    except OSError as error:
-        pytest.skip(str(error))
-
-
 @pytest.mark.parametrize("name", ["cheetah_direction", "ant_goal"])
 def test_robots_are_drawn_where_there_is_opengl(back_end, name, tmp_path):
     learner, sampler = make(name, horizon=9)

@@ -12,6 +12,7 @@ import pytest
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 
 import numpy as np
+from alive import is_running
 from gymnasium.spaces import Box
 
 from maml_tf.experiments import identity, settings
@@ -290,16 +291,8 @@ def test_a_signal_leaves_no_process_behind(number, tmp_path):
     assert program.returncode == -number
     assert said.count("Traceback") == (number == signal.SIGINT), said  # the main process' alone
     until = time.monotonic() + 20
-    while any(map(_runs, started)) and time.monotonic() < until:
+    while any(map(is_running, started)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not any(map(_runs, started))
+    assert not any(map(is_running, started))
     notes = {int(name) for name in os.listdir(tmp_path / "notes")}
     assert notes >= set(started)  # each environment was closed
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

@@ -11,22 +11,15 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 pytest.importorskip("mujoco", reason="needs the extra rl")
 
 import numpy as np
+from alive import is_running
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordVideo
 
-from maml_tf.rl import envs, offscreen
+from maml_tf.rl import envs
 
 IDS = {name: entry.id for name, entry in envs.ENVIRONMENTS.items()}
 FPS = {"navigation_2d": 25, "cheetah_velocity": 100, "ant_goal": 50}
 BLUE, VERMILION = (0, 114, 178), (213, 94, 0)
-
-
-@pytest.fixture(scope="module")
-def back_end():
-    try:
-        return offscreen.working_back_end()
-    except OSError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(params=["navigation_2d", "cheetah_velocity", "ant_goal"])
@@ -206,15 +199,7 @@ def test_nothing_is_left_of_a_program_that_closes_nothing(back_end):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     said = done.stdout.split()
     assert said[0] == "True" and not done.stderr and done.returncode == 0, done.stderr
-    assert not _runs(int(said[1]))
-
-
-def _runs(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    assert not is_running(int(said[1]))
 
 
 # --- what is refused ---
