@@ -108,7 +108,8 @@ def plot(options: argparse.Namespace) -> None:
                 if where != environment:
                     continue
                 at, mean, half = curve(list(seeds.values()), along)
-                panel.plot(at / unit, mean, label=f"{optimizer}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
+                label = f"{optimizer}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+                panel.plot(at / unit, mean, label=label)
                 panel.fill_between(at / unit, mean - half, mean + half, alpha=0.2)
                 ends = f"{mean[-1]:.1f} ± {half[-1]:.1f} at {at[-1] / unit:.1f} {title}"
                 print(f"{environment:20s}{optimizer:8s}{ends}")
