@@ -35,6 +35,8 @@ INDEX = Range(0, 10**6)
 ITERATIONS = Range(0, 10**12)
 EVERY = Range(1, 10**12)
 FILTERS = Range(1, 2**16)
+PIXELS = Range(1, 4096)
+"""Of a side of an image."""
 POSITIVE = Range(0, 1e30, above=True)
 """Finite in single precision."""
 NOT_NEGATIVE = Range(0, 1e30)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,20 +21,22 @@ def image_problem(
     name: str,
     title: str,
     *,
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int] | Callable[[Training], tuple[int, int, int]],
     episodes: Callable[..., Episodes],
     dense: bool = True,
     defaults: Mapping[str, SettingValue] | None = None,
     require_data: Callable[[Machine], None] | None = None,
     prepared: Callable[[Machine], list[Path | None]] | None = None,
     cache_folders: Callable[[Machine], list[Path]] | None = None,
+    reads: Iterable[str] = (),
+    check: Callable[[Training], None] | None = None,
 ) -> Problem:
     """Makes the record of a data set of images.
 
     Args:
       name: value of --problem, and the beginning of its experiments' names.
       title: how figures, tables and messages call it.
-      shape: `[height, width, channels]` of an image.
+      shape: `(height, width, channels)` of an image, or from the settings to that.
       episodes: `(data_dir, split, *, ways, shots, queries, seed, download) -> Episodes`; `data_dir`
         is None where the user names none.
       dense: whether --conv=False is allowed: the paper's dense network.
@@ -42,15 +44,19 @@ def image_problem(
       require_data: see `Problem`.
       prepared: see `Problem`.
       cache_folders: see `Problem`.
+      reads: training settings of its own, which `episodes` is given by name.
+      check: see `Problem`.
     """
+    own = frozenset(reads)
 
     def network(training: Training, classes: int) -> keras.Model:
         from maml_tf import networks
 
+        size = shape(training) if callable(shape) else shape
         if not training.conv:
-            return networks.dense_network(shape, classes, (256, 128, 64, 64), **_common(training))
+            return networks.dense_network(size, classes, (256, 128, 64, 64), **_common(training))
         return networks.conv_network(
-            shape,
+            size,
             classes,
             filters=training.filters,
             max_pool=training.max_pool,
@@ -70,21 +76,25 @@ def image_problem(
             queries=query_shots(settings, shots),
             seed=training.seed,
             download=machine.download,
+            **{name: getattr(training, name) for name in own},
         )
 
-    def check(training: Training) -> None:
+    def check_all(training: Training) -> None:
         if not training.conv and not dense:
             raise ValueError(f"{title}'s network is convolutional; drop --conv=False.")
+        if check is not None:
+            check(training)
 
     return Problem(
         name=name,
         title=title,
         kind=Kind.CLASSIFICATION,
         reads=supervised.SHARED
-        | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool"},
+        | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool"}
+        | own,
         defaults=defaults or {},
         experiment=lambda training: f"{name}_{training.ways}way_{training.shots}shot",
-        check=check,
+        check=check_all,
         network=network,
         tasks=tasks,
         require_data=require_data,

@@ -71,6 +71,18 @@ class Training:
     oracle: bool = setting(
         False, "Show the network a sinusoid's amplitude and phase as further inputs.", only=True
     )
+    image_size: int = setting(
+        84,
+        "Height and width to which the images of --problem=folder are resampled, as wholes.",
+        within=ranges.PIXELS,
+        only=True,
+    )
+    color: str = setting(
+        "rgb",
+        "Colour of the images of --problem=folder.",
+        choices=("rgb", "grey"),
+        only=True,
+    )
     environment: str = setting(
         "",
         "For --problem=gymnasium: a registered environment with sample_tasks and set_task, Id-v0, "

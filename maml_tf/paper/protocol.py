@@ -307,6 +307,21 @@ def _promp() -> Iterable[Experiment]:
             )
 
 
+def _cifar() -> Iterable[Experiment]:
+    """What the paper does not have: CIFAR-100's tasks, by its settings for MiniImagenet."""
+    for problem, title in (("cifar_fs", "CIFAR-FS"), ("fc100", "FC100")):
+        for shots, hours in ((1, 3.0), (5, 4.0)):
+            yield Experiment(
+                name=f"{problem}_5way_{shots}shot",
+                title=f"{title} 5-way {shots}-shot, MAML",
+                problem=problem,
+                ways=5,
+                shots=shots,
+                evaluations=(Evaluation(shots, 10),),
+                hours=hours,
+            )
+
+
 _JOINT = "miniimagenet_5way_1shot_pretrained"
 _OF_OMNIGLOT = (
     _omniglot("5way_1shot", "1-shot, MAML", 1.7),
@@ -367,6 +382,7 @@ _ALL = (
     _miniimagenet(5, "pretrained", "pretrained", 0.1, trained_by=_JOINT),
     _miniimagenet(1, "nearest_neighbour", "nearest neighbour", 0.1, trained_by=_JOINT),
     _miniimagenet(5, "nearest_neighbour", "nearest neighbour", 0.1, trained_by=_JOINT),
+    *_cifar(),
     *_policies(),
     *_promp(),
 )

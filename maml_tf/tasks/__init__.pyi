@@ -1,6 +1,10 @@
 from .constant import ConstantTasks as ConstantTasks
 from .episodes import Episodes as Episodes
-from .images.miniimagenet import ImageSplit as ImageSplit
+from .images.cifar100 import cifar100_images as cifar100_images
+from .images.cifar100 import cifar_fs_episodes as cifar_fs_episodes
+from .images.cifar100 import fc100_episodes as fc100_episodes
+from .images.decoding import ImageSplit as ImageSplit
+from .images.folders import folder_images as folder_images
 from .images.miniimagenet import miniimagenet_episodes as miniimagenet_episodes
 from .images.miniimagenet import miniimagenet_images as miniimagenet_images
 from .images.omniglot import omniglot_episodes as omniglot_episodes

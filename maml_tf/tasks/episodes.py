@@ -7,6 +7,7 @@ class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -14,8 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments, seeds
+from maml_tf.tasks import augmentation
 from maml_tf.tasks.examples import (
     Examples,
+    check_range,
     check_scale,
     flatten_all,
     grouped,
@@ -59,6 +62,7 @@ class Episodes:
         labels: Any = None,
         rotations: bool = False,
         scale: float | None = None,
+        augment: Any = None,
     ):
         """Checks the examples and puts them on the device.
 
@@ -80,11 +84,16 @@ class Episodes:
           rotations: turn each class of each task; needs square images.
           scale: serve x * scale in float32; 1 / 255 makes fractions of bytes. The array stays on
             the device in its own type. Computed as x / (1 / scale), so that 1 / 255 gives the
-            bits of x / 255.
+            bits of x / 255. 1.0 says that pixels from 0 to 255 are meant, without a warning.
+          augment: changes the examples of episodes at random, after `scale`: a Keras layer or a
+            model of layers such as `RandomFlip`, or a function `(x [B, ...], seed int32 [2]) ->
+            [B, ...]`; a dictionary changes "support" and "query" by two such, or one of them. The
+            same meta-batch is changed in the same way each time that it is drawn.
 
         Raises:
           ValueError: if the array has a wrong shape or type or values that are not finite, a
-            count is not positive, or there are too few classes or examples.
+            count is not positive, there are too few classes or examples, or `augment` cannot
+            take them.
         """
         queries = max(_range("shots", shots)) if queries is None else queries
         seeds.check_split(split)
@@ -96,6 +105,7 @@ class Episodes:
             images, counts = grouped(images, labels)
         examples, sizes = flatten_all(images, counts)
         check_counts(sizes, ways, shots, queries, split)
+        check_range(examples, scale)
         examples = tf.nest.map_structure(
             with_rotations if rotations else lambda array: array[None], examples
         )
@@ -117,6 +127,108 @@ class Episodes:
         self._offsets = tf.constant(np.cumsum(sizes) - sizes)  # [C], first row of each class
         self._max_count = int(sizes.max())
         self._num_examples = int(sizes.sum())
+        self._changes = augmentation.changes(augment)
+        augmentation.check(self._changes, self.served(tf.zeros([1], tf.int64)))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        labels: Any,
+        ways: int,
+        shots: int | tuple[int, int],
+        queries: int | tuple[int, int] | None = None,
+        **options: Any,
+    ) -> Episodes:
+        """Episodes of `x, labels` as `keras.datasets` and scikit-learn give them.
+
+        Args:
+          x: examples [n, ...] in any order: images, sequences, rows of a table.
+          labels: the class of each [n], a number or a name.
+          ways: N, classes of a task.
+          shots: K, as for `Episodes`.
+          queries: Q, as for `Episodes`.
+          **options: the others of `Episodes`.
+        """
+        return cls(x, ways, shots, queries, labels=labels, **options)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: tf.data.Dataset,
+        ways: int,
+        shots: int | tuple[int, int],
+        queries: int | tuple[int, int] | None = None,
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        **options: Any,
+    ) -> Episodes:
+        """Episodes of a `tf.data.Dataset` of `(example, label)`, such as `tfds.load(...)` gives.
+
+        All examples are read into memory.
+
+        Args:
+          dataset: of single examples with their label, as pairs or as dictionaries with "image"
+            and "label"; not batched.
+          ways: N, classes of a task.
+          shots: K, as for `Episodes`.
+          queries: Q, as for `Episodes`.
+          image_size: a number, or (height, width), to which images of bytes are resampled.
+          **options: the others of `Episodes`.
+
+        Raises:
+          ValueError: also if the dataset is none of these; see `datasets.labelled`.
+        """
+        from maml_tf.tasks import datasets
+
+        x, labels = datasets.labelled(dataset, image_size)
+        return cls(x, ways, shots, queries, labels=labels, **options)
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: str | os.PathLike[str],
+        ways: int,
+        shots: int | tuple[int, int],
+        queries: int | tuple[int, int] | None = None,
+        *,
+        split: str = "train",
+        image_size: int | tuple[int, int] | None = None,
+        color: str = "rgb",
+        classes: Sequence[str] | None = None,
+        scale: float | None = 1 / 255,
+        **options: Any,
+    ) -> Episodes:
+        """Episodes of folders of images, one folder a class.
+
+        Args:
+          directory: holds the folders; `images.folders.folder_images` says which classes are of
+            which split.
+          ways: N, classes of a task.
+          shots: K, as for `Episodes`.
+          queries: Q, as for `Episodes`.
+          split: "train", "val" or "test".
+          image_size: a number, or (height, width), to which every image is resampled as a whole;
+            needed where they differ in size.
+          color: "rgb" or "grey".
+          classes: names of the folders to take, whatever the split.
+          scale: makes fractions of bytes; give `adapt` and an exported model such, too.
+          **options: the others of `Episodes`.
+
+        Raises:
+          FileNotFoundError: the directory, or a class that is named, is missing.
+          ValueError: as for `Episodes`, and if a file is no image or of another size.
+        """
+        from maml_tf.tasks.images import folders
+
+        check_sizes(ways, shots, queries)
+        images, counts = folders.folder_images(
+            directory, split, image_size=image_size, color=color, classes=classes
+        )
+        sizes = list(counts.values())
+        wanted = shots if queries is None else queries
+        check_counts(np.asarray(sizes), ways, shots, wanted, split, list(counts))
+        return cls(images, ways, shots, queries, counts=sizes, split=split, scale=scale, **options)
 
     @property
     def query_size(self) -> int:
@@ -142,8 +254,8 @@ class Episodes:
             rows += tf.cast(turns, tf.int64) * self._num_examples
         shots = self._shots[1]
         return Task(
-            support=self._batch(rows[:, :, :shots], self._shots, "episode shots", index),
-            query=self._batch(rows[:, :, shots:], self._queries, "episode queries", index),
+            support=self._batch("support", rows[:, :, :shots], self._shots, index),
+            query=self._batch("query", rows[:, :, shots:], self._queries, index),
         )
 
     def served(self, rows: tf.Tensor) -> Any:
@@ -178,13 +290,14 @@ class Episodes:
         drawings = tf.math.top_k(drawings, self._shots[1] + self._queries[1]).indices  # [T, N, M]
         return tf.gather(self._offsets, classes)[..., None] + tf.cast(drawings, tf.int64)
 
-    def _batch(self, rows: tf.Tensor, sizes: tuple[int, int], purpose: str, index) -> Batch:
+    def _batch(self, name: str, rows: tf.Tensor, sizes: tuple[int, int], index) -> Batch:
         """The labelled examples of rows [T, N, K], of which each task keeps its own number."""
         num_tasks, ways, most = rows.shape
-        x = self.served(rows)  # [T, N, K, ...]
+        x = self._changed(name, self.served(rows), index)  # [T, N, K, ...]
         y = np.repeat(np.arange(ways, dtype=np.int32), most)
         mask: Any = ()
         if sizes[0] < most:
+            purpose = {"support": "episode shots", "query": "episode queries"}[name]
             drawn = self._draw(purpose, index, (num_tasks, 1, 1)) * (most - sizes[0] + 1)
             mask = tf.range(most) < sizes[0] + tf.cast(drawn, tf.int32)  # [T, 1, K]
             mask = tf.broadcast_to(mask, rows.shape)
@@ -194,6 +307,14 @@ class Episodes:
             lambda values: tf.reshape(values, [num_tasks, ways * most, *values.shape[3:]]), x
         )
         return Batch(merged, tf.broadcast_to(y, [num_tasks, ways * most]), mask=mask)
+
+    def _changed(self, name: str, x: tf.Tensor, index) -> tf.Tensor:
+        """Examples x [T, N, K, ...] of a set, augmented if it is."""
+        if name not in self._changes:
+            return x
+        seed = seeds.stream(self.seed, self.split, f"episode augmentation, {name}", index)
+        flat = tf.reshape(x, [-1, *x.shape[3:]])
+        return tf.reshape(self._changes[name](flat, seed), [*x.shape[:3], *x.shape[3:]])
 
 
 def _where(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

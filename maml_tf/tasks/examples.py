@@ -5,6 +5,7 @@ Shape letters: C classes, E examples per class; `...` is the shape of an example
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
+
+_LOG = logging.getLogger(__name__)
 
 _ALIGNMENT = 64
 """Bytes: TensorFlow's operations refuse memory that does not begin at a multiple."""
@@ -124,6 +127,23 @@ def _check_values(flat: np.ndarray) -> np.ndarray:
     if not np.isfinite(flat).all():
         raise ValueError("examples hold NaN or infinite values; clean them first.")
     return flat.astype(np.float32, copy=False)
+
+
+def check_range(examples: Any, scale: float | None) -> None:
+    """Warns of images [n, H, W, channels] whose values seem to be bytes that nobody scales."""
+    for array in examples.values() if isinstance(examples, Mapping) else [examples]:
+        looks_like_images = array.ndim == 4 and array.shape[-1] in (1, 3, 4) and array.size
+        if scale is not None or not looks_like_images or array.dtype.kind not in "uif":
+            continue
+        few = array[:: max(1, len(array) // 100)]  # What is mapped stays on its disk.
+        if few.min() >= 0 and 2 < few.max() <= 255:
+            _LOG.warning(
+                "Images of %s hold values from %g to %g, which go into the model as they are; "
+                "scale=1 / 255 makes fractions, scale=1.0 says that this is meant.",
+                array.dtype,
+                few.min(),
+                few.max(),
+            )
 
 
 def check_scale(scale: float | None) -> None:

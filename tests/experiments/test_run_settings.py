@@ -227,6 +227,7 @@ OTHER = {
     "method": "fomaml",
     "classes": "task",
     "init": "models/other",
+    "color": "grey",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share")
 

@@ -15,7 +15,7 @@ from maml_tf.rl.environments import ENVIRONMENTS, Environment
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Training
 
-ORDER = 3
+ORDER = 5
 
 
 _OPTIONS = {"dynamics": "dynamics", "squared": "squared_reward"}

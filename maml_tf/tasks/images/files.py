@@ -23,7 +23,6 @@ import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from PIL import Image
@@ -194,21 +193,6 @@ def open_image(contents: bytes, place: str) -> Image.Image:
             f"{place} has more than {LARGEST_IMAGE // 10**6} million pixels; make it smaller."
         )
     return image
-
-
-def tensorflow_datasets(how: str) -> ModuleType:
-    """The library, an optional one.
-
-    Raises:
-      ValueError: if it is not installed; says how to get it, or `how` to do without.
-    """
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ValueError(
-            f"downloading needs TensorFlow Datasets: pip install 'maml-tf[tfds]'; or {how}."
-        ) from error
-    return tensorflow_datasets
 
 
 def is_copy(name: str, beside: Collection[str]) -> bool:

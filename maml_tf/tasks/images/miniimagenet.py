@@ -14,8 +14,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,8 +25,11 @@ from maml_tf import seeds
 from maml_tf.system.progress import Bar
 from maml_tf.tasks.images import arrays as array_files
 from maml_tf.tasks.images import cache as image_cache
+from maml_tf.tasks.images import decoding
 from maml_tf.tasks.images import files as image_files
 from maml_tf.tasks.images import splits as split_files
+from maml_tf.tasks.images import tfds as tensorflow_datasets
+from maml_tf.tasks.images.decoding import ImageSplit
 
 if TYPE_CHECKING:
     from maml_tf.tasks.episodes import Episodes
@@ -42,13 +44,6 @@ IMAGE_FOLDERS = ("images", "ILSVRC2012_img_train")
 
 _HOW = "data/miniimagenet/README.md says how to obtain and place the images"
 _VERSION = 1  # Raise when the decoded array would change.
-
-
-class ImageSplit(NamedTuple):
-    """Images of one split, class after class."""
-
-    images: np.ndarray  # uint8 [n, 84, 84, 3]
-    counts: dict[str, int]  # images of each class, by its name
 
 
 class _Source(NamedTuple):
@@ -212,8 +207,10 @@ def _layout(root: Path) -> Callable[[str], _Source] | None:
 def _folder(paths: Mapping[str, Path], split: str) -> _Source:
     """`train/<class>/*.jpg`."""
     folders = {s: image_files.list_folders(path) for s, path in paths.items()}
-    _check_disjoint({s: [f.name for f in own] for s, own in folders.items()})
-    _check_disjoint({s: [os.path.realpath(f) for f in own] for s, own in folders.items()})
+    split_files.check_disjoint({s: [f.name for f in own] for s, own in folders.items()})
+    split_files.check_disjoint(
+        {s: [os.path.realpath(f) for f in own] for s, own in folders.items()}
+    )
     listed = image_files.list_files(paths[split])
     for name in listed.stamps:
         if name.count("/") != 1 or not name.lower().endswith(ENDINGS):
@@ -235,7 +232,7 @@ def _listed(paths: Mapping[str, Path], split: str) -> _Source:
     """`train.csv` beside `images/` or `ILSVRC2012_img_train/`."""
     path = paths[split]
     rows = {s: split_files.rows(p) for s, p in paths.items()}
-    _check_disjoint({s: {label for label, _ in r} for s, r in rows.items()})
+    split_files.check_disjoint({s: {label for label, _ in r} for s, r in rows.items()})
     folders = [path.parent / name for name in IMAGE_FOLDERS]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
@@ -302,50 +299,14 @@ def _files_by_number(folder: Path, label: str) -> list[Path]:
     return sorted(numbers, key=lambda file: numbers[file])
 
 
-def _check_disjoint(classes: Mapping[str, Iterable[str]]) -> None:
-    """Refuses a class that is in two splits."""
-    owner: dict[str, str] = {}
-    for split, names in classes.items():
-        for name in sorted(set(names)):
-            if owner.setdefault(name, split) != split:
-                raise ValueError(
-                    f"class {name} is in the {owner[name]!r} and the {split!r} split; remove it "
-                    "from one."
-                )
-
-
 def _decode(files: list[Path]) -> np.ndarray:
-    """Decodes files to [n, 84, 84, 3], on every core: Pillow works beside Python."""
-    images = np.empty((len(files), *IMAGE_SHAPE), np.uint8)
-
-    def decode(index: int) -> bool:
-        images[index], resized = _pixels(files[index])
-        return resized
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = pool.map(decode, range(len(files)))
-        progress = Bar(
-            jobs, total=len(files), desc="Decoding MiniImagenet", unit=" images", disable=None
-        )
-        try:
-            resized = sum(progress)
-        except BaseException:  # An interrupt, too, ends it here, and not after all the files.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    if resized:
-        _LOG.info("Resized %d of %d images to %d x %d.", resized, len(files), *IMAGE_SHAPE[:2])
-    return images
+    """Decodes files to [n, 84, 84, 3]."""
+    return decoding.decode(files, IMAGE_SHAPE, _rgb, "MiniImagenet")
 
 
-def _pixels(file: Path) -> tuple[np.ndarray, bool]:
-    """One image [84, 84, 3], and whether it had another size."""
-    image = image_files.open_image(image_files.read_file(file), str(file))
-    if image.mode[0] in "IF":  # Pillow would cut, not scale, what is brighter than 255.
-        raise ValueError(f"{file} has pixels of more than 8 bits; save it as 8-bit RGB.")
-    image, size = image.convert("RGB"), IMAGE_SHAPE[:2]
-    if image.size == size:
-        return np.asarray(image), False
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS)), True
+def _rgb(image: Image.Image, place: str) -> Image.Image:
+    """As the original had it: neither turned as EXIF says, nor laid on a ground."""
+    return decoding.eight_bits(image, place).convert("RGB")
 
 
 # --- arrays ---
@@ -418,7 +379,7 @@ def _check_images(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def _tensorflow_datasets(root: Path, split: str) -> _Source:
     """What `tfds build` made of data/miniimagenet/mini_imagenet, in its own folder or in `root`."""
-    tfds = image_files.tensorflow_datasets(_HOW)
+    tfds = tensorflow_datasets.library(_HOW)
     for folder in (str(root / "tfds"), None):  # None: the library's own.
         try:
             builder = tfds.builder("mini_imagenet", data_dir=folder)

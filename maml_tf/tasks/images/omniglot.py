@@ -22,6 +22,7 @@ from maml_tf import seeds
 from maml_tf.system.progress import Bar
 from maml_tf.tasks.images import cache as image_cache
 from maml_tf.tasks.images import files as image_files
+from maml_tf.tasks.images import tfds
 
 if TYPE_CHECKING:
     from maml_tf.tasks.episodes import Episodes
@@ -244,19 +245,12 @@ def _stack(drawings: Mapping[tuple[str, str], list[np.ndarray]]) -> np.ndarray:
 
 def _tensorflow_datasets(folder: Path) -> tuple[str, Callable[[], np.ndarray]]:
     """Cache key and decoder of the copy that TensorFlow Datasets downloads into `folder`."""
-    tfds = image_files.tensorflow_datasets(_HOW)
-    try:
-        examples, info = tfds.load(
-            "omniglot", split="train+test", data_dir=str(folder), with_info=True
-        )
-    except Exception as error:  # Of the network, of the disk, and of its own kinds.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"TensorFlow Datasets cannot give Omniglot ({reason}); {_HOW}.") from error
+    examples, info = tfds.load("omniglot", "Omniglot", folder, _HOW)
 
     def build() -> np.ndarray:
         names = info.features["label"].names  # "<alphabet>_<character, from 0>"
         drawings = defaultdict(list)
-        for example in Bar(tfds.as_numpy(examples), desc="Decoding Omniglot", disable=None):
+        for example in examples:
             alphabet, character = names[example["label"]].rsplit("_", 1)
             drawing = _shrink(Image.fromarray(example["image"][..., 0]))
             drawings[alphabet, f"character{int(character) + 1:02d}"].append(drawing)

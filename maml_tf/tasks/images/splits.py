@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from maml_tf.system import texts
@@ -43,6 +44,22 @@ def rows(path: Path) -> list[tuple[str, str]]:
     if twice:
         raise ValueError(f"{path} names {twice[0]} twice; remove a line.")
     return sorted(found)
+
+
+def check_disjoint(classes: Mapping[str, Iterable[str]]) -> None:
+    """Refuses a class that is in two splits.
+
+    Raises:
+      ValueError: names it.
+    """
+    owner: dict[str, str] = {}
+    for split, names in classes.items():
+        for name in sorted(set(names)):
+            if owner.setdefault(name, split) != split:
+                raise ValueError(
+                    f"class {name} is in the {owner[name]!r} and the {split!r} split; remove it "
+                    "from one: tasks are held out by class."
+                )
 
 
 def _dialect(text: str) -> type[csv.Dialect]:
