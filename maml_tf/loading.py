@@ -7,6 +7,7 @@ from typing import Any
 
 from maml_tf import arguments
 from maml_tf.cli import runs
+from maml_tf.system import bundled
 from maml_tf.system.files import user_path
 
 
@@ -16,7 +17,8 @@ def load(place: str | os.PathLike[str], *, best: bool = False, iteration: int | 
     Writes nothing. `maml_tf.evaluate`, `tune_step_size`, `export` and `train` take what it returns.
 
     Args:
-      place: a run's directory, as `maml-tf train` makes it, or a release, such as models/NAME.
+      place: a run's directory, as `maml-tf train` makes it, or a release, such as models/NAME:
+        one's own, or else one that comes with the package.
       best: the weights that validated best, not the newest; of a run.
       iteration: those of this checkpoint; of a run.
 
@@ -28,7 +30,7 @@ def load(place: str | os.PathLike[str], *, best: bool = False, iteration: int | 
       ValueError: it is damaged, several runs are there, a release is asked for `best` or for an
         `iteration`, or a run for both.
     """
-    path = user_path(place, "place")
+    path = bundled.find(user_path(place, "place"))
     arguments.boolean("best", best)
     if iteration is not None:
         iteration = arguments.count("iteration", iteration, 0)

@@ -163,6 +163,8 @@ def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result
 
 
 def _say(settings: Settings, curve: Curve) -> None:
+    from maml_tf.results import wording
+
     heading = [f"{curve.experiment}, {curve.method}", f"iteration {curve.iteration}"]
     policy = settings.problem.kind is Kind.POLICY
     heading += [f"{curve.split} split"]
@@ -172,7 +174,8 @@ def _say(settings: Settings, curve: Curve) -> None:
         heading += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]
         heading[-1] += " (the best on validation tasks)" if curve.tuned else ""
     heading += ["support points in one half"] if curve.inputs == "half" else []
-    print(_printable(f"\n{', '.join(heading)}:\n{table(curve.estimate, curve.metric)}"), flush=True)
+    shown = f"\n{', '.join(heading)}:\n{table(curve.estimate, curve.metric)}"
+    print(_printable(f"{shown}\n{wording.sentence(curve)}"), flush=True)
 
 
 def _printable(text: str) -> str:

@@ -68,7 +68,9 @@ def _text(path: Path) -> str:
     if not path.is_file():
         if path.exists():
             raise ValueError(f"{path} is not a regular file; name a flagfile.")
-        raise FileNotFoundError(f"There is no flagfile {path}; flags/ has one per experiment.")
+        raise FileNotFoundError(
+            f"There is no flagfile {path}; `maml-tf list` names those that come along."
+        )
     with open(path, "rb") as file:
         contents = file.read(LARGEST + 1)
     if len(contents) > LARGEST:

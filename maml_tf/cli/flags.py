@@ -15,6 +15,7 @@ from maml_tf.experiments import fields, problems
 from maml_tf.experiments.fields import Setting
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import GROUPS, SETTINGS, Settings
+from maml_tf.system import bundled
 
 VERBOSITY = "verbosity"
 _VERBOSITY_HELP = (
@@ -94,7 +95,7 @@ class _Values(flags.FlagValues):
         del parsed_file_stack  # The reader keeps its own.
         if not filename:
             raise ValueError("--flagfile= names no file; write --flagfile=FILE, or drop it.")
-        return flagfiles.read(Path(filename), self)
+        return flagfiles.read(bundled.find(Path(filename)), self)
 
 
 class Parsed(NamedTuple):

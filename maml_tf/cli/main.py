@@ -1,7 +1,7 @@
 """maml-tf: model-agnostic meta-learning on TensorFlow 2 and Keras 3.
 
-usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare] [RUN ...]
-               [--flag=value ...]
+usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|runs|list]
+               [RUN ...] [--flag=value ...]
 
   train      meta-train; goes on from the newest checkpoint of the same settings
   evaluate   adapt to held-out tasks and measure after every gradient step
@@ -11,6 +11,8 @@ usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare] 
   render     show a policy on one held-out task before and after adaptation: --to=FILE.gif
   release    keep a run's initial weights, flags and results as small files: --to=models/NAME
   prepare    decode a data set ahead of time
+  runs       show the runs below a directory side by side; --to=FILE.csv keeps their results
+  list       name the flagfiles and the released weights that come with the package
 
 Without a command: train, or with --train=False evaluate, as the original program did.
 evaluate, export, figures, render and release also take a run's directory, and then use the run's
@@ -35,7 +37,12 @@ from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import make
 from maml_tf.system.files import user_path
 
-COMMANDS = ("train", "evaluate", "export", "figures", "reproduce", "render", "release", "prepare")
+COMMANDS = (
+    *("train", "evaluate", "export", "figures", "reproduce", "render", "release", "prepare"),
+    *("runs", "list"),
+)
+_MODULES = {"runs": "overview", "list": "listing"}
+"""Of commands whose module has another name."""
 
 _HELP = {"--help", "-h", "--helpfull", "help"}
 _PATHS = ("logdir", "data_dir", "init", "to")
@@ -119,7 +126,9 @@ def _parse(arguments: list[str]) -> tuple[str, command_line.Parsed]:
 
 
 def _dispatch(command: str, given: dict[str, SettingValue], words: list[str]) -> int:
-    return importlib.import_module(f"maml_tf.cli.{command}").run(given, words)
+    return importlib.import_module(f"maml_tf.cli.{_MODULES.get(command, command)}").run(
+        given, words
+    )
 
 
 def _of_the_machine(error: Exception) -> str:

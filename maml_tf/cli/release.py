@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from maml_tf.cli import runs, start
+from maml_tf.cli import model_card, runs, start
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings
 from maml_tf.saving.names import WEIGHTS_FILE
@@ -39,6 +39,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     with replacing_directory(target, runs.RESULT_FILE, runs.FLAGS_FILE) as staging:
         save_model_weights(learner.model, staging / WEIGHTS_FILE)
         (staging / runs.RESULT_FILE).write_text(json.dumps(results, indent=1) + "\n")
+        (staging / model_card.FILE).write_text(_card(directory, target, staging), "utf-8")
         runs.write_flags(staging, *_flags(directory))
     _LOG.info("Wrote the initial weights of iteration %d to %s", iteration, target)
     return 0
@@ -60,6 +61,15 @@ def _check(target: Path) -> None:
             f"{target} holds something else than a release; choose an empty or new directory, such "
             "as models/NAME."
         )
+
+
+def _card(directory: Path, target: Path, staging: Path) -> str:
+    from maml_tf.results import files as result_files
+
+    own = runs.read_flags(directory)
+    measured = result_files.read(staging / runs.RESULT_FILE)
+    began = Path(own.training.init).name
+    return model_card.card(target.resolve().name, own, measured, began)
 
 
 def _flags(directory: Path) -> tuple[Settings, str]:

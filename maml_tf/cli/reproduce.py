@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-import maml_tf
 from maml_tf.cli import flags, original, runs, start
 from maml_tf.experiments.records import SettingValue
 from maml_tf.paper.numbers import fills
 from maml_tf.paper.protocol import EXPERIMENTS, QUICK, Evaluation, Experiment
+from maml_tf.system import bundled
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def run(given: Settings, words: list[str]) -> int:
 
     Raises:
       ValueError: there is no such experiment.
-      FileNotFoundError: its flagfile, or its data set, is not there.
+      FileNotFoundError: its data set is not there.
     """
     if len(words) != 1:
         raise ValueError(
@@ -237,15 +237,5 @@ def _named(evaluation: Evaluation) -> str:
 
 
 def _flagfile(experiment: Experiment) -> Path:
-    """Where the flagfile lies: in the present directory's `flags/`, or in the repository's.
-
-    Raises:
-      FileNotFoundError: in neither.
-    """
-    folders = (Path("flags"), Path(maml_tf.__file__).parents[1] / "flags")
-    for folder in folders:
-        if (folder / experiment.flagfile).is_file():
-            return folder / experiment.flagfile
-    raise FileNotFoundError(
-        f"There is no flags/{experiment.flagfile} here; run this in a copy of the repository."
-    )
+    """Where the flagfile lies: in the present directory's `flags/`, or with the package."""
+    return bundled.find(Path("flags") / experiment.flagfile)

@@ -17,7 +17,7 @@ from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings, make
 from maml_tf.saving.names import WEIGHTS_FILE
-from maml_tf.system import checksums, texts
+from maml_tf.system import bundled, checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
 from maml_tf.system.locks import run_lock
 
@@ -220,7 +220,7 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
     learner: Any = make_learner(settings)
     evaluation = settings.evaluation
     if settings.training.init:
-        return learner, _load_release(Path(settings.training.init), learner)
+        return learner, _load_release(_release(settings.training.init), learner)
     if not settings.method.trained:
         return learner, 0
     if is_release(directory):
@@ -244,7 +244,7 @@ def is_release(place: Path) -> bool:
 
 def _locate_release(given: Mapping[str, SettingValue], paths: list[str]) -> tuple[Path, Settings]:
     """Returns the place of the release's own results, and the settings in force."""
-    release = Path(str(given["init"]))
+    release = _release(given["init"])
     if paths:
         raise ValueError(f"--init={release} takes the place of a run; drop {' '.join(paths)}.")
     _check_release(release)
@@ -266,10 +266,14 @@ def start_from_release(settings: Settings, learner: Any) -> None:
 
     if saved_iterations(run_directory(settings) / "checkpoints") and settings.run.resume:
         return
-    release = Path(settings.training.init)
+    release = _release(settings.training.init)
     _check_release(release)
     iteration = _load_release(release, learner)
     _LOG.info("Starting from the weights of %s, iteration %d.", release, iteration)
+
+
+def _release(init: SettingValue) -> Path:
+    return bundled.find(Path(str(init)))
 
 
 def _check_release(release: Path) -> None:
@@ -277,7 +281,7 @@ def _check_release(release: Path) -> None:
         if not (release / name).is_file():
             raise FileNotFoundError(
                 f"No release in {release}: no {name} there; `maml-tf release RUN --to=models/NAME` "
-                "makes one."
+                "makes one, and `maml-tf list` names those that come along."
             )
     try:
         checksums.verify(release / checksums.SUMS, (FLAGS_FILE, WEIGHTS_FILE, RESULT_FILE))

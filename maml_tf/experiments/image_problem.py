@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ def image_problem(
     shape: tuple[int, int, int] | Callable[[Training], tuple[int, int, int]],
     episodes: Callable[..., Episodes],
     dense: bool = True,
+    data: str = "",
     defaults: Mapping[str, SettingValue] | None = None,
     require_data: Callable[[Machine], None] | None = None,
     prepared: Callable[[Machine], list[Path | None]] | None = None,
@@ -40,6 +42,7 @@ def image_problem(
       episodes: `(data_dir, split, *, ways, shots, queries, seed, download) -> Episodes`; `data_dir`
         is None where the user names none.
       dense: whether --conv=False is allowed: the paper's dense network.
+      data: see `Problem`.
       defaults: of derived settings, where they are not those of classification.
       require_data: see `Problem`.
       prepared: see `Problem`.
@@ -48,20 +51,6 @@ def image_problem(
       check: see `Problem`.
     """
     own = frozenset(reads)
-
-    def network(training: Training, classes: int) -> keras.Model:
-        from maml_tf import networks
-
-        size = shape(training) if callable(shape) else shape
-        if not training.conv:
-            return networks.dense_network(size, classes, (256, 128, 64, 64), **_common(training))
-        return networks.conv_network(
-            size,
-            classes,
-            filters=training.filters,
-            max_pool=training.max_pool,
-            **_common(training),
-        )
 
     def tasks(settings: Settings, split: str) -> Episodes:
         from maml_tf.experiments.settings import query_shots
@@ -92,14 +81,30 @@ def image_problem(
         reads=supervised.SHARED
         | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool"}
         | own,
+        data=data,
         defaults=defaults or {},
         experiment=lambda training: f"{name}_{training.ways}way_{training.shots}shot",
         check=check_all,
-        network=network,
+        network=functools.partial(_network, shape),
         tasks=tasks,
         require_data=require_data,
         prepared=prepared,
         cache_folders=cache_folders,
+    )
+
+
+def _network(shape, training: Training, classes: int) -> keras.Model:
+    from maml_tf import networks
+
+    size = shape(training) if callable(shape) else shape
+    if not training.conv:
+        return networks.dense_network(size, classes, (256, 128, 64, 64), **_common(training))
+    return networks.conv_network(
+        size,
+        classes,
+        filters=training.filters,
+        max_pool=training.max_pool,
+        **_common(training),
     )
 
 

@@ -59,6 +59,8 @@ class Problem:
     tasks: Callable[[Settings, str], TaskSource] | None = None
     """From the settings and a split, "train", "val" or "test", to a task source. None for
     policies."""
+    data: str = ""
+    """Whose data it is, and by what licence, in a sentence or two; empty where there is none."""
     samples: str | None = None
     """Kind of result for a picture of single tasks: "samples", "paths", or None."""
     require_data: Callable[[Machine], None] | None = None

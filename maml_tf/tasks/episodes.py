@@ -7,15 +7,15 @@ class; `...` is the shape of an example: [H, W, channels] of an image, [D] of a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments, seeds
 from maml_tf.tasks import augmentation
+from maml_tf.tasks.constructors import Constructors
 from maml_tf.tasks.examples import (
     Examples,
     check_range,
@@ -25,10 +25,11 @@ from maml_tf.tasks.examples import (
     to_device,
     with_rotations,
 )
+from maml_tf.tasks.sizes import check_counts, span
 from maml_tf.types import Batch, Task
 
 
-class Episodes:
+class Episodes(Constructors):
     """Classification tasks over random classes: a `TaskSource`.
 
     A task draws N of the C classes and numbers them 0 ... N-1 in random order, then draws K support
@@ -95,7 +96,7 @@ class Episodes:
             count is not positive, there are too few classes or examples, or `augment` cannot
             take them.
         """
-        queries = max(_range("shots", shots)) if queries is None else queries
+        queries = max(span("shots", shots)) if queries is None else queries
         seeds.check_split(split)
         check_scale(scale)
         arguments.boolean("rotations", rotations)
@@ -117,7 +118,7 @@ class Episodes:
         self.rotations = rotations
         self.scale = scale
         self.num_classes = len(sizes)
-        self._shots, self._queries = _range("shots", shots), _range("queries", queries)
+        self._shots, self._queries = span("shots", shots), span("queries", queries)
         # Made once, eagerly: a traced function captures the tensors instead of copying them into
         # its graph. 64-bit integers, because 32-bit ones live in host memory beside a GPU.
         self._examples = tf.nest.map_structure(
@@ -129,106 +130,6 @@ class Episodes:
         self._num_examples = int(sizes.sum())
         self._changes = augmentation.changes(augment)
         augmentation.check(self._changes, self.served(tf.zeros([1], tf.int64)))
-
-    @classmethod
-    def from_arrays(
-        cls,
-        x: Any,
-        labels: Any,
-        ways: int,
-        shots: int | tuple[int, int],
-        queries: int | tuple[int, int] | None = None,
-        **options: Any,
-    ) -> Episodes:
-        """Episodes of `x, labels` as `keras.datasets` and scikit-learn give them.
-
-        Args:
-          x: examples [n, ...] in any order: images, sequences, rows of a table.
-          labels: the class of each [n], a number or a name.
-          ways: N, classes of a task.
-          shots: K, as for `Episodes`.
-          queries: Q, as for `Episodes`.
-          **options: the others of `Episodes`.
-        """
-        return cls(x, ways, shots, queries, labels=labels, **options)
-
-    @classmethod
-    def from_dataset(
-        cls,
-        dataset: tf.data.Dataset,
-        ways: int,
-        shots: int | tuple[int, int],
-        queries: int | tuple[int, int] | None = None,
-        *,
-        image_size: int | tuple[int, int] | None = None,
-        **options: Any,
-    ) -> Episodes:
-        """Episodes of a `tf.data.Dataset` of `(example, label)`, such as `tfds.load(...)` gives.
-
-        All examples are read into memory.
-
-        Args:
-          dataset: of single examples with their label, as pairs or as dictionaries with "image"
-            and "label"; not batched.
-          ways: N, classes of a task.
-          shots: K, as for `Episodes`.
-          queries: Q, as for `Episodes`.
-          image_size: a number, or (height, width), to which images of bytes are resampled.
-          **options: the others of `Episodes`.
-
-        Raises:
-          ValueError: also if the dataset is none of these; see `datasets.labelled`.
-        """
-        from maml_tf.tasks import datasets
-
-        x, labels = datasets.labelled(dataset, image_size)
-        return cls(x, ways, shots, queries, labels=labels, **options)
-
-    @classmethod
-    def from_directory(
-        cls,
-        directory: str | os.PathLike[str],
-        ways: int,
-        shots: int | tuple[int, int],
-        queries: int | tuple[int, int] | None = None,
-        *,
-        split: str = "train",
-        image_size: int | tuple[int, int] | None = None,
-        color: str = "rgb",
-        classes: Sequence[str] | None = None,
-        scale: float | None = 1 / 255,
-        **options: Any,
-    ) -> Episodes:
-        """Episodes of folders of images, one folder a class.
-
-        Args:
-          directory: holds the folders; `images.folders.folder_images` says which classes are of
-            which split.
-          ways: N, classes of a task.
-          shots: K, as for `Episodes`.
-          queries: Q, as for `Episodes`.
-          split: "train", "val" or "test".
-          image_size: a number, or (height, width), to which every image is resampled as a whole;
-            needed where they differ in size.
-          color: "rgb" or "grey".
-          classes: names of the folders to take, whatever the split.
-          scale: makes fractions of bytes; give `adapt` and an exported model such, too.
-          **options: the others of `Episodes`.
-
-        Raises:
-          FileNotFoundError: the directory, or a class that is named, is missing.
-          ValueError: as for `Episodes`, and if a file is no image or of another size.
-        """
-        from maml_tf.tasks.images import folders
-
-        check_sizes(ways, shots, queries)
-        images, counts = folders.folder_images(
-            directory, split, image_size=image_size, color=color, classes=classes
-        )
-        sizes = list(counts.values())
-        wanted = shots if queries is None else queries
-        check_counts(np.asarray(sizes), ways, shots, wanted, split, list(counts))
-        return cls(images, ways, shots, queries, counts=sizes, split=split, scale=scale, **options)
 
     @property
     def query_size(self) -> int:
@@ -321,69 +222,3 @@ def _where(mask: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
     """The values x [T, N, K, ...] where the mask [T, N, K] is True, elsewhere 0."""
     mask = tf.reshape(mask, [*mask.shape, *[1] * (x.shape.rank - mask.shape.rank)])
     return tf.where(mask, x, tf.zeros_like(x))
-
-
-def _range(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
-    """The smallest and the largest of `size`, a number or (low, high).
-
-    Raises:
-      ValueError: if it is neither.
-    """
-    low, high = (size, size) if _is_whole(size) else _pair(name, size)
-    if low > high:
-        raise ValueError(f"{name} is {size}; give (low, high) with low <= high.")
-    return int(low), int(high)
-
-
-def _pair(name: str, size: Any) -> tuple[int, int]:
-    pair = tuple(size) if isinstance(size, (tuple, list)) else ()
-    if len(pair) != 2 or not all(map(_is_whole, pair)):
-        raise ValueError(f"{name} is {size!r}; give a whole number, or two as (low, high).")
-    return pair[0], pair[1]
-
-
-def _is_whole(size: Any) -> TypeGuard[int]:
-    return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-
-
-def check_sizes(
-    ways: int, shots: int | tuple[int, int], queries: int | tuple[int, int] | None
-) -> tuple[int, int]:
-    """Refuses sizes of a task that are no positive whole numbers; returns the largest K and Q.
-
-    Raises:
-      ValueError: names the one that is not.
-    """
-    fewest, most = _range("shots", shots)
-    least, largest = _range("queries", most if queries is None else queries)
-    for name, count in (("ways", ways), ("shots", fewest), ("queries", least)):
-        if arguments.whole(name, count) < 1:
-            raise ValueError(f"{name} is {count}; an episode needs at least 1.")
-    return most, largest
-
-
-def check_counts(
-    counts: np.ndarray,
-    ways: int,
-    shots: int | tuple[int, int],
-    queries: int | tuple[int, int],
-    split: str,
-    names: Sequence[str] | None = None,
-) -> None:
-    """Refuses tasks that classes of these sizes [C] cannot fill; numbers classes without names.
-
-    Raises:
-      ValueError: a count is not positive, or there are too few classes or examples.
-    """
-    shots, queries = check_sizes(ways, shots, queries)
-    if ways > len(counts):
-        raise ValueError(
-            f"{ways}-way episodes need {ways} classes; the {split!r} split has {len(counts)}."
-        )
-    smallest = int(np.argmin(counts))
-    if shots + queries > counts[smallest]:
-        raise ValueError(
-            f"{shots} support and {queries} query examples need {shots + queries} examples a "
-            f"class; class {names[smallest] if names else smallest} of the {split!r} split has "
-            f"{counts[smallest]}."
-        )

@@ -287,6 +287,18 @@ def saved_iterations(directory: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def best_score(directory: Path) -> float | None:
+    """The best score of a run's validations, from its best checkpoint; None where there is none."""
+    saved = saved_iterations(directory / "best")
+    if not saved:
+        return None
+    try:
+        reader = tf.train.load_checkpoint(str(directory / "best" / f"ckpt-{saved[-1]}"))
+        return float(reader.get_tensor(f"best_score{_VALUE}"))
+    except _BROKEN:
+        return None
+
+
 def _remove_all_but(directory: Path, iterations: list[int]) -> None:
     """Removes the checkpoints of other iterations, and what is left of half of one."""
     kept = {f"ckpt-{iteration}" for iteration in iterations}

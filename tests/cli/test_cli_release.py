@@ -51,6 +51,7 @@ def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
         "flags.txt",
         "result.json",
         "SHA256SUMS",
+        "README.md",
     }
     assert sum(path.stat().st_size for path in release.iterdir()) < 100_000
     for name in ("flags.txt", "result.json"):

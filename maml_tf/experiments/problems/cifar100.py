@@ -46,6 +46,7 @@ PROBLEMS = tuple(
         title,
         shape=(32, 32, 3),
         episodes=functools.partial(_episodes, f"{name}_episodes"),
+        data="Its images: Krizhevsky 2009, who states no licence.",
         defaults={"queries": 15, "clip": 10.0},
         require_data=_require_data,
         prepared=_prepared,

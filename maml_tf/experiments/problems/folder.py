@@ -43,6 +43,7 @@ PROBLEM = image_problem(
     "Folder of images",
     shape=_shape,
     episodes=_episodes,
+    data="Its images: your own.",
     require_data=_require_data,
     reads=("image_size", "color"),
 )

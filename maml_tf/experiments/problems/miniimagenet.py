@@ -47,6 +47,7 @@ PROBLEM = image_problem(
     "MiniImagenet",
     shape=(84, 84, 3),
     episodes=_episodes,
+    data="Its images: ImageNet's, for research that is not commercial.",
     dense=False,
     defaults={"queries": 15, "clip": 10.0},
     require_data=_require_data,

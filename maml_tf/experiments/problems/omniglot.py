@@ -44,6 +44,7 @@ PROBLEM = image_problem(
     "Omniglot",
     shape=(28, 28, 1),
     episodes=_episodes,
+    data="Its drawings: Lake, Salakhutdinov & Tenenbaum 2015, MIT.",
     require_data=_require_data,
     prepared=_prepared,
     cache_folders=_cache_folders,

@@ -8,9 +8,7 @@ may lie where.
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from maml_tf import seeds
 from maml_tf.tasks.images import cache as image_cache
 from maml_tf.tasks.images import files as image_files
-from maml_tf.tasks.images import tfds
+from maml_tf.tasks.images import numbers_only, tfds
 from maml_tf.tasks.images.decoding import ImageSplit
 
 if TYPE_CHECKING:
@@ -135,7 +133,8 @@ def _episodes(
     download: bool = False,
     **options: Any,
 ) -> Episodes:
-    from maml_tf.tasks.episodes import Episodes, check_counts
+    from maml_tf.tasks.episodes import Episodes
+    from maml_tf.tasks.sizes import check_counts
 
     classes = SPLITS[name][seeds.check_split(split)]
     sizes = [EXAMPLES] * len(classes)
@@ -269,7 +268,7 @@ def _binary(contents: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _python(contents: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Images [n, 32, 32, 3] and classes [n] of the Python version."""
-    held = _Numbers(io.BytesIO(contents), encoding="bytes").load()
+    held = numbers_only.load(contents)
     return _upright(held[b"data"]), np.asarray(held[b"fine_labels"], np.int64)
 
 
@@ -278,29 +277,6 @@ def _upright(planes: np.ndarray) -> np.ndarray:
     if planes.dtype != np.uint8:
         raise ValueError("the images are not bytes")
     return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-class _Numbers(pickle.Unpickler):
-    """Reads numbers, texts, lists, dictionaries and NumPy's arrays of bytes; calls nothing else.
-
-    The official archive is a pickle. Unpickling calls what the file names; this names three
-    harmless functions and refuses any other, so a file cannot run code.
-    """
-
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """What the file may name."""
-        module = module.replace("numpy._core", "numpy.core")
-        try:
-            return self._ALLOWED[module, name]
-        except KeyError:
-            raise ValueError(f"it names {module}.{name}, which no data set needs") from None
 
 
 def _by_class(images: np.ndarray, labels: np.ndarray, place: str) -> np.ndarray:

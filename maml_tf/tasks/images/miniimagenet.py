@@ -83,7 +83,8 @@ def miniimagenet_episodes(
       FileNotFoundError: if the data is missing.
       ValueError: if the data is damaged or the episodes are impossible.
     """
-    from maml_tf.tasks.episodes import Episodes, check_counts, check_sizes
+    from maml_tf.tasks.episodes import Episodes
+    from maml_tf.tasks.sizes import check_counts, check_sizes
 
     check_sizes(ways, shots, queries)
     source, folders = _find(data_dir, split, download)

@@ -73,7 +73,8 @@ def omniglot_episodes(
       FileNotFoundError: if the data is missing.
       ValueError: if the data is damaged or the episodes are impossible.
     """
-    from maml_tf.tasks.episodes import Episodes, check_sizes
+    from maml_tf.tasks.episodes import Episodes
+    from maml_tf.tasks.sizes import check_sizes
 
     seeds.check_split(split)
     check_sizes(ways, shots, queries)  # before the slow part

@@ -1,0 +1,1 @@
+from .rows import rows as rows
