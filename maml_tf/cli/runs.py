@@ -15,7 +15,7 @@ from maml_tf.cli import original
 from maml_tf.experiments.identity import contradictions, directory_name, to_flags
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import SettingValue
-from maml_tf.experiments.settings import Settings, make
+from maml_tf.experiments.settings import SETTINGS, Settings, make
 from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system import bundled, checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
@@ -186,11 +186,25 @@ def _in_force(place: Path, given: Mapping[str, SettingValue]) -> Settings:
     for name, of_the_evaluation in (("shots", "test_shots"), ("step_size", "test_step_size")):
         if name in changes:
             changes.setdefault(of_the_evaluation, changes.pop(name))
+    _refuse_other_model(place, own, {**own.given, **changes})
     method = changes["method"]
     evaluated = METHODS[method].evaluates if method in METHODS else None
     if method != own.method.name and not (evaluated == own.method.name and own.joint):
         raise ValueError(f"{place} was made by --method={own.method.name}; drop --method.")
     return own.replace(**changes)
+
+
+_OF_THE_MODEL = ("squash", "standardize")
+"""Settings that change what weights mean, and not always their shapes."""
+
+
+def _refuse_other_model(place: Path, own: Settings, given: Mapping[str, SettingValue]) -> None:
+    for name in _OF_THE_MODEL:
+        trained = getattr(own.training, name)
+        if given.get(name, SETTINGS[name].default) != trained:
+            raise ValueError(
+                f"{place} was trained with --{name}={trained}; say so, or nothing of --{name}."
+            )
 
 
 def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
@@ -268,6 +282,7 @@ def start_from_release(settings: Settings, learner: Any) -> None:
         return
     release = _release(settings.training.init)
     _check_release(release)
+    _refuse_other_model(release, read_flags(release), settings.given)
     iteration = _load_release(release, learner)
     _LOG.info("Starting from the weights of %s, iteration %d.", release, iteration)
 

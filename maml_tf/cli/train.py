@@ -35,17 +35,17 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     build.require_data(settings)
     start.on(settings.machine)
     with machine.strategy(settings.machine).scope():
-        initial = None
+        before_it = None
         if before := settings.pretraining():
             result, learner = _train(before)
             if result.interrupted:
                 return 130
-            initial = learner.model.get_weights()
-        result, _ = _train(settings, initial)
+            before_it = learner
+        result, _ = _train(settings, before_it)
     return 130 if result.interrupted else 0
 
 
-def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any]:
+def _train(settings: Settings, before: Any = None) -> tuple[TrainingResult, Any]:
     from maml_tf.experiments.build import make_learner, make_tasks, make_validation
     from maml_tf.plotting.callbacks import AdaptationCurves
     from maml_tf.tasks import JointBatches
@@ -55,8 +55,10 @@ def _train(settings: Settings, initial: Any = None) -> tuple[TrainingResult, Any
     classes = tasks.num_classes if isinstance(tasks, JointBatches) else None
     learner: Any = make_learner(settings, classes)
     validation = make_validation(settings, learner)
-    if initial is not None:
-        learner.model.set_weights(initial)
+    if before is not None:
+        learner.model.set_weights(before.model.get_weights())
+        for name, counter in getattr(before, "counters", {}).items():
+            learner.counters[name].assign(counter.value)
     elif settings.training.init:
         runs.start_from_release(settings, learner)
     run = settings.run

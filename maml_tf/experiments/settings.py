@@ -110,6 +110,7 @@ class Training:
         "Reduction of the cross-entropy over a set: sum (over examples, divided by K: the paper's "
         "figures; its gradient is N times as large) or mean.",
         choices=("sum", "mean"),
+        only=True,
     )
     method: str = setting(
         "maml",
@@ -143,6 +144,7 @@ class Training:
         "Bound on the size of each element of the meta-gradient. By default 10 for MiniImagenet, "
         "else none.",
         within=ranges.POSITIVE,
+        only=True,
     )
     l2: float | None = setting(
         None,
@@ -157,11 +159,17 @@ class Training:
         "and render use it in place of a run, unless such a run was started from it.",
     )
     norm: str = setting(
-        "batch_norm", "Normalization layer of the network.", choices=NORMS, section="Network"
+        "batch_norm",
+        "Normalization layer of the network.",
+        choices=NORMS,
+        section="Network",
+        only=True,
     )
-    filters: int = setting(64, "Filters of each convolution.", within=ranges.FILTERS)
-    conv: bool = setting(True, "Use a convolutional network; False: a dense one (Omniglot only).")
-    max_pool: bool = setting(False, "Use max-pooling in place of strided convolution.")
+    filters: int = setting(64, "Filters of each convolution.", within=ranges.FILTERS, only=True)
+    conv: bool = setting(
+        True, "Use a convolutional network; False: a dense one (Omniglot only).", only=True
+    )
+    max_pool: bool = setting(False, "Use max-pooling in place of strided convolution.", only=True)
     head_stddev: float | None = setting(
         None,
         "Standard deviation of the head's initial kernel. By default the original's initial kernel "
@@ -629,6 +637,9 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
+    for name in ("sampling_correction", "inner_kl"):
+        if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
+            raise ValueError(f"{own} takes no inner step; drop --{name}.")
     if given.get("learn_step_size") and not method.inner_steps:
         raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")
     if given.get("learn_step_size") and given.get("tune_step_size"):

@@ -38,6 +38,16 @@ class DiagonalGaussian(tfd.Independent):
         normal = tfd.Normal(means, tf.exp(log_stds)[..., tf.newaxis, :])
         super().__init__(normal, 1, name=name)
 
+    def __getitem__(self, slices) -> tfd.Distribution:
+        """A part of the batch; TFP's own would slice the log-stds, which have no axis of steps."""
+        return plain_gaussian(self.means, self.log_stds)[slices]
+
+    def copy(self, **changes) -> tfd.Distribution:
+        """The same, or with changes of the definition's parameters."""
+        if changes:
+            return plain_gaussian(self.means, self.log_stds).copy(**changes)
+        return DiagonalGaussian(self.means, self.log_stds, self.name)
+
     def _log_prob(self, actions: tf.Tensor) -> tf.Tensor:
         with _no_scope():
             apart = _scaled_squares(actions - self.means, self.log_stds)

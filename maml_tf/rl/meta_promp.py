@@ -29,6 +29,8 @@ from maml_tf.types import Weights
 
 _WIDTH = 1.5
 """How far, as a factor, the KL may be from its target before its coefficient changes."""
+_LEAST_COEFFICIENT = 1e-8
+"""Halved on, it would be 0 in single precision, which no doubling brings back."""
 
 
 class MetaProMP(MetaVPG):
@@ -89,5 +91,5 @@ class MetaProMP(MetaVPG):
         apart, etas = seen["kl"][:-1], np.asarray(self.kl_coefficients.value)
         factors = np.where(apart > _WIDTH * self.inner_kl, 2.0, 1.0)
         factors = np.where(apart < self.inner_kl / _WIDTH, 0.5, factors)
-        self.kl_coefficients.assign(etas * factors)
+        self.kl_coefficients.assign(np.maximum(etas * factors, _LEAST_COEFFICIENT))
         return seen

@@ -168,7 +168,8 @@ class Policy:
         """What the network gives, `[T, L, N]`: here observations enter it."""
         if self._own:
             observations = policy_networks.shaped(self.model, observations)
-        return self._apply(weights[: len(self.model.trainable_variables)], observations)
+        found = self._apply(weights[: len(self.model.trainable_variables)], observations)
+        return tf.cast(found, keras.config.floatx())  # as the trajectories are
 
     def log_stds(self, weights: Weights) -> tf.Tensor | None:
         """Floored, `[A]` or `[T, A]`; None where actions are choices."""
@@ -221,7 +222,7 @@ def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Pol
 
     Raises:
       ValueError: the environment shows images and there is no `network`, `squash` is given for
-        other actions than a `Box`, or an option is wrong.
+        other actions than a `Box` with bounds, or an option is wrong.
     """
     arguments.boolean("squash", squash)
     if sampler.shows_images and options.get("network") is None:
@@ -231,6 +232,11 @@ def policy_for(sampler: Sampler, *, squash: bool = False, **options: Any) -> Pol
         )
     head = sampler.head
     if isinstance(head, GaussianHead):
+        if squash and not sampler.bounds_actions:
+            raise ValueError(
+                "squash keeps actions within two bounds, and the environment's Box has not two of "
+                "each; drop it, or give the Box bounds (gymnasium.wrappers.RescaleAction)."
+            )
         return GaussianPolicy(sampler.observation_size, head.size, squash=squash, **options)
     if squash:
         raise ValueError("squash is for a Box of actions, and these are choices; drop it.")

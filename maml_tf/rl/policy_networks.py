@@ -57,6 +57,8 @@ def dense(
     sizes = (inputs, outputs, *hidden)
     if min(sizes) < 1:
         raise ValueError(f"Sizes of a policy must be 1 or more, not {sizes}.")
+    if head_stddev is not None and arguments.number("head_stddev", head_stddev) < 0:
+        raise ValueError(f"head_stddev must be 0 or more, not {head_stddev}.")
     model = keras.Sequential([keras.Input((inputs,))], name=name)
     if standardize:
         model.add(Standardize(name="standardize"))
@@ -100,7 +102,19 @@ def check(network: object, inputs: int, outputs: int) -> None:
             f"{inputs}; give it an Input of as many."
         )
     weights = [tf.convert_to_tensor(v.value) for v in network.trainable_variables]
-    given = apply(weights, shaped(network, tf.zeros([1, 2, inputs], _dtype(network))))
+    if others := {w.dtype.name for w in weights} - {keras.config.floatx()}:
+        raise ValueError(
+            f"'{network.name}' has weights in {others.pop()}, and trajectories are in "
+            f"{keras.config.floatx()}; make its layers in that, or let them compute in another by "
+            "a mixed dtype policy."
+        )
+    result = apply.run(weights, shaped(network, tf.zeros([1, 2, inputs], _dtype(network))))
+    given = result.outputs
+    if result.penalty is not None:
+        raise ValueError(
+            f"'{network.name}' has a regulariser or adds a loss, and what a policy learns by is a "
+            "return; drop it."
+        )
     found = tuple(given.shape[2:]) if tf.is_tensor(given) else None
     if found != (outputs,):
         what = "several outputs" if found is None else f"{found} numbers"

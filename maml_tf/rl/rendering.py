@@ -81,9 +81,9 @@ def render(
 def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:
     env: Any = sampler.env
     if not (isinstance(env, Navigation2D) or hasattr(env, "camera")):
+        name = getattr(env, "name", type(env).__name__)
         raise ValueError(
-            f"{type(env).__name__} cannot be drawn; render draws 2D navigation, the cheetah and "
-            "the ant."
+            f"{name} cannot be drawn; render draws 2D navigation, the cheetah and the ant."
         )
     if path.suffix.lower() != ".gif":
         raise ValueError(f"'{path}' is no GIF; name a file that ends in .gif.")

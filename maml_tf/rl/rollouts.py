@@ -135,6 +135,7 @@ class AdaptiveSampling:
         seconds = clock.seconds["sampling"], clock.seconds["inner"]
         horizon = trajectories.rewards.shape[2]
         diverged += getattr(sampler, "diverged", 0)
+        steps += diverged  # The step that an episode is cut off at was taken, too.
         return Rollouts(batches, np.stack(returns, 1), horizon, steps, diverged, *seconds)
 
 

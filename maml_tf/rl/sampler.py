@@ -112,6 +112,7 @@ class Sampler:
         own = getattr(self.env, "own_observation_space", self.env.single_observation_space)
         self.observation_shape, self.shows_images = own.shape, spaces.is_image(own)
         self.head = spaces.head_for(self.env.single_action_space)
+        self.bounds_actions = spaces.has_bounds(self.env.single_action_space)
         self.action_size = self.head.size
         self._cuts = self._cut()
         self._threads = ThreadPoolExecutor(len(self._cuts) or 1)

@@ -41,6 +41,7 @@ class Standardize(layers.Layer):
 
     def call(self, x):
         """Standardizes `[..., O]`."""
+        x = ops.cast(x, self.compute_dtype)
         mean, variance = (ops.cast(v, x.dtype) for v in (self.mean, self.variance))
         return ops.clip((x - mean) * ops.rsqrt(variance + _EPSILON), -CLIP, CLIP)
 

@@ -179,6 +179,32 @@ def test_a_policy_of_another_environment(release, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_another_policy_than_the_trained_one_is_refused(release, tmp_path, capsys):
+    """Squashing and standardizing change what weights mean, and not always their shapes."""
+    trained = str(release.parent.parent / "run")
+    for flag, command in (
+        ("--squash", ["evaluate", trained]),
+        ("--squash", ["evaluate", f"--init={release}", f"--logdir={tmp_path}"]),
+        ("--standardize", ["export", f"--init={release}", f"--to={tmp_path / 'export'}"]),
+        ("--squash", ["train", *line("cheetah_velocity", tmp_path, f"--init={release}")]),
+    ):
+        message = error_of([*command, flag], capsys)
+        assert f"was trained with {flag}=False; say so, or nothing of {flag}" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_environment_steps_of_a_pre_training_count(tmp_path):
+    flags = line("navigation_2d", tmp_path, "--pretrain_iterations=2", "--iterations=1")
+    assert run(["train", *flags, "--run_name=", "--horizon=8"]) == 0
+    steps = {}
+    for checkpoints in tmp_path.glob("*/checkpoints"):
+        (newest,) = checkpoints.glob("ckpt-*.index")
+        reader = tf.train.load_checkpoint(str(newest.with_suffix("")))
+        count = "count_environment_steps/.ATTRIBUTES/VARIABLE_VALUE"
+        steps[".pretrained." not in checkpoints.parent.name] = int(reader.get_tensor(count))
+    assert 0 < steps[False] < steps[True]
+
+
 def scalars(directory):
     """What TensorBoard's file holds of each name, in order."""
     found = {}
@@ -368,6 +394,9 @@ def test_help_says_that_a_module_s_code_runs(capsys):
         (["--environment=Line-v0"], "drop --environment"),
         (["--datasource=gymnasium"], "needs --environment=Id-v0"),
         (["--max_kl=0"], "--max_kl must be above 0"),
+        (["--clip=1"], "--clip is for --problem=sinusoid, omniglot"),
+        (["--norm=none"], "--norm is for --problem=sinusoid, omniglot"),
+        (["--method=pretrained", "--sampling_correction=1"], "drop --sampling_correction"),
     ],
 )
 def test_mistakes(flags, message, tmp_path, capsys):

@@ -242,6 +242,22 @@ def test_certain_choices_have_finite_densities_divergences_and_slopes(name):
     np.testing.assert_array_equal(head.mode(outputs), actions)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("part", [np.s_[0], np.s_[:, :2], np.s_[..., 1]], ids=str)
+@pytest.mark.parametrize("squash", [True, False])
+def test_a_part_of_a_distribution_is_that_of_the_part(shared, part, squash):
+    policy, weights = make_policy(GaussianHead(2, squash))
+    if not shared:
+        weights = [tf.stack([w, 0.5 * w]) for w in weights]
+    seen = normal(3, TASKS, STEPS, 3)
+    whole = policy.distribution(weights, seen)
+    actions = tf.tanh(0.3 * normal(4, TASKS, STEPS, 2))
+    parted = actions.numpy()[(*part, slice(None))] if isinstance(part, tuple) else actions[part]
+    expected = whole.log_prob(actions).numpy()[part]
+    np.testing.assert_allclose(whole[part].log_prob(parted), expected, rtol=1e-5)
+    np.testing.assert_allclose(whole.copy().log_prob(actions), whole.log_prob(actions))
+
+
 def test_a_gaussian_policy_is_the_policy_of_its_head():
     policy, general = GaussianPolicy(3, 2, (4,), seed=5), Policy(3, HEADS["gaussian"], (4,), seed=5)
     for one, other in zip(policy.variables, general.variables, strict=True):

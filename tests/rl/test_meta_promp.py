@@ -118,6 +118,13 @@ def test_the_penalty_grows_with_the_divergence_of_the_policies_before_a_step():
         np.testing.assert_allclose(learner.kl_coefficients.value, [expected])
 
 
+def test_the_penalty_never_vanishes_for_good():
+    learner = make(optimizer=keras.optimizers.SGD(0.0), step_size=1e-3, kl_coefficient=1e-8)
+    batches = random_batches(learner, 2, tasks=4)
+    learner.improve(rollouts_of(batches))
+    np.testing.assert_allclose(learner.kl_coefficients.value, [1e-8])
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("kind", [MetaTRPO, MetaVPG, MetaProMP])
 def test_the_sampling_correction_adds_how_good_the_end_was_of_what_was_sampled(kind):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from helpers import PointSampler, normal
 from keras import layers
+from learners import SAMPLER
 
 import maml_tf
 from maml_tf.rl.actor import DivisibleAct
@@ -145,9 +146,32 @@ REFUSED = {
     ),
     "several outputs": (lambda: two(2), "gives several outputs"),
     "an unknown shape": (lambda: sequential(2, shape=(None, 2)), "one input of a known shape"),
+    "weights of another precision": (
+        lambda: sequential(2, layers.Dense(3, dtype="float64")),
+        "has weights in float64, and trajectories are in float32",
+    ),
+    "a regulariser": (
+        lambda: sequential(2, layers.Dense(3, kernel_regularizer="l2")),
+        "has a regulariser or adds a loss",
+    ),
     "none": (lambda: "mlp", "must be a built keras.Model, not str"),
     "one not built": (lambda: keras.Sequential([layers.Dense(2)]), "build it first"),
 }
+
+
+def test_a_network_may_compute_in_half_precision():
+    made = sequential(2, layers.Dense(4, "relu", dtype="mixed_float16"))
+    learner = MetaTRPO(GaussianPolicy(2, 2, network=made), meta_batch_size=4, step_size=0.1)
+    before = made.get_weights()
+    learner.meta_step(SAMPLER, 0)
+    moved = [np.abs(a - b).max() for a, b in zip(made.get_weights(), before, strict=True)]
+    assert 0 < max(moved) < 1
+
+
+@pytest.mark.parametrize("stddev", [-1.0, float("nan")])
+def test_a_head_that_cannot_be_drawn_is_refused(stddev):
+    with pytest.raises(ValueError, match="head_stddev must be"):
+        GaussianPolicy(2, 2, head_stddev=stddev)
 
 
 @pytest.mark.parametrize("case", REFUSED)

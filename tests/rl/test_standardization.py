@@ -53,6 +53,14 @@ def test_a_meta_step_adds_the_steps_that_were_taken():
     np.testing.assert_allclose(layer.mean.value, seen.mean(0), atol=1e-6)
 
 
+def test_images_of_bytes_are_standardized():
+    layer = Standardize()
+    x = np.full((2, 3, 3, 1), 7, np.uint8)
+    np.testing.assert_allclose(layer(x), 7.0, rtol=1e-6)
+    layer.update(np.stack([x[0], x[0] + 2]))
+    np.testing.assert_allclose(layer(x), -1.0, rtol=1e-5)
+
+
 def test_a_run_goes_on_with_its_statistics(tmp_path):
     def run(directory, *iterations):
         for count in iterations:

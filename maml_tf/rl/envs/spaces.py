@@ -131,8 +131,10 @@ def _one_hot(space: Any, value: np.ndarray, lead: tuple[int, ...]) -> np.ndarray
     chosen = chosen.reshape(*lead, -1)
     if is_bits:
         return chosen.astype(np.float32)
-    eyes = [np.eye(n, dtype=np.float32) for n in np.reshape(counts, -1)]
-    return np.concatenate([eye[chosen[..., i].astype(int)] for i, eye in enumerate(eyes)], axis=-1)
+    sizes = np.reshape(counts, -1).astype(int)
+    found = np.zeros((*lead, sizes.sum()), np.float32)
+    np.put_along_axis(found, chosen.astype(int) + np.cumsum(sizes) - sizes, 1.0, -1)
+    return found
 
 
 def _joined(parts: list[np.ndarray | str]) -> np.ndarray | str:
@@ -147,8 +149,9 @@ def for_environment(space: gymnasium.Space) -> Callable[[np.ndarray], np.ndarray
     """What makes the policy's actions those of a space.
 
     Returns:
-      `[P, ...]` -> `[P, *shape]`. Real ones in [-1, 1] are scaled to a box and clipped, where it
-      has bounds and their difference is finite; choices are counted from the space's start.
+      `[P, ...]` -> `[P, *shape]`. Real ones in [-1, 1] are scaled to a box where it has bounds and
+      their difference is finite, and then clipped to those that there are; choices are counted
+      from the space's start.
     """
     if isinstance(space, spaces.Box):
         low, span, bounded = _scale(space)
@@ -156,7 +159,8 @@ def for_environment(space: gymnasium.Space) -> Callable[[np.ndarray], np.ndarray
         def scaled(actions):
             actions = actions.reshape(len(actions), *space.shape)
             clipped = np.where(bounded, np.clip(actions, -1.0, 1.0), actions)
-            return (low + 0.5 * (clipped + 1.0) * span).astype(low.dtype)
+            scaled = (low + 0.5 * (clipped + 1.0) * span).astype(low.dtype)
+            return np.clip(scaled, space.low, space.high)  # also what rounding put beyond
 
         return scaled
     start, shape = getattr(space, "start", 0), space.shape or ()
@@ -174,6 +178,13 @@ def _scale(space: spaces.Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     bounded = np.isfinite(span)
     one = np.ones_like(space.low)
     return np.where(bounded, space.low, -one), np.where(bounded, span, 2.0 * one), bounded
+
+
+def has_bounds(space: gymnasium.Space) -> bool:
+    """Whether all real actions of a space have two bounds; choices have none."""
+    if not isinstance(space, spaces.Box):
+        return False
+    return bool(_scale(space)[2].all())
 
 
 def some_action(space: gymnasium.Space) -> Any:

@@ -15,6 +15,7 @@ from maml_tf.rl import envs
 from maml_tf.rl.envs.spaces import (
     flattened,
     for_environment,
+    has_bounds,
     head_for,
     is_image,
     size_of,
@@ -100,6 +101,26 @@ def test_what_a_head_draws_is_of_the_space(space):
         assert len(np.unique(taken.reshape(200, -1), axis=0)) > 2
 
 
+def test_rounding_never_leaves_a_box_and_a_single_bound_holds():
+    chance = np.random.default_rng(0)
+    for low in np.round(chance.uniform(-3, 0, 200), 1):
+        space = Box(np.float32(low), np.float32(round(low + 2.2, 1)), (1,))
+        taken = for_environment(space)(np.array([[-1.0], [1.0], [-5.0], [5.0]], np.float32))
+        assert all(space.contains(action) for action in taken), space
+        np.testing.assert_allclose(taken[:2, 0], [space.low[0], space.high[0]], rtol=1e-6)
+    half = Box(np.array([0.0, -np.inf]), np.array([np.inf, 2.0]), dtype=np.float64)
+    taken = for_environment(half)(np.array([[-0.5, 3.0], [7.0, -7.0]]))
+    np.testing.assert_array_equal(taken, [[0.0, 2.0], [7.0, -7.0]])
+    assert not has_bounds(half) and has_bounds(Box(0, 1, (2,))) and not has_bounds(Discrete(2))
+
+
+def test_many_choices_take_no_more_room_than_they_are():
+    space = spaces.MultiDiscrete([3, 10**6], start=[1, -5])
+    seen = flattened(space, np.array([[3, -5], [1, 10**6 - 6]]), (2,))
+    assert seen.shape == (2, 10**6 + 3) and seen.dtype == np.float32
+    np.testing.assert_array_equal(np.argwhere(seen), [[0, 2], [0, 3], [1, 0], [1, 10**6 + 2]])
+
+
 @pytest.mark.parametrize(
     "space, said",
     [
@@ -143,6 +164,20 @@ class Camera(gymnasium.Env):
         assert action in (5, 6, 7) and isinstance(action, np.integer)
         seen = np.full((8, 8, 3), int(action), np.uint8)
         return seen, float(action == self.pays), False, False, {}
+
+
+class Unbounded(Camera):
+    action_space = Box(np.array([-1.0, 0.0]), np.array([1.0, np.inf]), dtype=np.float64)
+
+    def step(self, action):
+        return super().step(np.int64(5))
+
+
+def test_squash_needs_two_bounds():
+    sampler = Sampler(Unbounded, tasks=2, episodes=2, horizon=3)
+    sampler.shows_images = False
+    with pytest.raises(ValueError, match="squash keeps actions within two bounds"):
+        policy_for(sampler, squash=True)
 
 
 def test_images_need_a_network_and_squash_a_box():
