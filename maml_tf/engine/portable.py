@@ -14,7 +14,7 @@ import contextlib
 import functools
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ def _reciprocal(op, gradient):
 
 @_rule("BiasAdd")
 def _bias_add(op, gradient):
-    if op.get_attr("data_format") not in (b"NHWC", "NHWC"):
+    if tf.compat.as_str(op.get_attr("data_format")) != "NHWC":
         return NotImplemented
     return gradient, tf.reduce_sum(gradient, list(range(gradient.shape.rank - 1)))
 
@@ -173,20 +173,18 @@ def _strided_slice(op, gradient):
 class _Windows:
     """The windows that a convolution or a pooling sees of images `[M, height, width, C]`."""
 
-    def __init__(self, op: Any, images: tf.Tensor, size: tuple[int, int]):
-        self.images, self.spatial, self.channels = images, images.shape[1:-1], images.shape[-1]
-        strides = op.get_attr("strides")[1:3]
-        padding = op.get_attr("padding")
-        padding = padding.decode() if isinstance(padding, bytes) else padding
-        self.geometry = size, tuple(strides), _dilations(op), padding.lower()
+    def __init__(self, op: Any, images: tf.Tensor, size: Sequence[int], dilation=(1, 1)):
+        self.spatial, self.channels = images.shape[1:-1], images.shape[-1]
+        padding = tf.compat.as_str(op.get_attr("padding")).lower()
+        self.geometry = tuple(size), tuple(op.get_attr("strides")[1:3]), tuple(dilation), padding
         self.taps = math.prod(size)
 
     @staticmethod
     def known(op: Any, images: tf.Tensor) -> bool:
         """Whether there are rules for this variation."""
         return (
-            op.get_attr("data_format") in (b"NHWC", "NHWC")
-            and op.get_attr("padding") not in (b"EXPLICIT", "EXPLICIT")
+            tf.compat.as_str(op.get_attr("data_format")) == "NHWC"
+            and tf.compat.as_str(op.get_attr("padding")) != "EXPLICIT"
             and images.shape[1:].is_fully_defined()
             and images.dtype.is_floating
         )
@@ -207,20 +205,13 @@ class _Windows:
             return self.extract(tf.ones([1, *self.spatial, 1])).numpy()
 
 
-def _dilations(op: Any) -> tuple[int, int]:
-    try:
-        return tuple(op.get_attr("dilations")[1:3])
-    except (KeyError, ValueError):  # pooling has none
-        return 1, 1
-
-
 @_rule("Conv2D")
 def _convolution(op, gradient):
     """Products of patches `[M out, P C]`, of the kernel `[P C, F]`, and of the gradient."""
     images, kernel = op.inputs
     if not _Windows.known(op, images) or images.shape[-1] != kernel.shape[2]:
         return NotImplemented
-    windows = _Windows(op, images, tuple(kernel.shape[:2]))
+    windows = _Windows(op, images, kernel.shape[:2], op.get_attr("dilations")[1:3])
     rows = tf.reshape(windows.extract(images), [-1, windows.taps * windows.channels])
     features = kernel.shape[-1]
     wanted = tf.reshape(gradient, [-1, features])
@@ -236,7 +227,7 @@ def _depthwise(op, gradient):
     images, kernel = op.inputs
     if not _Windows.known(op, images):
         return NotImplemented
-    windows = _Windows(op, images, tuple(kernel.shape[:2]))
+    windows = _Windows(op, images, kernel.shape[:2], op.get_attr("dilations")[1:3])
     many = kernel.shape[-1]
     rows = windows.extract(images)[..., None]  # [M, *out, P, C, 1]
     wanted = tf.reshape(gradient, [-1, *gradient.shape[1:-1], 1, windows.channels, many])
@@ -253,7 +244,7 @@ def _max_pool(op, gradient):
     images = op.inputs[0]
     if not _Windows.known(op, images):
         return NotImplemented
-    windows = _Windows(op, images, tuple(op.get_attr("ksize")[1:3]))
+    windows = _Windows(op, images, op.get_attr("ksize")[1:3])
     seen = windows.extract(images) + np.where(windows.inside(), 0, images.dtype.min)
     largest = tf.one_hot(tf.argmax(seen, 3, tf.int32), windows.taps, axis=3, dtype=images.dtype)
     return windows.scatter(largest * tf.expand_dims(gradient, 3))
@@ -264,6 +255,6 @@ def _average_pool(op, gradient):
     images = op.inputs[0]
     if not _Windows.known(op, images):
         return NotImplemented
-    windows = _Windows(op, images, tuple(op.get_attr("ksize")[1:3]))
+    windows = _Windows(op, images, op.get_attr("ksize")[1:3])
     share = windows.inside() / windows.inside().sum(3, keepdims=True)
     return windows.scatter(tf.expand_dims(gradient, 3) * tf.constant(share, gradient.dtype))

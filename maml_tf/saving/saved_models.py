@@ -80,6 +80,8 @@ def load_export(directory: str | os.PathLike[str]) -> Any:
     """
     place = user_path(directory, "directory")
     refuse_pattern(place)
+    if (place / LITERT).is_file():
+        raise ValueError(f"{place} holds a file for LiteRT; load it by LiteRT's interpreter.")
     if not (place / SAVED_MODEL).is_file():
         raise FileNotFoundError(f"No export in {place}: no {SAVED_MODEL} there.")
     try:

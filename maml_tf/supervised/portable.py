@@ -26,7 +26,7 @@ from maml_tf.types import Servable, Specs
 def portable(
     learner: AdaptiveModel,
     *,
-    support_examples: int,
+    support_examples: int | None = None,
     query_examples: int | None = None,
     transductive: bool = True,
     steps: int | None = None,
@@ -48,9 +48,15 @@ def portable(
       target: as for a SavedModel.
 
     Raises:
-      ValueError: an argument is out of range, or the model takes sizes known only at run time.
+      ValueError: B is not given, an argument is out of range, or the model takes sizes known only
+        at run time.
     """
     check_specs(inputs=inputs, target=target)
+    if support_examples is None:
+        raise ValueError(
+            "A file for LiteRT takes sets of one size; give support_examples, for N ways and K shots "
+            "N * K."
+        )
     support_examples = arguments.count("support_examples", support_examples, 1)
     if query_examples is None:
         query_examples = support_examples
