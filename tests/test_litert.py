@@ -177,7 +177,7 @@ def test_what_needs_select_is_said(tmp_path, monkeypatch, caplog):
     ("options", "message"),
     [
         ({"format": "onnx", "support_examples": 2}, "format must be 'saved_model' or 'litert'"),
-        ({}, "give support_examples, for N ways and K shots N"),
+        ({}, "give support_examples, N .* for N ways"),
         ({"support_examples": 0}, "support_examples must be 1 or more"),
         ({"support_examples": 2, "query_examples": 0.5}, "query_examples must be a whole number"),
         ({"support_examples": 2, "transductive": "no"}, "transductive must be"),

@@ -54,8 +54,7 @@ def portable(
     check_specs(inputs=inputs, target=target)
     if support_examples is None:
         raise ValueError(
-            "A file for LiteRT takes sets of one size; give support_examples, for N ways and K shots "
-            "N * K."
+            "LiteRT takes sets of one size; give support_examples, N * K for N ways and K shots."
         )
     support_examples = arguments.count("support_examples", support_examples, 1)
     if query_examples is None:
