@@ -187,7 +187,7 @@ def adapt_for(
     alphas = _one_per_weight(step_size, weights)
 
     def note(step, current, seen):
-        return seen.write(step, observe(current)) if observe else seen
+        return [kept.write(step, observe(current)) for kept in seen] if observe else []
 
     def body(step, current, seen):
         seen = note(step, current, seen)
@@ -198,11 +198,12 @@ def adapt_for(
         pairs = zip(stepped, weights, strict=True)
         return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
 
-    seen = tf.TensorArray(tf.float32, size=tf.maximum(steps, 0) + 1 if observe else 0)
+    # No array where nothing is observed: small runtimes have no operation for one of no size.
+    seen = [tf.TensorArray(tf.float32, size=tf.maximum(steps, 0) + 1)] if observe else []
     step, weights, seen = tf.while_loop(
         lambda step, *_: step < steps, body, [tf.constant(0), list(weights), seen]
     )
-    return weights, note(step, weights, seen).stack() if observe else None
+    return weights, note(step, weights, seen)[0].stack() if observe else None
 
 
 def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:

@@ -21,6 +21,10 @@ from maml_tf.types import LossFn, Weights
 LEAST_STEP_SIZE = 1e-3
 """Of the step size at the beginning: where learned ones that must stay positive are held."""
 
+UNROLLED = 5
+"""Steps that `InnerLoop.loop` writes out at most, where their number is known. A small runtime
+takes two thirds of the time for them (docs/on_device.md), and the graph grows with each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class InnerLoop:
@@ -157,7 +161,7 @@ class InnerLoop:
         loss_fn: LossFn,
         weights: Weights,
         batch: Any,
-        steps: tf.Tensor,
+        steps: tf.Tensor | int,
         *,
         step_size: StepSize | None = None,
         observe: Callable[[Weights], tf.Tensor] | None = None,
@@ -168,13 +172,16 @@ class InnerLoop:
           loss_fn: `(weights, batch) -> [T]`.
           weights: where to begin, as `stacked` gives them.
           batch: what `loss_fn` takes, the same at every step.
-          steps: S, an int32 scalar.
+          steps: S, an int32 scalar; or a number, which is written out up to `UNROLLED`.
           step_size: alpha; the own one by default.
           observe: `weights -> [T, ...] float32`, called after 0, 1, ... S steps.
 
         Returns:
           The weights after the last step, and what was observed `[S + 1, T, ...]`, or None.
         """
+        if isinstance(steps, int) and steps <= UNROLLED and observe is None:
+            path = self.steps(loss_fn, weights, [batch] * steps, step_size=step_size)
+            return path.weights[-1], None
         return adapt_for(
             loss_fn,
             weights,

@@ -438,9 +438,29 @@ class Run:
     progress: bool = setting(True, "Show a progress bar.")
     to: str = setting(
         "",
-        "What to write: the directory of an export (by default RUN/export), of a release, or of "
-        "the paper's figures (by default figures/ in the first directory named); the file of "
-        "render (by default RUN/figures/*.gif).",
+        "What to write: the directory of an export (by default RUN/export, for LiteRT RUN/litert, "
+        "where NAME.tflite is a file), of a release, or of the paper's figures (by default "
+        "figures/ in the first directory named); the file of render (by default "
+        "RUN/figures/*.gif).",
+    )
+    format: str | None = setting(
+        None,
+        "What export writes: a SavedModel for TensorFlow, the default, or a file for LiteRT on "
+        "phones and boards, whose sizes are fixed.",
+        choices=("saved_model", "litert"),
+    )
+    support_examples: int | None = setting(
+        None,
+        "Support examples of all classes together that an export for LiteRT adapts to; meta-RL: "
+        "trajectories of --horizon steps, by default none, and the export only acts. By default "
+        "the shots of an evaluation, times the ways.",
+        within=ranges.COUNT,
+    )
+    query_examples: int | None = setting(
+        None,
+        "Query examples of all classes together that an export for LiteRT predicts at a time; "
+        "meta-RL: observations, by default 1. By default as many as a task of an evaluation has.",
+        within=ranges.COUNT,
     )
 
 

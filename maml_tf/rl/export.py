@@ -66,12 +66,22 @@ Named = dict[str, tf.Tensor]
 
 
 def servable(learner: MetaPolicy, *, steps: int = 1, step_size: float | None = None) -> Servable:
-    """Makes what `export` writes; see `MetaPolicy.servable`."""
+    """Makes what `export` writes of a policy.
+
+    Args:
+      learner: what to export, with its weights as they are now.
+      steps: default number of gradient steps of `adapt`, on the same episodes.
+      step_size: default alpha; the learner's own by default. A learner with meta-learned step sizes
+        uses those until a number is given, here or in a call; NaN in a call stands for them.
+
+    Raises:
+      ValueError: an argument is out of range.
+    """
     steps = arguments.count("steps", steps, 0)
     step_size = default_step_size(learner.inner, step_size)
     served = ServedPolicy(learner)
     signatures = _compiled(served, steps, step_size)
-    return Servable(served, signatures, _description(served, steps, step_size))
+    return Servable(served, signatures, description(served, steps, step_size))
 
 
 class ServedPolicy(tf.Module):
@@ -156,7 +166,7 @@ class ServedPolicy(tf.Module):
 
 def _compiled(served: ServedPolicy, steps: int, step_size: float) -> dict[str, Callable]:
     """Gives `served` its compiled functions, and returns its signatures."""
-    specs = _Specs(served)
+    specs = Specs(served)
 
     @tf.function(autograph=False, input_signature=[])
     def initial_weights():
@@ -198,10 +208,11 @@ def _adapt(served: ServedPolicy, steps: int, step_size: float) -> PolymorphicFun
     return adapt
 
 
-class _Specs:
+class Specs:
     """Shapes and types of what the functions of an exported policy take."""
 
     def __init__(self, served: ServedPolicy):
+        """Reads them off the policy."""
         policy, dtype = served.learner.policy, served.dtype
 
         def spec(name, *shape, dtype=dtype):
@@ -240,7 +251,8 @@ class _Specs:
                     adapt.get_concrete_function(*columns, taken, given, *self.numbers)
 
 
-def _description(served: ServedPolicy, steps: int, step_size: float) -> dict[str, object]:
+def description(served: ServedPolicy, steps: int, step_size: float) -> dict[str, object]:
+    """What `maml_tf.json` says of an exported policy."""
     learner = served.learner
     return {
         "maml_tf": __version__,

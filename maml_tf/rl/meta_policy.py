@@ -25,6 +25,7 @@ from maml_tf.rl.export import servable
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
 from maml_tf.rl.parameters import Parameters, tfp_distributions
 from maml_tf.rl.policy import Policy
+from maml_tf.rl.portable import portable
 from maml_tf.rl.rollouts import (
     AdaptiveSampling,
     Clock,
@@ -302,18 +303,15 @@ class MetaPolicy(Saved):
         return ReturnEvaluator(self, tasks, **options)
 
     def servable(self, **options: Any) -> Servable:
-        """The policy as a program for one task, for `maml_tf.export`; see `rl.export`.
+        """The policy as a program for one task, for `maml_tf.export`.
 
-        Args:
-          **options: `steps`: default number of gradient steps of `adapt`, on the same episodes; 1
-            by default. `step_size`: default alpha; the learner's own by default. A learner with
-            meta-learned step sizes uses those until a number is given, here or in a call; NaN in a
-            call stands for the meta-learned ones.
-
-        Raises:
-          ValueError: an option is out of range.
+        The options are those of `rl.export.servable`: `steps` and `step_size`, defaults of `adapt`.
         """
         return servable(self, **options)
+
+    def portable(self, **options: Any) -> Servable:
+        """What `export(..., format="litert")` converts; see `rl.portable` for its options."""
+        return portable(self, **options)
 
 
 def _inner_loop(

@@ -1,34 +1,78 @@
-"""Exports any learner as a SavedModel, which runs on TensorFlow alone."""
+"""Exports any learner as a program for one task: a SavedModel, or a file for LiteRT."""
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from maml_tf import arguments
-from maml_tf.saving.saved_models import replacing, tracing_to_save, write
+from maml_tf.saving import litert
+from maml_tf.saving.saved_models import (
+    FORMATS,
+    LITERT,
+    SAVED_MODEL,
+    SUFFIX,
+    describe,
+    replacing,
+    tracing_to_save,
+    write,
+)
 from maml_tf.types import Learner
 
+_LOG = logging.getLogger(__name__)
 
-def export(learner: Learner[Any], directory: str | os.PathLike[str], **options: Any) -> None:
-    """Writes `learner` as a SavedModel, and beside it `maml_tf.json`, which says what it is.
+
+def export(
+    learner: Learner[Any],
+    directory: str | os.PathLike[str],
+    *,
+    format: str = "saved_model",  # noqa: A002
+    **options: Any,
+) -> None:
+    """Writes `learner` to be used elsewhere, and beside it `maml_tf.json`, which says what it is.
+
+    "saved_model" runs on TensorFlow alone, and takes sets of any size. "litert" is one file,
+    `model.tflite`, for LiteRT (TensorFlow Lite) on phones and boards, with the same signatures for
+    sets of the sizes that are given here; `maml_tf.json` says which of its operations need
+    TensorFlow Select, if any.
 
     The directory appears whole or not at all: it is written beside its place and moved there. An
     earlier export in that place is replaced; anything else is left alone.
 
     Args:
       learner: what to export, with its weights as they are now.
-      directory: where to; it and its parents are created.
-      **options: those of `learner.servable`: `steps` and `step_size`, defaults of the exported
-        model, and others.
+      directory: where to; it and its parents are created. For LiteRT a name that ends in `.tflite`
+        is that of the file, which is then written alone.
+      format: "saved_model" or "litert".
+      **options: those of `learner.servable`, or for LiteRT of `learner.portable`: `steps` and
+        `step_size`, of a SavedModel only defaults; for LiteRT `support_examples`,
+        `query_examples`, `transductive`; and others.
 
     Raises:
-      ValueError: `learner` is no learner, an option is out of range, or the directory holds
-        something else than an export.
+      ValueError: `learner` is no learner, an option is out of range, an operation cannot be
+        converted, or the directory holds something else than an export.
       OSError: nothing can be written there.
     """
-    arguments.learner(learner, ("servable",))
-    with replacing(directory) as place:
+    if format not in FORMATS:
+        known = " or ".join(map(repr, FORMATS))
+        raise ValueError(f"format must be {known}; not {arguments.shown(format)}.")
+    if format == "saved_model":
+        arguments.learner(learner, ("servable",))
+        with replacing(directory, SAVED_MODEL) as place:
+            with tracing_to_save():
+                module, signatures, description = learner.servable(**options)
+            write(place, module, signatures, description)
+        return
+    arguments.learner(learner, ("portable",))
+    with replacing(directory, LITERT) as place:
         with tracing_to_save():
-            module, signatures, description = learner.servable(**options)
-        write(place, module, signatures, description)
+            servable = learner.portable(**options)  # type: ignore[attr-defined]  # just asked
+        converted, select = litert.convert(servable)
+        if place.suffix == SUFFIX:
+            place.write_bytes(converted)
+        else:
+            (place / LITERT).write_bytes(converted)
+            describe(place, {**servable.description, "select": select})
+    if select:
+        _LOG.warning("The file needs TensorFlow Select, for %s.", ", ".join(select))

@@ -1,4 +1,4 @@
-"""SavedModels on disk: whole or not at all, with a description beside them."""
+"""Exports on disk: whole or not at all, with a description beside them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.saved_model import save_context
 
 from maml_tf.system import checksums
-from maml_tf.system.files import refuse_pattern, replacing_directory, unwritable, user_path
+from maml_tf.system.files import (
+    refuse_pattern,
+    replacing_directory,
+    replacing_file,
+    unwritable,
+    user_path,
+)
 
 SAVED_MODEL = "saved_model.pb"
+LITERT = "model.tflite"
+FORMATS = {"saved_model": SAVED_MODEL, "litert": LITERT}
+"""What is exported, and the file by which it is known."""
+SUFFIX = ".tflite"
+"""Of a path that names a file for LiteRT, not a directory."""
 SIDECAR = "maml_tf.json"
 _OPTIONS = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
 
@@ -35,8 +46,18 @@ def write(
       signatures: of the SavedModel.
       description: what `maml_tf.json` says.
     """
+    save(place, module, signatures)
+    describe(place, description)
+
+
+def save(place: Path, module: tf.Module, signatures: Mapping[str, Callable]) -> None:
+    """Writes a SavedModel alone into an existing directory."""
     tf.saved_model.save(module, str(place), signatures=signatures, options=_OPTIONS)
     _forget_custom_gradients(place / SAVED_MODEL)
+
+
+def describe(place: Path, description: Mapping[str, Any]) -> None:
+    """Writes `maml_tf.json` into an export."""
     text = json.dumps(description, indent=2, allow_nan=False) + "\n"
     (place / SIDECAR).write_text(text, encoding="utf-8")
 
@@ -59,6 +80,8 @@ def load_export(directory: str | os.PathLike[str]) -> Any:
     """
     place = user_path(directory, "directory")
     refuse_pattern(place)
+    if (place / LITERT).is_file():
+        raise ValueError(f"{place} holds a file for LiteRT; load it by LiteRT's interpreter.")
     if not (place / SAVED_MODEL).is_file():
         raise FileNotFoundError(f"No export in {place}: no {SAVED_MODEL} there.")
     try:
@@ -75,25 +98,33 @@ def tracing_to_save() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing(directory: str | os.PathLike[str], model: str = SAVED_MODEL) -> Iterator[Path]:
     """Gives a new directory to write in, and moves what is in it to `directory` at the end.
 
     When the body fails, what was written is removed, and `directory` and its parents are as they
     were.
 
+    Args:
+      directory: the place. One that ends in `.tflite` is a file's, if that is what is written, and
+        what is given is a path to write that file to.
+      model: the file without which the directory is no export of its format.
+
     Raises:
       ValueError: the directory is not local, TensorFlow could not read from it, or it holds
-        something else than an export.
+        something else than an export of this format.
       OSError: nothing can be written there.
     """
     given = user_path(directory, "directory")
     refuse_pattern(given)
     place = Path(os.path.realpath(given))
     refuse_pattern(place)
-    _check_replaceable(place)
+    alone = model == LITERT and place.suffix == SUFFIX and not place.is_dir()
+    if not alone:
+        _check_replaceable(place, model)
     missing = [parent for parent in place.parents if not parent.exists()]
     try:
-        with replacing_directory(place, SIDECAR, SAVED_MODEL) as staging:
+        written = replacing_file(place) if alone else replacing_directory(place, SIDECAR, model)
+        with written as staging:
             yield staging
     except Exception as error:
         for parent in missing:
@@ -104,15 +135,22 @@ def replacing(directory: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def _check_replaceable(place: Path) -> None:
+def _check_replaceable(place: Path, model: str) -> None:
     if place.exists() and not place.is_dir():
         raise ValueError(f"'{place}' is a file; choose a directory.")
-    if place.is_dir() and not (place / SIDECAR).is_file():
+    if not place.is_dir():
+        return
+    if not (place / SIDECAR).is_file():
         names = os.listdir(place)
         if [name for name in names if not name.startswith(".") and name != "lost+found"]:
             raise ValueError(
                 f"'{place}' holds files that are not an export of maml_tf; choose an empty or new "
                 "directory."
+            )
+    for name, file in FORMATS.items():
+        if file != model and (place / file).is_file():
+            raise ValueError(
+                f"'{place}' holds an export of the format {name}; choose another directory."
             )
 
 

@@ -70,26 +70,38 @@ def servable(
     Raises:
       ValueError: an argument is out of range, or the model takes sizes known only at run time.
     """
-    for name, specs in ("inputs", inputs), ("target", target):
-        _check_specs(name, specs)
+    check_specs(inputs=inputs, target=target)
     steps = arguments.count("steps", learner.inner_steps if steps is None else steps, 0)
     step_size = default_step_size(learner.inner, step_size)
     served = ServedLearner(learner, inputs, target)
     signatures = compiled(served, steps, step_size)
-    return Servable(served, signatures, _description(learner, served, steps, step_size))
+    return Servable(served, signatures, description(learner, served, steps, step_size))
 
 
-def _check_specs(name: str, specs: Any) -> None:
+def check_specs(**given: Any) -> None:
+    """Checks specifications that a user gave, by the name of the argument.
+
+    Raises:
+      ValueError: one is none.
+    """
     kinds = (tf.TensorSpec, keras.KerasTensor)
-    leaves = [] if specs is None else tf.nest.flatten(specs)
-    if any(not isinstance(leaf, kinds) or not tf.TensorShape(leaf.shape).rank for leaf in leaves):
-        raise ValueError(
-            f"{name} is {arguments.shown(specs)}; give tf.TensorSpec([None, ...], dtype), or a "
-            "list or dictionary of such."
-        )
+    for name, specs in given.items():
+        leaves = [] if specs is None else tf.nest.flatten(specs)
+        if any(not isinstance(s, kinds) or not tf.TensorShape(s.shape).rank for s in leaves):
+            raise ValueError(
+                f"{name} is {arguments.shown(specs)}; give tf.TensorSpec([None, ...], dtype), or a "
+                "list or dictionary of such."
+            )
 
 
-def _description(learner, served: ServedLearner, steps: int, step_size: float) -> dict[str, Any]:
+def description(
+    learner: AdaptiveModel,
+    served: ServedLearner,
+    steps: int,
+    step_size: float,
+    transductive: bool = True,
+) -> dict[str, Any]:
+    """What `maml_tf.json` says of an exported learner."""
     about = served.interface
     x, y, outputs, ways, weights = about.x, about.y, about.outputs, about.ways, about.weights
     return {
@@ -104,7 +116,7 @@ def _description(learner, served: ServedLearner, steps: int, step_size: float) -
         "defaults": {
             "steps": steps,
             "step_size": "meta-learned" if math.isnan(step_size) else step_size,
-            "transductive": True,
+            "transductive": transductive,
         },
         "weights": [spec.name for spec in weights[: len(served.initial)]],
         "batch_statistics": [spec.name for spec in weights[len(served.initial) :]],

@@ -30,6 +30,7 @@ from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.supervised.meta_gradient import MetaGradient, MetaMetrics
 from maml_tf.supervised.meta_steps import MetaSteps, share_of
+from maml_tf.supervised.portable import portable
 from maml_tf.types import Servable, Task, TaskSource, Weights
 
 
@@ -189,6 +190,10 @@ class MetaLearner(AdaptiveModel):
         the exported model; `inputs` and `target`, what it takes.
         """
         return exporting.servable(self, **options)
+
+    def portable(self, **options: Any) -> Servable:
+        """What `export(..., format="litert")` converts; see `supervised.portable` for options."""
+        return portable(self, **options)
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Refuses what is no source of tasks; draws nothing.

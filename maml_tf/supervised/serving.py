@@ -67,7 +67,10 @@ class ServedLearner(tf.Module):
         return {s.name: value for s, value in zip(self.interface.weights, values, strict=True)}
 
     def outputs(self, x, weights, transductive) -> Structure:
-        """Predictions `[B, ...]` for `x [B, ...]`, or a dictionary of such by output."""
+        """Predictions `[B, ...]` for `x [B, ...]`, or a dictionary of such by output.
+
+        Whether they are transductive may be known beforehand, or in the graph alone.
+        """
         apply = self._learner.apply
         values = [weights[name] for name in self._weight_names]
         moments = [weights[name][None] for name in self._statistic_names]
@@ -85,7 +88,11 @@ class ServedLearner(tf.Module):
             pairs = zip(known[::2], known[1::2], strict=True)
             return run(statistics=[BatchStatistics(None, *p) for p in pairs])
 
-        return tf.cond(transductive, by_batch, by_support) if moments else by_batch()
+        if not moments:
+            return by_batch()
+        if isinstance(transductive, bool):
+            return by_batch() if transductive else by_support()
+        return tf.cond(transductive, by_batch, by_support)
 
 
 def compiled(served: ServedLearner, steps: int, step_size: float) -> dict[str, Callable]:
