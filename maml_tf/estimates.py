@@ -115,7 +115,9 @@ def choose_step_size(
     tried = candidates(step_sizes)
     scores = [
         float(measure(step_size).mean[-1])
-        for step_size in Bar(tried, desc="tune", unit="step size", disable=not progress)
+        for step_size in Bar(
+            tried, desc="tune", unit="step size", until_first="compiling", disable=not progress
+        )
     ]
     sign = 1.0 if lower_is_better else -1.0
     ranked = sorted((sign * m, a) for m, a in zip(scores, tried, strict=True) if m == m)

@@ -9,7 +9,7 @@ usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|r
              for phones and boards
   figures    draw result files: each run's, and the paper's figures and tables as far as they go
   reproduce  train, evaluate and draw experiments of the paper: quick, all, list or a NAME
-  render     show a policy on one held-out task before and after adaptation: --to=FILE.gif
+  render     show a policy on one held-out task before and after adaptation: --to=FILE.gif or .mp4
   release    keep a run's initial weights, flags and results as small files: --to=models/NAME
   prepare    decode a data set ahead of time
   runs       show the runs below a directory side by side; --to=FILE.csv keeps their results

@@ -72,7 +72,13 @@ class ReturnEvaluator:
         """Returns mean, deviation and 95 % interval after each step, `[S + 1]`."""
         curves: list[np.ndarray] = []
         step_sizes = schedule(self.learner, self.steps, self.step_size)
-        bar = Bar(total=self.num_tasks, desc="evaluate", unit="task", disable=not progress)
+        bar = Bar(
+            total=self.num_tasks,
+            desc="evaluate",
+            unit="task",
+            until_first="compiling",
+            disable=not progress,
+        )
         with bar:
             while sum(map(len, curves)) < self.num_tasks:
                 rollouts = self.learner.roll_out_and_adapt(

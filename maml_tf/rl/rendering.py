@@ -25,6 +25,7 @@ from maml_tf.system.files import replacing_file
 
 _HEADER = 44  # pixels above the pictures: two lines of text
 _GAP = 8  # pixels between them
+_REST = 1.5  # seconds on the last picture
 _SIZE = 360, 270  # pixels of a robot's picture
 _COLOURS = "#E69F00", "#0072B2"  # before and after, as in the figures
 
@@ -40,12 +41,14 @@ def render(
     fps: int = 25,
     title: str = "",
 ) -> list[Episode]:
-    """Writes a GIF: the task before adaptation on the left, after it on the right, in real time.
+    """Writes a GIF or an MP4: the task before adaptation on the left, after it on the right.
+
+    It runs in real time.
 
     Args:
       learner: whose weights are adapted; they stay as they are.
       sampler: of this package's environments, as for an evaluation.
-      path: the file, `*.gif`; its directory is created.
+      path: the file, `*.gif`, or `*.mp4` with the extra `video`; its directory is created.
       step_sizes: alpha of each gradient step; None: the learner's own.
       task: number of the task that is shown, among those of an evaluation.
       split: "val" or "test".
@@ -56,7 +59,8 @@ def render(
       The two episodes.
 
     Raises:
-      ValueError: an argument is out of range, or the environment is not one of this package's.
+      ValueError: an argument is out of range, the environment is not one of this package's, or
+        the extra is missing.
       OSError: MuJoCo has no OpenGL to draw with, or nothing can be written there.
     """
     path = Path(path)
@@ -85,8 +89,10 @@ def _check(sampler: Sampler, path: Path, task: int, fps: int) -> None:
         raise ValueError(
             f"{name} cannot be drawn; render draws 2D navigation, the cheetah and the ant."
         )
-    if path.suffix.lower() != ".gif":
-        raise ValueError(f"'{path}' is no GIF; name a file that ends in .gif.")
+    if path.suffix.lower() not in (".gif", ".mp4"):
+        raise ValueError(f"'{path}' is neither GIF nor MP4; name a file that ends in .gif or .mp4.")
+    if path.suffix.lower() == ".mp4":
+        _film_maker()
     if task < 0 or not 1 <= fps <= 50:
         raise ValueError(f"A task is 0 or more, and fps from 1 to 50; not {task} and {fps}.")
 
@@ -162,13 +168,46 @@ def _compose(
 
 
 def _write(path: Path, pictures: Sequence[Image.Image], fps: int) -> None:
-    """Writes the file whole or not at all, in the colours of the middle picture."""
+    """Writes the file whole or not at all; it rests on the last picture."""
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    with replacing_file(path) as place:
+        write(place, pictures, fps)
+
+
+def _film_maker():
+    """What makes films, as Gymnasium's RecordVideo does."""
+    try:
+        from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
+    except ImportError as error:
+        raise ValueError(
+            "An MP4 needs moviepy: pip install 'maml-tf[video]', or name a file that ends in .gif."
+        ) from error
+    return ImageSequenceClip
+
+
+def _write_mp4(place: Path, pictures: Sequence[Image.Image], fps: int) -> None:
+    # H.264 takes an even number of pixels.
+    width, height = pictures[0].size
+    size = width + width % 2, height + height % 2
+    frames = []
+    for picture in [*pictures, *[pictures[-1]] * round(_REST * fps)]:
+        even = Image.new("RGB", size, "white")
+        even.paste(picture)
+        frames.append(np.asarray(even))
+    # Named by what it is: the file's own place has no such ending.
+    film = place.with_name(f"{place.name}.mp4")
+    try:
+        _film_maker()(frames, fps=fps).write_videofile(str(film), audio=False, logger=None)
+        os.replace(film, place)
+    finally:
+        film.unlink(missing_ok=True)
+
+
+def _write_gif(place: Path, pictures: Sequence[Image.Image], fps: int) -> None:
+    """In the colours of the middle picture."""
     how: Any = {"dither": Image.Dither.NONE}
     # Rare colours count as much as the floor's.
     palette = pictures[len(pictures) // 2].quantize(128, Image.Quantize.MAXCOVERAGE, **how)
     first, *rest = (picture.quantize(palette=palette, **how) for picture in pictures)
-    durations = [round(1000 / fps)] * len(rest) + [1500]  # rests on the last one
-    with replacing_file(path) as place:
-        first.save(
-            place, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
-        )
+    durations = [round(1000 / fps)] * len(rest) + [round(1000 * _REST)]
+    first.save(place, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0)

@@ -140,6 +140,7 @@ class MetricEvaluator:
                 total=len(pieces),
                 desc="evaluate",
                 unit="draw",
+                until_first="compiling",
                 disable=not progress,
             )
         )

@@ -248,7 +248,12 @@ class _Loop:
         self._cost_is_known = False
         total = plan.iterations
         self._bar = Bar(
-            total=total, initial=start, desc="meta-train", unit="it", disable=not progress
+            total=total,
+            initial=start,
+            desc="meta-train",
+            unit="it",
+            until_first="compiling",
+            disable=not progress,
         )
         self._validated = ""
         self.call_back(())

@@ -1,4 +1,5 @@
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_back_ends_are_tried_in_turn_and_all_faults_are_told(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("it.png", {}, "ends in .gif"),
+        ("it.png", {}, "ends in .gif or .mp4"),
         ("it.gif", {"task": -1}, "A task is 0 or more"),
         ("it.gif", {"fps": 0}, "fps from 1 to 50"),
     ],
@@ -189,3 +190,27 @@ def test_tasks_are_said_in_words(name, task, words):
     env = envs.make_vector(name, 1)
     assert env.describe(np.array(task)) == words
     env.close()
+
+
+def test_a_film_shows_what_the_gif_shows(tmp_path):
+    pytest.importorskip("moviepy", reason="needs the extra video")
+    from moviepy import VideoFileClip
+
+    learner, sampler = make()
+    for ending in ("gif", "mp4"):
+        render(learner, sampler, tmp_path / f"it.{ending}", step_sizes=ALPHAS, fps=10)
+    assert sorted(os.listdir(tmp_path)) == ["it.gif", "it.mp4"]
+    first = np.asarray(Image.open(tmp_path / "it.gif").convert("RGB"), int)
+    with VideoFileClip(str(tmp_path / "it.mp4")) as film:
+        assert film.fps == 10 and film.duration > 1.5
+        shown = np.asarray(film.get_frame(0), int)
+    height, width = first.shape[:2]
+    assert np.abs(shown[:height, :width] - first).mean() < 6  # the colours of H.264
+    assert set(shown.shape[:2]) == {height + height % 2, width + width % 2}
+
+
+def test_without_the_extra_a_film_is_refused_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moviepy.video.io.ImageSequenceClip", None)
+    learner, sampler = make()
+    with pytest.raises(ValueError, match=r"An MP4 needs moviepy: pip install 'maml-tf\[video\]'"):
+        render(learner, sampler, tmp_path / "it.mp4", step_sizes=ALPHAS)
