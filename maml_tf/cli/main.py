@@ -1,6 +1,6 @@
 """maml-tf: model-agnostic meta-learning on TensorFlow 2 and Keras 3.
 
-usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|runs|list]
+usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|runs|list|completion]
                [RUN ...] [--flag=value ...]
 
   train      meta-train; goes on from the newest checkpoint of the same settings
@@ -14,6 +14,7 @@ usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|r
   prepare    decode a data set ahead of time
   runs       show the runs below a directory side by side; --to=FILE.csv keeps their results
   list       name the flagfiles and the released weights that come with the package
+  completion print what bash or zsh needs to complete all this: bash, zsh
 
 Without a command: train, or with --train=False evaluate, as the original program did.
 evaluate, export, figures, render and release also take a run's directory, and then use the run's
@@ -40,7 +41,7 @@ from maml_tf.system.files import user_path
 
 COMMANDS = (
     *("train", "evaluate", "export", "figures", "reproduce", "render", "release", "prepare"),
-    *("runs", "list"),
+    *("runs", "list", "completion"),
 )
 _MODULES = {"runs": "overview", "list": "listing"}
 """Of commands whose module has another name."""
