@@ -8,7 +8,6 @@ import pytest
 from maml_tf.cli import main
 from maml_tf.cli.completion import script
 
-
 FLAGFILES = [
     f"flags/ant_goal{end}.flags"
     for end in ("", "_fast", "_oracle", "_pretrained", "_promp", "_random")
