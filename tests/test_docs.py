@@ -25,6 +25,7 @@ from maml_tf.cli import flags, main, original
 from maml_tf.experiments import settings
 from maml_tf.experiments.settings import SETTINGS
 from maml_tf.paper import protocol
+from maml_tf.training.window import means
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -230,6 +231,21 @@ def test_the_table_of_symbols_is_that_of_the_program():
         assert new in of_earlier.get(old, ()), old
     assert set(original.REPLACED) <= set(of_earlier)
     assert {name for today in of_earlier.values() for name in today} <= set(SETTINGS)
+
+
+def _scalars(metrics, per_step):
+    """What a training writes of a learner's metrics."""
+    fields = {f: np.zeros([1, 2] if f in per_step else [1]) for f in metrics._fields}
+    return means("accuracy", fields)
+
+
+def test_every_scalar_of_tensorboard_is_explained():
+    rl = pytest.importorskip("maml_tf.rl", reason="pip install maml-tf[rl]")
+    text = (ROOT / "docs/tensorboard.md").read_text("utf-8")
+    seen = _scalars(maml_tf.MetaMetrics, {"support_loss"}) | _scalars(rl.TrpoMetrics, {"returns"})
+    seen |= _scalars(rl.GradientMetrics, {"returns", "kl"})
+    first = {name for name in seen if not re.search("step_[12]$", name) or "before_step_1" in name}
+    assert not {name for name in first if f"`train/{name}`" not in text}
 
 
 # --- links ---

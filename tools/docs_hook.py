@@ -2,13 +2,15 @@
 
 A page links to a file of the repository by its relative path, as a reader of the repository needs
 it. Here such a file becomes `repository/<path>` of the site, a page if it is Markdown, and the link
-is changed to that.
+is changed to that. Code and numbers are kept from breaking where they cannot be read, for tables on
+a phone, and pictures lead to themselves in full size.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -17,6 +19,12 @@ from mkdocs.structure.pages import Page
 
 PLACE = "repository"
 _LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+_PRE = re.compile(r"(<pre.*?</pre>)", re.S)
+_CODE = re.compile(r"(<code[^>]*>)([^<]+)(</code>)")
+_CELL = re.compile(r"(<t[dh][^>]*>)(.*?)(</t[dh]>)", re.S)
+_PICTURE = re.compile(r"<p>((?:<img [^>]*>\s*)+)</p>")
+_LONGEST = 26
+"""Characters of code that stay on one line."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -51,6 +59,40 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{match[1]}{Path(place).as_posix()}{match[3] or ''}{match[4]}"
 
     return _LINK.sub(changed, markdown)
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """Says where code and numbers may break, and lets pictures lead to themselves."""
+    parts = _PRE.split(content)
+    for i in range(0, len(parts), 2):
+        part = _CODE.sub(_inside(_breakable), parts[i])
+        part = _CELL.sub(_inside(_unbroken), part)
+        parts[i] = _PICTURE.sub(lambda m: f'<p class="picture">{_leading(m[1])}</p>', part)
+    return "".join(parts)
+
+
+def _inside(change: Callable[[str], str]) -> Callable[[re.Match], str]:
+    """A replacement of a match's second group."""
+    return lambda match: match[1] + change(match[2]) + match[3]
+
+
+def _breakable(code: str) -> str:
+    """Code that breaks between words, and within long ones behind a mark."""
+    return " ".join(map(_pieces, code.split(" ")))
+
+
+def _pieces(word: str) -> str:
+    cuts = [word] if len(word) <= _LONGEST else re.split(r"(?<=\w[_/=.,])(?=\w)", word)
+    return "<wbr>".join(f'<span class="word">{piece}</span>' for piece in cuts)
+
+
+def _unbroken(cell: str) -> str:
+    """A number with its interval, or its thousands, in one piece."""
+    return re.sub(r"(?<=\d) (?=\d{3}\b)|(?<=\d) (?=±)|(?<=±) (?=\d)", "&nbsp;", cell)
+
+
+def _leading(pictures: str) -> str:
+    return re.sub(r'(<img [^>]*src="([^"]*)"[^>]*>)', r'<a href="\2">\1</a>', pictures)
 
 
 def _folders(config: MkDocsConfig) -> tuple[Path, Path]:
