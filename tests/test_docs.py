@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import maml_tf
 from maml_tf.cli import flags, main, original
@@ -117,6 +118,9 @@ def test_programs_run(page, tmp_path, monkeypatch, request, rules_as_before):
     if "rl" in page.read_text("utf-8").split():
         pytest.importorskip("gymnasium")
     found = blocks(page)
+    if "MirroredStrategy" in page.read_text("utf-8"):  # One for all tests of a process.
+        two = request.getfixturevalue("two")
+        monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: two)
     if not any(block.kind == "mark" and block.text.strip() == "in full" for block in found):
         request.getfixturevalue("cut_short")
     namespace = {"__name__": "page", "Path": Path} | (_stand_ins() if page.stem == "README" else {})

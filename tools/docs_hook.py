@@ -23,7 +23,7 @@ _PRE = re.compile(r"(<pre.*?</pre>)", re.S)
 _CODE = re.compile(r"(<code[^>]*>)([^<]+)(</code>)")
 _CELL = re.compile(r"(<t[dh][^>]*>)(.*?)(</t[dh]>)", re.S)
 _PICTURE = re.compile(r"<p>((?:<img [^>]*>\s*)+)</p>")
-_LONGEST = 26
+_LONGEST = 32
 """Characters of code that stay on one line."""
 
 
