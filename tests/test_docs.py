@@ -36,7 +36,7 @@ OTHERS = [
     *(ROOT / "data").glob("*/README.md"),
     *(ROOT / "examples").rglob("README.md"),
 ]
-ITERATIONS = 3
+ITERATIONS = 1
 """Of a training, unless the page says "in full"."""
 
 _BLOCK = re.compile(
@@ -85,7 +85,7 @@ def _stand_ins():
 
 @pytest.fixture
 def cut_short(monkeypatch):
-    """Makes trainings of a few iterations."""
+    """Makes trainings of `ITERATIONS`."""
     whole = maml_tf.train
 
     @functools.wraps(whole)
