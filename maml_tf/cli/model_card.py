@@ -90,7 +90,7 @@ def _trained(settings: Settings, curves: list[Curve], began: str) -> str:
     text = "Iterations: " + ("unknown" if known is None else f"{known}")
     text += f", from the weights of `{began}` as they were then" if began else ""
     steps = [curve.environment_steps for curve in curves if curve.environment_steps]
-    text += f"; {max(steps) / 1e6:.1f} million environment steps in all" if steps else ""
+    text += f"; {max(steps) / 1e6:.1f} million environment steps counted" if steps else ""
     return f"{text}.\n\n```sh\nmaml-tf train {' '.join(words)}\n```"
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -45,7 +46,7 @@ class MetaProMP(MetaVPG):
         inner_kl: float = 0.01,
         kl_coefficient: float = 5e-4,
         inner_loss: str = "likelihood_ratio",
-        **options,
+        **options: Any,
     ):
         """Sets the learner up; nothing is computed yet.
 

@@ -12,7 +12,7 @@ Shape letters: S inner steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -61,7 +61,7 @@ class MetaTRPO(MetaPolicy):
         damping: float = 1e-5,
         curvature: str = "fisher",
         curvature_share: float = 1.0,
-        **options,
+        **options: Any,
     ):
         """Sets the learner up; nothing is computed yet.
 

@@ -11,7 +11,7 @@ Shape letters: T tasks, S inner steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -68,7 +68,7 @@ class MetaVPG(MetaPolicy):
         optimizer: keras.optimizers.Optimizer | None = None,
         epochs: int = 1,
         minibatches: int = 1,
-        **options,
+        **options: Any,
     ):
         """Sets the learner up; nothing is computed yet.
 
