@@ -24,7 +24,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     settings = make(given)
     problem = settings.problem
     if problem.prepared is None:
-        _LOG.info("%s needs no data.", problem.name)
+        _LOG.info("%s has nothing to prepare.", problem.name)
         return 0
     build.require_data(settings)
     start.tensorflow()
