@@ -50,7 +50,7 @@ def test_what_is_cleaned(tmp_path):
         nbformat.v4.new_output("stream", name="stdout", text=said),
         nbformat.v4.new_output("stream", name="stderr", text="progress"),
     ]
-    cell = nbformat.v4.new_code_cell("print()", outputs=outputs, metadata={"execution": {"a": 1}})
+    cell = nbformat.v4.new_code_cell("print()", outputs=outputs, metadata={"tags": ["a"]})
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"needs": ["json"], "x": 1})
     cleaned = TUTORIALS.cleaned(notebook, tmp_path)
     assert [output.text for output in cleaned.cells[0].outputs] == ["in ./file\nlast\n"]
