@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Constructors:
     """What makes `Episodes` other than by their arrays class after class."""
 
+    class_names: list[Any]
+
     def __init__(self, *arguments: Any, **options: Any):
         """As `Episodes` does it."""
         raise NotImplementedError
@@ -120,4 +122,7 @@ class Constructors:
         sizes = list(counts.values())
         wanted = shots if queries is None else queries
         check_counts(np.asarray(sizes), ways, shots, wanted, split, list(counts))
-        return cls(images, ways, shots, queries, counts=sizes, split=split, scale=scale, **options)
+        options |= {"split": split, "scale": scale}
+        made = cls(images, ways, shots, queries, counts=sizes, **options)
+        made.class_names = list(counts)
+        return made

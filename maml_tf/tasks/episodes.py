@@ -42,6 +42,9 @@ class Episodes(Constructors):
     what the array holds. Only `scale` changes values, and whoever says it scales what is given to
     `adapt` and to an exported model in the same way.
 
+    `class_names` has the label of each class, or the name of its folder; its number where nobody
+    named it.
+
     The examples are one tensor on the device, four times as large with `rotations`; a meta-batch is
     a gather. On a CPU an array that is mapped privately (`np.load(file, mmap_mode="c")`) is not
     copied: the tensor is the map, which must not be written to afterwards.
@@ -100,10 +103,11 @@ class Episodes(Constructors):
         seeds.check_split(split)
         check_scale(scale)
         arguments.boolean("rotations", rotations)
+        names: list[Any] | None = None
         if labels is not None:
             if counts is not None:
                 raise ValueError("counts and labels both say the classes; give one of them.")
-            images, counts = grouped(images, labels)
+            images, counts, names = grouped(images, labels)
         examples, sizes = flatten_all(images, counts)
         check_counts(sizes, ways, shots, queries, split)
         check_range(examples, scale)
@@ -118,6 +122,7 @@ class Episodes(Constructors):
         self.rotations = rotations
         self.scale = scale
         self.num_classes = len(sizes)
+        self.class_names = list(range(len(sizes))) if names is None else names
         self._shots, self._queries = span("shots", shots), span("queries", queries)
         # Made once, eagerly: a traced function captures the tensors instead of copying them into
         # its graph. 64-bit integers, because 32-bit ones live in host memory beside a GPU.

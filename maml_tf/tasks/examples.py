@@ -36,8 +36,11 @@ def to_device(array: np.ndarray) -> tf.Tensor:
     return tf.identity(tf.experimental.dlpack.from_dlpack(array.__dlpack__()))
 
 
-def grouped(images: Any, labels: Any) -> tuple[Any, list[int]]:
-    """Examples [n, ...] in any order, class after class in order of the labels [n]; and counts.
+def grouped(images: Any, labels: Any) -> tuple[Any, list[int], list[Any]]:
+    """Examples [n, ...] in any order, class after class in order of the labels [n].
+
+    Returns:
+      The examples, how many each class has, and its label.
 
     Raises:
       ValueError: the labels are not one per example.
@@ -62,9 +65,10 @@ def grouped(images: Any, labels: Any) -> tuple[Any, list[int]]:
             " give one label, a number or a name, for each example."
         )
     order = np.argsort(labels, kind="stable")
-    counts = np.unique(labels, return_counts=True)[1].tolist()
+    names, counts = np.unique(labels, return_counts=True)
     arrays = {name: np.asarray(array)[order] for name, array in arrays.items()}
-    return (arrays if isinstance(images, Mapping) else arrays[""]), counts
+    images = arrays if isinstance(images, Mapping) else arrays[""]
+    return images, counts.tolist(), names.tolist()
 
 
 def flatten_all(images: Any, counts: Sequence[int] | None) -> tuple[Any, np.ndarray]:

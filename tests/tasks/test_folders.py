@@ -160,7 +160,7 @@ def test_decoded_images_are_kept_until_one_changes(tmp_path, user_cache, monkeyp
         ({"classes": "a"}, "classes must be a list of names of folders, not 'a'"),
         ({"classes": []}, "holds no folders of classes; put the images of each class into"),
         ({"classes": ["empty"]}, r"folder empty holds no images \(\*.png .*\); put some there"),
-        ({"color": "gray"}, "color must be rgb or grey, not 'gray'"),
+        ({"color": "green"}, "color must be rgb or grey, not 'green'"),
         ({"image_size": 0}, "image_size must be 1 or more, not 0"),
         ({"image_size": (1, 2, 3)}, "image_size must be a number or"),
         ({"split": "dev"}, "split is 'dev'"),
@@ -187,6 +187,8 @@ def test_episodes_of_a_directory(tmp_path):
     task = source(0, 2)
     assert task.support.x.shape == (2, 6, 5, 5, 3) and task.query.x.shape == (2, 6, 5, 5, 3)
     assert task.support.x.numpy().max() <= 1 and source.num_classes == 6
+    assert source.class_names == list(folder_images(root, image_size=5).counts)
+    assert Episodes.from_directory(root, 3, 1, image_size=5, color="gray").num_classes == 6
     with pytest.raises(ValueError, match="3-way episodes need 3 classes; the 'val' split has 2"):
         Episodes.from_directory(root, 3, 1, split="val", image_size=5)
     with pytest.raises(ValueError, match="class [a-j] of the 'train' split has 4"):

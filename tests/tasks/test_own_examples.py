@@ -33,7 +33,9 @@ def test_arrays_of_images_sequences_rows_and_numbers(shape):
     x, labels = examples(shape)
     check(Episodes.from_arrays(x, labels, 2, 2), shape)
     names = np.array(["ant", "bee", "cat", "dog"])[labels]
-    check(Episodes.from_arrays(x, names, 2, 2, queries=1), shape)
+    named = Episodes.from_arrays(x, names, 2, 2, queries=1)
+    assert named.class_names == ["ant", "bee", "cat", "dog"]
+    check(named, shape)
 
 
 @pytest.mark.parametrize("form", ["pairs", "dictionaries"])

@@ -34,6 +34,7 @@ SPLIT_FOLDERS = {
 SHARES = {"val": 0.16, "test": 0.2}
 """Of the classes, where nobody says which belong to which split; the rest are for training."""
 
+_SPELT = {"gray": "grey", "grayscale": "grey", "greyscale": "grey"}
 _VERSION = 1  # Raise when the decoded array would change.
 
 
@@ -110,7 +111,8 @@ def cache_folders() -> list[Path]:
 
 
 def check_color(color: str) -> str:
-    """Returns "rgb" or "grey", or raises ValueError."""
+    """Returns "rgb" or "grey", which may be spelt otherwise, or raises ValueError."""
+    color = _SPELT.get(color, color) if isinstance(color, str) else color
     if color not in decoding.MODES:
         choices = " or ".join(decoding.MODES)
         raise ValueError(f"color must be {choices}, not {arguments.shown(color)}.")
