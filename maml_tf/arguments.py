@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,24 @@ def predicate(name: str, value: Any, example: str) -> None:
         raise ValueError(
             f"{name} must be a function of one argument, such as {example}, not {shown(value)}."
         ) from error
+
+
+def options(what: str, maker: Any, given: Mapping[str, Any], leave_out: int) -> None:
+    """Named arguments that are handed on to a function or a class.
+
+    Args:
+      what: is done with them, for the message.
+      maker: what takes them.
+      given: by name.
+      leave_out: how many arguments of `maker`'s, the first ones, are not the caller's to give.
+
+    Raises:
+      ValueError: there is no such argument.
+    """
+    known = list(inspect.signature(maker).parameters)[leave_out:]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{what} has no option {name}; it has {', '.join(known)}.")
 
 
 def learner(

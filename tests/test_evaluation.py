@@ -182,3 +182,10 @@ def test_draws_measured_at_a_time_measure_the_same():
         np.testing.assert_array_equal(alone, together)
     with pytest.raises(ValueError, match="workers"):
         evaluate(learner, tasks, num_tasks=24, workers=0)
+
+
+def test_an_option_that_there_is_not_is_named():
+    said = r"has no option split; it has num_tasks, steps, step_size, batch_statistics, workers"
+    for measure in (evaluate, tune_step_size):
+        with pytest.raises(ValueError, match=said):
+            measure(make_learner(), TASKS, split="test")

@@ -300,6 +300,7 @@ class MetaPolicy(Saved):
 
     def evaluator(self, tasks: TrajectorySource, **options: Any) -> ReturnEvaluator:
         """What measures the return on held-out tasks; the options are `ReturnEvaluator`'s."""
+        arguments.options("The evaluation of a policy", ReturnEvaluator, options, 2)
         return ReturnEvaluator(self, tasks, **options)
 
     def servable(self, **options: Any) -> Servable:

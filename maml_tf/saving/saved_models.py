@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -52,8 +53,21 @@ def write(
 
 def save(place: Path, module: tf.Module, signatures: Mapping[str, Callable]) -> None:
     """Writes a SavedModel alone into an existing directory."""
-    tf.saved_model.save(module, str(place), signatures=signatures, options=_OPTIONS)
+    with _without_notices():
+        tf.saved_model.save(module, str(place), signatures=signatures, options=_OPTIONS)
     _forget_custom_gradients(place / SAVED_MODEL)
+
+
+@contextlib.contextmanager
+def _without_notices() -> Iterator[None]:
+    """While TensorFlow would tell where it writes: a directory that is moved from there."""
+    logger = tf.get_logger()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def describe(place: Path, description: Mapping[str, Any]) -> None:

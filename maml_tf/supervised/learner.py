@@ -181,6 +181,7 @@ class MetaLearner(AdaptiveModel):
 
     def evaluator(self, tasks: Tasks, **options: Any) -> MetricEvaluator:
         """What measures this learner on held-out tasks; the options are `MetricEvaluator`'s."""
+        arguments.options("The evaluation of this learner", MetricEvaluator, options, 2)
         return MetricEvaluator(self, tasks, **options)
 
     def servable(self, **options: Any) -> Servable:
