@@ -100,9 +100,9 @@ def _use(name: str, kind: Kind) -> str:
         Kind.CLASSIFICATION: (
             "adapted = learner.adapt(support_x, support_y, steps=3)  # a Keras model"
         ),
-        Kind.POLICY: "maml_tf.export(learner, 'export/')  # a SavedModel with act and adapt",
+        Kind.POLICY: 'maml_tf.export(learner, "export/")  # a SavedModel with act and adapt',
     }[kind]
     return (
-        f"```python\nlearner = maml_tf.load('models/{name}')\n{sentence}\n```\n\n"
+        f'```python\nlearner = maml_tf.load("models/{name}")\n{sentence}\n```\n\n'
         f"```sh\nmaml-tf evaluate --init=models/{name} --split=test\n```"
     )
