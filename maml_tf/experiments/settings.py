@@ -110,7 +110,6 @@ class Training:
         "Reduction of the cross-entropy over a set: sum (over examples, divided by K: the paper's "
         "figures; its gradient is N times as large) or mean.",
         choices=("sum", "mean"),
-        only=True,
     )
     method: str = setting(
         "maml",
@@ -163,13 +162,10 @@ class Training:
         "Normalization layer of the network.",
         choices=NORMS,
         section="Network",
-        only=True,
     )
-    filters: int = setting(64, "Filters of each convolution.", within=ranges.FILTERS, only=True)
-    conv: bool = setting(
-        True, "Use a convolutional network; False: a dense one (Omniglot only).", only=True
-    )
-    max_pool: bool = setting(False, "Use max-pooling in place of strided convolution.", only=True)
+    filters: int = setting(64, "Filters of each convolution.", within=ranges.FILTERS)
+    conv: bool = setting(True, "Use a convolutional network; False: a dense one (Omniglot only).")
+    max_pool: bool = setting(False, "Use max-pooling in place of strided convolution.")
     head_stddev: float | None = setting(
         None,
         "Standard deviation of the head's initial kernel. By default the original's initial kernel "

@@ -230,6 +230,8 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
     monkeypatch.setattr(experiment, "require_data", lambda settings: None)
     monkeypatch.setattr(task_sources, "omniglot_episodes", few_episodes(28, 28, 1))
     monkeypatch.setattr(task_sources, "miniimagenet_episodes", few_episodes(84, 84, 3))
+    for name in ("cifar_fs", "fc100"):
+        monkeypatch.setattr(task_sources, f"{name}_episodes", few_episodes(32, 32, 3))
     monkeypatch.setattr(evaluation, "DRAW", 2)
     line = [f"--flagfile={path}", "--logdir=logs", *FEW, "--meta_batch_size=2", "--num_filters=2"]
     line += [
@@ -475,7 +477,10 @@ def test_help_shows_what_is_derived_from_the_other_flags(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--datasource=mnist"], "must be one of sinusoid, omniglot, miniimagenet, navigation_2d"),
+        (
+            ["--datasource=mnist"],
+            "must be one of sinusoid, omniglot, miniimagenet, cifar_fs, fc100, folder, navigation",
+        ),
         (["--meta_batch_size=-1"], "--meta_batch_size must be from 1 to 1000000; got -1"),
         (["--meta_batch_size=many"], "meta_batch_size"),
         (["--seed=1e3"], "write a whole number of at most 100 digits"),

@@ -395,7 +395,6 @@ def test_help_says_that_a_module_s_code_runs(capsys):
         (["--datasource=gymnasium"], "needs --environment=Id-v0"),
         (["--max_kl=0"], "--max_kl must be above 0"),
         (["--clip=1"], "--clip is for --problem=sinusoid, omniglot"),
-        (["--norm=none"], "--norm is for --problem=sinusoid, omniglot"),
         (["--method=pretrained", "--sampling_correction=1"], "drop --sampling_correction"),
     ],
 )

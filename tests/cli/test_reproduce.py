@@ -7,6 +7,7 @@ import pytest
 from maml_tf.cli import drawing, evaluate, export, reproduce, train
 from maml_tf.cli.main import run
 from maml_tf.paper.protocol import EXPERIMENTS
+from maml_tf.system import bundled
 
 
 @pytest.fixture
@@ -164,11 +165,11 @@ def test_a_training_that_would_keep_nothing_is_refused_before_it_begins(called, 
     assert "drop --log=False" in capsys.readouterr().err and not called
 
 
-def test_without_flagfiles_it_says_where_they_are(monkeypatch, tmp_path, capsys):
+def test_without_flagfiles_it_says_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce.maml_tf, "__file__", str(tmp_path / "maml_tf" / "__init__.py"))
+    monkeypatch.setattr(bundled, "_PACKAGE", tmp_path / "maml_tf")
     assert run(["reproduce", "sinusoid_10shot"]) == 1
-    assert "run this in a copy of the repository" in capsys.readouterr().err
+    assert "There is no flagfile flags/sinusoid_10shot.flags" in capsys.readouterr().err
 
 
 def test_started_again_it_keeps_what_is_there(tmp_path, capsys):
