@@ -44,7 +44,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         raise ValueError(f"--to={target} must end in .csv; results are written as such.")
     places = _find(paths)
     start.tensorflow()
-    found = [_row(place) for place in places]
+    found = [row for place in places if (row := _row(place))]
     print(_table(found), flush=True)
     if target:
         table = rows(*paths)
@@ -66,10 +66,15 @@ def _find(paths: list[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _row(place: Path) -> _Row:
+def _row(place: Path) -> _Row | None:
+    """What is known of a run; nothing but a warning of one whose flags are damaged."""
     from maml_tf.training.checkpoints import best_score, saved_iterations
 
-    settings = runs.read_flags(place)
+    try:
+        settings = runs.read_flags(place)
+    except ValueError as error:
+        _LOG.warning("Left out: %s", error)
+        return None
     saved = saved_iterations(place / "checkpoints")
     best = best_score(place / "checkpoints")
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())

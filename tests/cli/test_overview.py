@@ -30,6 +30,17 @@ def test_runs_are_shown_side_by_side(trained, capsys):
     assert " loss after 2 steps, 10 tasks, test" in lines[1] and "tasks" not in lines[0]
 
 
+def test_a_damaged_run_hides_no_other(trained, capsys):
+    (trained / "broken").mkdir()
+    (trained / "broken" / "flags.txt").write_text("--step_size=0.1\n")
+    try:
+        assert main.run(["runs", str(trained)]) == 0
+    finally:
+        (trained / "broken" / "flags.txt").unlink()
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3 and "broken/flags.txt is damaged" in err
+
+
 def test_an_evaluation_ends_in_a_line_for_a_paper(trained, capsys):
     flags = [f"--logdir={trained}", "--step_size=0.02", *SMALL]
     assert main.run(["evaluate", *flags, "--test_tasks=10", "--test_steps=1"]) == 0
