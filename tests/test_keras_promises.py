@@ -429,4 +429,4 @@ def test_the_summary_says_what_becomes_of_each_layer():
     assert "noise is off" in lines["drop"]
     blurred = next(line for name, line in lines.items() if "blurred" in name)
     assert "one task at a time" in blurred and "noise is off" in blurred
-    assert "adapted" in lines["head"] and "by a rule" in lines["head"]
+    assert "adapted" in lines["head"] and "all tasks at once" in lines["head"]

@@ -245,13 +245,13 @@ def test_what_tensorboard_shows(tmp_path):
     names = {tag for tag, _ in events(tmp_path)}
     assert names == {
         "flags",
-        "train/support_loss_before_step_1",
-        "train/support_loss_before_step_2",
+        "train/before_step_1_support_loss",
+        "train/before_step_2_support_loss",
         "train/query_loss",
         "train/tasks_per_second",
-        "validation/loss_after_step_0",
-        "validation/loss_after_step_1",
-        "validation/loss_after_step_2",
+        "validation/after_step_0_loss",
+        "validation/after_step_1_loss",
+        "validation/after_step_2_loss",
         "validation/adaptation_curve",
     }
     assert {step for tag, step in events(tmp_path) if tag == "train/query_loss"} == {10, 20}

@@ -46,7 +46,7 @@ class Row(NamedTuple):
     layer: str  # its path
     kind: str  # its type
     weights: int  # numbers in its trainable and frozen weights
-    runs: str  # "by a rule", or "one task at a time"
+    runs: str  # "all tasks at once", or "one task at a time"
     learned: str  # what becomes of its weights
     notes: str
 
@@ -123,7 +123,7 @@ def _row(layer, by_rule: bool, training: Any, moving: set[int], noise: bool) -> 
         layer.path or layer.name,
         type(layer).__name__,
         numbers,
-        "by a rule" if by_rule else "one task at a time",
+        "all tasks at once" if by_rule else "one task at a time",
         " and ".join(fates),
         _notes(layer, training, noise),
     )

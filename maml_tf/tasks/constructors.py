@@ -91,6 +91,7 @@ class Constructors:
         color: str = "rgb",
         classes: Sequence[str] | None = None,
         scale: float | None = 1 / 255,
+        cache: bool = True,
         **options: Any,
     ) -> Self:
         """Episodes of folders of images, one folder a class.
@@ -107,6 +108,7 @@ class Constructors:
           color: "rgb" or "grey".
           classes: names of the folders to take, whatever the split.
           scale: makes fractions of bytes; give `adapt` and an exported model such, too.
+          cache: keep the decoded images in the user's cache folder, for the next time.
           **options: the others of `Episodes`.
 
         Raises:
@@ -117,7 +119,7 @@ class Constructors:
 
         check_sizes(ways, shots, queries)
         images, counts = folders.folder_images(
-            directory, split, image_size=image_size, color=color, classes=classes
+            directory, split, image_size=image_size, color=color, classes=classes, cache=cache
         )
         sizes = list(counts.values())
         wanted = shots if queries is None else queries

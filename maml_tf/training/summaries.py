@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,19 @@ import tensorflow as tf
 
 from maml_tf.system.files import unwritable
 from maml_tf.types import Estimate
+
+_OF_A_STEP = re.compile(r"(?P<part>.*/)?(?P<what>.+)_(?P<when>(?:before|after)_step_\d+)")
+
+
+def legible(name: str) -> str:
+    """A metric's name for TensorBoard, which cuts long ones at their end: first the inner step.
+
+    `train/support_loss_before_step_1` becomes `train/before_step_1_support_loss`.
+    """
+    of_a_step = _OF_A_STEP.fullmatch(name)
+    if not of_a_step:
+        return name
+    return f"{of_a_step['part'] or ''}{of_a_step['when']}_{of_a_step['what']}"
 
 
 class Summaries:
@@ -52,13 +66,13 @@ class Summaries:
         """Writes named numbers."""
         with self.at(iteration):
             for name, value in values.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(legible(name), value)
 
     def validation(self, metric: str, estimate: Estimate, iteration: int) -> None:
         """Writes the metric after each gradient step."""
-        with self.at(iteration):
-            for step, mean in enumerate(estimate.mean):
-                tf.summary.scalar(f"validation/{metric}_after_step_{step}", mean)
+        curve = enumerate(estimate.mean)
+        named = {f"validation/{metric}_after_step_{step}": float(mean) for step, mean in curve}
+        self.scalars(named, iteration)
 
     def image(self, name: str, image: np.ndarray) -> None:
         """Writes a picture `[height, width, channels]`, uint8."""

@@ -25,6 +25,7 @@ def called(monkeypatch):
 
     monkeypatch.setattr(train, "run", stand_in("train"))
     monkeypatch.setattr(evaluate, "run", stand_in("evaluate"))
+    monkeypatch.setattr(reproduce, "_forget", lambda: None)  # nothing was made
     monkeypatch.setattr(reproduce.runs, "locate", lambda given, paths: (None, None))
     monkeypatch.setattr(evaluate, "is_done", lambda settings, directory: False)
     monkeypatch.setattr(export, "run", stand_in("export"))

@@ -91,9 +91,9 @@ def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     ]
-    for name in ("surrogate", "return_after_step_0", f"return_after_step_{inner_steps}"):
+    for name in ("surrogate", "after_step_0_return", f"after_step_{inner_steps}_return"):
         assert f"train/{name}" in tags
-    assert tags.count("validation/return_after_step_1") == 2
+    assert tags.count("validation/after_step_1_return") == 2
 
 
 SAMPLER = PointSampler(tasks=8, episodes=5, horizon=10)

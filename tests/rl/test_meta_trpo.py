@@ -207,9 +207,9 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
     ]
-    for name in ("return_after_step_0", "return_after_step_1", "kl", "backtracks"):
+    for name in ("after_step_0_return", "after_step_1_return", "kl", "backtracks"):
         assert events.count(f"train/{name}") == 4
-    assert events.count("validation/return_after_step_1") == 2
+    assert events.count("validation/after_step_1_return") == 2
 
 
 def test_a_policy_is_saved_and_loaded_with_its_step_sizes(tmp_path):

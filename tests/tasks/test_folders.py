@@ -193,3 +193,11 @@ def test_episodes_of_a_directory(tmp_path):
         Episodes.from_directory(root, 3, 1, split="val", image_size=5)
     with pytest.raises(ValueError, match="class [a-j] of the 'train' split has 4"):
         Episodes.from_directory(root, 3, 3, image_size=5)
+
+
+def test_nothing_is_kept_that_shall_not_be(tmp_path):
+    root = fill(tmp_path / "data", list("abcdefghij"))
+    Episodes.from_directory(root, 3, 1, 1, image_size=5, cache=False)
+    assert not (tmp_path / "user").exists()
+    with pytest.raises(ValueError, match="cache must be True or False, not 'no'"):
+        Episodes.from_directory(root, 3, 1, 1, image_size=5, cache="no")

@@ -17,7 +17,8 @@ import numpy as np
 from maml_tf import arguments, seeds
 from maml_tf.system import texts
 from maml_tf.system.files import user_path
-from maml_tf.tasks.images import cache, decoding
+from maml_tf.tasks.images import cache as image_cache
+from maml_tf.tasks.images import decoding
 from maml_tf.tasks.images import files as image_files
 from maml_tf.tasks.images import splits as split_files
 from maml_tf.tasks.images.decoding import ImageSplit
@@ -45,7 +46,7 @@ def folder_images(
     image_size: int | tuple[int, int] | None = None,
     color: str = "rgb",
     classes: Sequence[str] | None = None,
-    keep: bool = True,
+    cache: bool = True,
 ) -> ImageSplit:
     """All images of the classes of one split, in order of the classes' names, then of the files'.
 
@@ -65,7 +66,7 @@ def folder_images(
         Lanczos. Needed where images differ in size.
       color: "rgb" or "grey".
       classes: names of folders of classes, whatever the split.
-      keep: keep the decoded array in the user's cache folder.
+      cache: keep the decoded array in the user's cache folder.
 
     Returns:
       uint8 images [n, H, W, c], and the number of images of each class.
@@ -85,10 +86,10 @@ def folder_images(
     source = image_files.ImageFiles(Path(), stamps)
     key = image_files.fingerprint([source], _VERSION)
     build = functools.partial(decoding.decode, flat, shape, decoding.upright(color), "images")
-    if not keep:
+    if not arguments.boolean("cache", cache):
         return ImageSplit(build(), counts)
     name = f"{split}-{'x'.join(map(str, size))}-{color}-{key}"
-    return ImageSplit(cache.cached_array(name, cache_folders(), build), counts)
+    return ImageSplit(image_cache.cached_array(name, cache_folders(), build), counts)
 
 
 def find(directory: str | os.PathLike[str]) -> Path:
@@ -107,7 +108,7 @@ def find(directory: str | os.PathLike[str]) -> Path:
 
 def cache_folders() -> list[Path]:
     """Where decoded images are kept: never beside a user's own."""
-    return cache.folders(Path(), "images")[1:]
+    return image_cache.folders(Path(), "images")[1:]
 
 
 def check_color(color: str) -> str:
