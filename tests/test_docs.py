@@ -307,6 +307,12 @@ def test_the_site_builds_and_fetches_nothing(tmp_path):
         assert not fetched, (page, fetched)
     start = html.unescape(re.sub("<[^>]+>", "", (tmp_path / "start/index.html").read_text("utf-8")))
     assert "test: " not in start
+    for notebook in (ROOT / "docs/tutorials").glob("*.ipynb"):
+        text = (tmp_path / "tutorials" / notebook.stem / "index.html").read_text("utf-8")
+        pictures = re.findall(rf'<img [^>]*src="?\.\./({notebook.stem}_\d+\.png)', text)
+        assert pictures and all((tmp_path / "tutorials" / p).is_file() for p in pictures)
+        assert (tmp_path / "tutorials" / notebook.name).is_file()
+    assert 'href="images/"' in (tmp_path / "tutorials/index.html").read_text("utf-8")
 
 
 def test_the_projects_files_parse():

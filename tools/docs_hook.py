@@ -30,15 +30,16 @@ _LONGEST = 32
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds every file outside docs/ that is linked to, from page to page."""
     root, docs = _folders(config)
-    pages = [docs / file.src_uri for file in files.documentation_pages()]
-    pages += [root / name for name in _of_nav(config.nav)]
+    own = {docs / file.src_uri: file.content_string for file in files.documentation_pages()}
+    pages = [*own, *(root / name for name in _of_nav(config.nav))]
     for page in pages:  # Grows on the way.
         if not page.is_relative_to(docs):
             uri = _uri(page, root, docs)
             if files.get_file_from_path(uri) is None:
                 files.append(File.generated(config, uri, abs_src_path=str(page)))
         if page.suffix == ".md":
-            linked = (_target(page, match[2]) for match in _LINK.finditer(page.read_text("utf-8")))
+            text = own[page] if page in own else page.read_text("utf-8")
+            linked = (_target(page, match[2]) for match in _LINK.finditer(text))
             new = (t for t in linked if t and t.is_relative_to(root) and not t.is_relative_to(docs))
             pages += [target for target in new if target not in pages]
     return files
@@ -54,7 +55,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def changed(match: re.Match) -> str:
         target = _target(source, match[2])
         if target is None or (inside and target.is_relative_to(docs)):
-            return match[0]
+            return match[0] if match[2][-6:] != ".ipynb" else f"{match[1]}{match[2][:-6]}.md)"
         place = os.path.relpath(_uri(target, root, docs), Path(uri).parent)
         return f"{match[1]}{Path(place).as_posix()}{match[3] or ''}{match[4]}"
 
