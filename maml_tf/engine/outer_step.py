@@ -43,9 +43,7 @@ class Norms:
             theta = ["all"] * len(theta)
         return cls([*theta, *["step_sizes"] * len(inner.step_sizes)])
 
-    def __call__(
-        self, tensors: Sequence[tf.Tensor], scale: tf.Tensor | None = None
-    ) -> tf.Tensor:
+    def __call__(self, tensors: Sequence[tf.Tensor], scale: tf.Tensor | None = None) -> tf.Tensor:
         """The norms, `[len(PARTS)]` float32; NaN for a part that no tensor belongs to.
 
         Args:

@@ -48,15 +48,19 @@ def check(training: Training, iterations: int) -> None:
     Raises:
       ValueError: names the flags.
     """
-    shape, length = training.meta_lr_schedule, training.schedule_iterations
-    warmup = training.warmup_iterations
+    shape, warmup = training.meta_lr_schedule, training.warmup_iterations
+    length = training.schedule_iterations or iterations
     if shape == "constant":
         for name in ("final_meta_step_size", "schedule_iterations"):
             if getattr(training, name) is not None:
                 raise ValueError(
                     f"--{name} needs a schedule; add --meta_lr_schedule=cosine, or drop --{name}."
                 )
-        length = iterations
+    elif not iterations:
+        raise ValueError(
+            f"--meta_lr_schedule={shape} is over --iterations, which is 0; raise it, or drop "
+            "--meta_lr_schedule."
+        )
     elif length > iterations:
         raise ValueError(
             f"--schedule_iterations={length} is longer than the run, --iterations={iterations}; "

@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
-from keras.optimizers.schedules import CosineDecay, ExponentialDecay, PolynomialDecay
+from keras.optimizers.schedules import (
+    CosineDecay,
+    ExponentialDecay,
+    LearningRateSchedule,
+    PolynomialDecay,
+)
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Training
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
-
 
 @keras.saving.register_keras_serializable("maml_tf")
-class WarmUpAndHold(Schedule):
+class WarmUpAndHold(LearningRateSchedule):
     """Rises from 0 to the first value of another schedule, follows it, and keeps its last value.
 
     At step i, counted from 0:
@@ -24,7 +27,7 @@ class WarmUpAndHold(Schedule):
         decay(min(i - warmup_steps, decay_steps))  afterwards
     """
 
-    def __init__(self, decay: Schedule, decay_steps: int, warmup_steps: int = 0):
+    def __init__(self, decay: LearningRateSchedule, decay_steps: int, warmup_steps: int = 0):
         """Takes the schedule.
 
         Args:
@@ -58,7 +61,7 @@ class WarmUpAndHold(Schedule):
         return cls(**{**config, "decay": decay})
 
 
-def learning_rate(training: Training, updates: int = 1) -> float | Schedule:
+def learning_rate(training: Training, updates: int = 1) -> float | LearningRateSchedule:
     """The learning rate of the meta-optimizer, by the number of its updates, counted from 0.
 
     A warm-up rises from 0 in a straight line. After the schedule's end the last value stays.
@@ -70,13 +73,14 @@ def learning_rate(training: Training, updates: int = 1) -> float | Schedule:
     Returns:
       A number where it is constant from the beginning.
     """
-    first, final = training.meta_step_size, training.final_meta_step_size
-    warmup = training.warmup_iterations * updates
-    if training.meta_lr_schedule == "constant":
+    first, warmup = training.meta_step_size, training.warmup_iterations * updates
+    final, length = training.final_meta_step_size, training.schedule_iterations
+    if final is None or length is None:  # constant
         return PolynomialDecay(0.0, warmup, first) if warmup else first
-    steps = training.schedule_iterations * updates - warmup
+    steps = length * updates - warmup
     if training.meta_lr_schedule == "cosine":
-        begin = {"warmup_target": first, "warmup_steps": warmup} if warmup else {}
-        return CosineDecay(0.0 if warmup else first, steps, final / first, **begin)
+        if not warmup:
+            return CosineDecay(first, steps, final / first)
+        return CosineDecay(0.0, steps, final / first, warmup_target=first, warmup_steps=warmup)
     decay = ExponentialDecay(first, steps, final / first)
     return WarmUpAndHold(decay, steps, warmup)

@@ -600,9 +600,7 @@ def _group(group: type, given: Mapping[str, SettingValue]) -> Any:
 # --- derived values ---
 
 
-def _derived_training(
-    training: Training, problem: Problem, method: Method, run: Run
-) -> Training:
+def _derived_training(training: Training, problem: Problem, method: Method, run: Run) -> Training:
     classification = problem.kind is Kind.CLASSIFICATION
     joint = method.all_classes and classification and training.classes != "task"
     derived: dict[str, Any] = {

@@ -132,9 +132,7 @@ class MetaVPG(MetaPolicy):
             "meta_step_size": step_size,
         }
 
-    def _updates(
-        self, batches: Sequence[PolicyBatch]
-    ) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
+    def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
         """Looks before and after all updates; norms of the first's gradient, and of the way."""
         look = pieces.mean(self.look, pieces.cut(batches, self.number_of_pieces(batches)))
         start = self.inner.values()

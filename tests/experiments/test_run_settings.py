@@ -40,8 +40,14 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ),
         ({**NAVIGATION, "warmup_iterations": 3}, "--warmup_iterations is for --meta_optimizer=pr"),
         ({"meta_lr_schedule": "linear"}, "--meta_lr_schedule must be one of constant, cosine, exp"),
-        ({"final_meta_step_size": 0.1}, "--final_meta_step_size needs a schedule; add --meta_lr_sc"),
-        ({"schedule_iterations": 10}, "--schedule_iterations needs a schedule; add .*, or drop --s"),
+        (
+            {"final_meta_step_size": 0.1},
+            "--final_meta_step_size needs a schedule; add --meta",
+        ),
+        (
+            {"schedule_iterations": 10},
+            "--schedule_iterations needs a schedule; add .*, or",
+        ),
         (
             {**COSINE, "schedule_iterations": 20, "iterations": 10},
             "--schedule_iterations=20 is longer than the run, --iterations=10; lower it, or raise",
@@ -50,6 +56,7 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
             {**COSINE, "warmup_iterations": 10, "iterations": 10},
             "--warmup_iterations=10 leaves nothing of a schedule of 10 iterations",
         ),
+        ({**COSINE, "iterations": 0}, "--meta_lr_schedule=cosine is over --iterations, which is 0"),
         ({"warmup_iterations": 15000}, "--warmup_iterations=15000 leaves nothing of a schedule of"),
         (
             {"meta_lr_schedule": "exponential", "final_meta_step_size": 0.0},
