@@ -86,10 +86,10 @@ def scheduled_step_size(optimizer: keras.optimizers.Optimizer) -> tf.Tensor:
 
 
 def _squares(tensors: Sequence[tf.Tensor], scale: tf.Tensor | None) -> list[tf.Tensor]:
-    """The sum of the squares of each, in single precision or better."""
+    """The sum of the squares of each, in single precision or better; one operation for most."""
     wide = any(t.dtype == tf.float64 for t in tensors)
     dtype = tf.float64 if wide else tf.float32
     cast = [tf.cast(t, dtype) for t in tensors]
     if scale is not None:
         cast = [t / tf.cast(scale, dtype) for t in cast]
-    return [tf.reduce_sum(tf.square(t)) for t in cast]
+    return [2 * tf.nn.l2_loss(t) for t in cast]
