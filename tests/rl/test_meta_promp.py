@@ -111,12 +111,12 @@ def _parts(gradient):
 
 
 def test_a_schedule_counts_the_updates_of_an_iteration():
-    rate = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.1, 0.0])
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([3], [1e-4, 0.0])
     learner = make(optimizer=keras.optimizers.SGD(rate), epochs=2, minibatches=2)
     rollouts = rollouts_of(random_batches(learner, 2, tasks=4))
     first, second = learner.improve(rollouts), learner.improve(rollouts)
     assert first["update_norms"][0] > 0 == second["update_norms"][0]
-    assert first["meta_step_size"] == np.float32(0.1) and second["meta_step_size"] == 0
+    assert first["meta_step_size"] == np.float32(1e-4) and second["meta_step_size"] == 0
     assert int(learner.optimizer.iterations) == 8
 
 
