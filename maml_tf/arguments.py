@@ -60,7 +60,7 @@ def positive(name: str, value: Any) -> float:
     """
     made = _real(name, value)
     if not made > 0:
-        hint = "; None does not clip" if name == "clip" else ""
+        hint = "; None does not clip" if name in ("clip", "clip_norm") else ""
         raise ValueError(f"{name} must be positive, not {shown(value)}{hint}.")
     return number(name, value)
 

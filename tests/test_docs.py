@@ -23,6 +23,7 @@ import tensorflow as tf
 
 import maml_tf
 from maml_tf.cli import flags, main, original
+from maml_tf.engine.outer_step import PARTS
 from maml_tf.experiments import settings
 from maml_tf.experiments.settings import SETTINGS
 from maml_tf.paper import protocol
@@ -240,16 +241,17 @@ def test_the_table_of_symbols_is_that_of_the_program():
 def _scalars(metrics, per_step):
     """What a training writes of a learner's metrics."""
     fields = {f: np.zeros([1, 2] if f in per_step else [1]) for f in metrics._fields}
-    return means("accuracy", fields)
+    fields |= {f: np.zeros([1, len(PARTS)]) for f in fields if f.endswith("_norms")}
+    return {n if "/" in n else f"train/{n}" for n in means("accuracy", fields)}
 
 
 def test_every_scalar_of_tensorboard_is_explained():
     rl = pytest.importorskip("maml_tf.rl", reason="pip install maml-tf[rl]")
     text = (ROOT / "docs/tensorboard.md").read_text("utf-8")
-    seen = _scalars(maml_tf.MetaMetrics, {"support_loss"}) | _scalars(rl.TrpoMetrics, {"returns"})
+    seen = _scalars(maml_tf.StepMetrics, {"support_loss"}) | _scalars(rl.TrpoMetrics, {"returns"})
     seen |= _scalars(rl.GradientMetrics, {"returns", "kl"})
     first = {name for name in seen if not re.search("step_[12]$", name) or "before_step_1" in name}
-    assert not {name for name in first if f"`train/{name}`" not in text}
+    assert not {name for name in first if f"`{name}`" not in text}
 
 
 # --- links ---

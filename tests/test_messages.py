@@ -196,6 +196,7 @@ CALLS = {
     "direction": (lambda: make(lower_is_better="yes"), "lower_is_better must be True or False"),
     "dropout": (lambda: make(dropout=True), "dropout must be 'off' or 'per_step', not True"),
     "clip": (lambda: make(clip=[1]), f"clip {NUMBER}"),
+    "clip_norm": (lambda: make(clip_norm=-1), "clip_norm must be positive, not -1; None does not"),
     "query_weight": (lambda: make(query_weight="1"), f"query_weight {NUMBER}"),
     # training and evaluation
     "train a model": (

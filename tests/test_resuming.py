@@ -155,6 +155,7 @@ def sgd(rate=0.01):
         ({"meta_batch_size": 8}, "meta_batch_size=4, now 8"),
         ({"first_order": True}, "first_order=False, now True"),
         ({"clip": 1.0}, "clip=None, now 1.0"),
+        ({"clip_norm": 1.0}, "clip_norm=None, now 1.0"),
         ({"optimizer": keras.optimizers.Adam(0.01)}, "optimizer.learning_rate=0.001, now 0.01"),
         ({"optimizer": sgd()}, "optimizer.class=Adam, now SGD"),
         ({"learn_step_size": False}, "learned_step_sizes=4, now 0"),

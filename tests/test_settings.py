@@ -37,6 +37,7 @@ CHANGES = {
     "first_order": True,
     "query_weight": 2.0,
     "clip": 1e-3,
+    "clip_norm": 1e-3,
     "loss": "mae",
     "optimizer": keras.optimizers.SGD(0.1),
 }

@@ -28,6 +28,9 @@ _CHECKSUM = "# SHA-256 of the lines above: "
 RESULT_FILE = "result.json"
 """A release: the flags, the weights before adaptation, and what was measured with them."""
 
+_LENGTH = ".schedule_iterations_"
+"""In the name of a run, before its value."""
+
 _ALWAYS_WRITTEN = ("problem|datasource", "step_size|update_lr", "distribute")
 """Flags of every version by which a damaged file is known."""
 
@@ -64,8 +67,25 @@ def opened(settings: Settings) -> Iterator[Path]:
                     f"{directory} was trained with {'; '.join(others)}. Use its own flags, another "
                     "--run_name or --logdir, or --resume=False to set it aside."
                 )
+        if not there:
+            _tell_of_other_lengths(directory)
         write_flags(directory, settings)
         yield directory
+
+
+def _tell_of_other_lengths(directory: Path) -> None:
+    """Says how a run goes on whose schedule was shorter or longer, if there is one beside this."""
+    before, found, after = directory.name.partition(_LENGTH)
+    after = after.lstrip("0123456789")
+    for other in sorted(directory.parent.glob("*")) if found else []:
+        length = other.name[len(before + found) : len(other.name) - len(after)]
+        if other != directory and other.name == f"{before}{found}{length}{after}":
+            if length.isdigit() and (other / FLAGS_FILE).is_file():
+                _LOG.info(
+                    "A new run, for its meta step size falls otherwise than in %s; to go on there, "
+                    "add --schedule_iterations=%s.",
+                    *(other, length),
+                )
 
 
 def write_flags(directory: Path, settings: Settings, heading: str = "") -> None:

@@ -32,6 +32,10 @@ _TEXTS = {("norm", "none"): "None", ("oracle", True): "oracle", ("oracle", False
 _LAST = ("pretrain_iterations", "init", "classes")
 """What a directory name ends in, in this order, wherever the fields are declared."""
 
+_DERIVED = ("queries", "clip", "l2", "final_meta_step_size")
+"""What a directory name leaves out unless it was said. The length of a schedule stays in it: it
+follows from --iterations, and a run of another length learns otherwise from the beginning."""
+
 LONGEST_NAME = 240
 """Bytes of a run's name at most. File systems take 255, and `.old1` and others are added to it."""
 
@@ -124,7 +128,7 @@ def _in_the_experiment(settings: Settings) -> list[str]:
 def _usual(settings: Settings) -> dict[str, SettingValue]:
     """Values that a name leaves out: the defaults, and what is derived from the others."""
     training = settings.training
-    derived = [name for name in ("queries", "clip", "l2") if settings.given.get(name) is None]
+    derived = [name for name in _DERIVED if settings.given.get(name) is None]
     usual = {each.flag: each.default for each in fields.declared(Training)}
     usual |= meta_optimizers.derived(training)
     return usual | {name: getattr(training, name) for name in derived} | {"classes": "task"}

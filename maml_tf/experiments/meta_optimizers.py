@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.schedule_settings import SCHEDULE
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Training
@@ -61,14 +62,18 @@ def _promp(policy: Policy, training: Training, shared: dict[str, Any]) -> MetaPo
 def _updates(training: Training) -> dict[str, Any]:
     import keras
 
+    from maml_tf.experiments.schedules import learning_rate
+
+    rate = learning_rate(training, updates=training.epochs * training.minibatches)
     return {
-        "optimizer": keras.optimizers.Adam(training.meta_step_size),
+        "optimizer": keras.optimizers.Adam(rate),
         "epochs": training.epochs,
         "minibatches": training.minibatches,
+        "clip_norm": training.clip_norm,
     }
 
 
-_BY_ADAM = frozenset({"meta_step_size", "epochs", "minibatches"})
+_BY_ADAM = SCHEDULE | {"meta_step_size", "clip_norm", "epochs", "minibatches"}
 
 META_OPTIMIZERS = {
     "trpo": MetaOptimizer(frozenset({"max_kl", "curvature", "curvature_share"}), _trpo),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maml_tf import ranges
-from maml_tf.experiments import fields, meta_optimizers, problems
+from maml_tf.experiments import fields, meta_optimizers, problems, schedule_settings
 from maml_tf.experiments.fields import setting
 from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
 from maml_tf.experiments.methods import METHODS
@@ -138,12 +138,42 @@ class Training:
     meta_step_size: float = setting(
         0.001, "Step size of the meta-optimizer, Adam.", within=ranges.POSITIVE
     )
+    meta_lr_schedule: str = setting(
+        "constant",
+        "How the meta step size goes on: constant, or falling to --final_meta_step_size along a "
+        "cosine, or by the same factor at each step.",
+        choices=schedule_settings.SHAPES,
+    )
+    final_meta_step_size: float | None = setting(
+        None,
+        "Meta step size at the end of its schedule, and after it. By default 0 for cosine, a "
+        "hundredth of --meta_step_size for exponential.",
+        within=ranges.NOT_NEGATIVE,
+    )
+    warmup_iterations: int = setting(
+        0,
+        "Iterations in which the meta step size rises from 0 to --meta_step_size, in a straight "
+        "line, before its schedule or before it stays.",
+        within=ranges.ITERATIONS,
+    )
+    schedule_iterations: int | None = setting(
+        None,
+        "Iterations of the meta step size's schedule, warm-up included. By default --iterations; a "
+        "run that is to go on beyond says here what its schedule was.",
+        within=ranges.EVERY,
+    )
     clip: float | None = setting(
         None,
         "Bound on the size of each element of the meta-gradient. By default 10 for MiniImagenet, "
         "else none.",
         within=ranges.POSITIVE,
         only=True,
+    )
+    clip_norm: float | None = setting(
+        None,
+        "Bound on the norm of the meta-gradient over all weights, which is shortened to it; after "
+        "--clip, where there is one. By default none. promp, vpg: of each update's gradient.",
+        within=ranges.POSITIVE,
     )
     l2: float | None = setting(
         None,
@@ -525,6 +555,7 @@ class Settings:
             classes="task" if self.problem.kind is Kind.CLASSIFICATION else None,
             iterations=before,
             pretrain_iterations=0,
+            **schedule_settings.CONSTANT,
             learn_step_size=False,
             run_name="",
         )
@@ -545,7 +576,8 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_problem(problem, given)
     _check_method(problem, method, given)
     problem.check(training)
-    training = _derived_training(training, problem, method)
+    training = _derived_training(training, problem, method, run)
+    schedule_settings.check(training, run.iterations)
     _check_size(training, problem)
     evaluation = _derived_evaluation(evaluation, training, problem, method)
     run = _derived_run(run, training, problem, method)
@@ -568,7 +600,7 @@ def _group(group: type, given: Mapping[str, SettingValue]) -> Any:
 # --- derived values ---
 
 
-def _derived_training(training: Training, problem: Problem, method: Method) -> Training:
+def _derived_training(training: Training, problem: Problem, method: Method, run: Run) -> Training:
     classification = problem.kind is Kind.CLASSIFICATION
     joint = method.all_classes and classification and training.classes != "task"
     derived: dict[str, Any] = {
@@ -576,6 +608,7 @@ def _derived_training(training: Training, problem: Problem, method: Method) -> T
         "clip": problem.defaults.get("clip"),
         "l2": method.penalty,
         **meta_optimizers.derived(training),
+        **schedule_settings.derived(training, run.iterations),
     }
     derived = {name: v for name, v in derived.items() if getattr(training, name) is None}
     derived["classes"] = "all" if joint else "task"

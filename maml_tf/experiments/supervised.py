@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from maml_tf.experiments import machine
 from maml_tf.experiments.records import Kind
+from maml_tf.experiments.schedule_settings import SCHEDULE
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
     from maml_tf.types import Learner, TaskSource
 
 SHARED = frozenset(
-    {"queries", "meta_step_size", "clip", "norm", "head_stddev", "batch_statistics"}
+    {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init"}
+    | SCHEDULE
 )
 """What every supervised problem looks at."""
 
@@ -50,6 +52,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
     import keras
 
     from maml_tf import losses, networks
+    from maml_tf.experiments.schedules import learning_rate
     from maml_tf.supervised.baselines import JointClassifier
     from maml_tf.supervised.learner import MetaLearner
 
@@ -62,9 +65,10 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
     shared: dict[str, Any] = {
         "step_size": training.step_size,
         "meta_batch_size": training.meta_batch_size,
-        "optimizer": keras.optimizers.Adam(training.meta_step_size),
+        "optimizer": keras.optimizers.Adam(learning_rate(training)),
         "adapts": networks.part_of(model, settings.adapts),
         "clip": training.clip,
+        "clip_norm": training.clip_norm,
         "pieces": _pieces(settings, jit),
         "jit_compile": jit,
     }

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
+from maml_tf.engine.outer_step import PARTS, Norms, clipped_by_norm, scheduled_step_size
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl, surrogate
 from maml_tf.rl.policy import Policy
@@ -33,7 +34,9 @@ class GradientMetrics(NamedTuple):
     surrogate_before: np.ndarray
     surrogate_after: np.ndarray
     kl: np.ndarray  # [S + 1]: mean KL(old || new) of each stage's policies
-    gradient_norm: np.ndarray  # of the first update
+    gradient_norms: np.ndarray  # [4]: of the first update, before it is clipped; see `Norms`
+    update_norms: np.ndarray  # [4]: of what the weights moved by, in all updates together
+    meta_step_size: np.ndarray  # of the first update, by a schedule; NaN where there is none
     diverged: np.ndarray
     environment_steps: np.ndarray
     sampling_seconds: np.ndarray
@@ -68,15 +71,19 @@ class MetaVPG(MetaPolicy):
         optimizer: keras.optimizers.Optimizer | None = None,
         epochs: int = 1,
         minibatches: int = 1,
+        clip_norm: float | None = None,
         **options: Any,
     ):
         """Sets the learner up; nothing is computed yet.
 
         Args:
           policy: its weights are updated in place.
-          optimizer: of the meta-step; Adam with 0.001 by default.
+          optimizer: of the meta-step; Adam with 0.001 by default. A schedule of its learning rate
+            counts updates, `epochs` x `minibatches` of them per meta-batch.
           epochs: how often a meta-batch of trajectories is gone through.
           minibatches: into how many parts of equally many tasks, with an update for each.
+          clip_norm: shorten the gradient of each update to this norm, over all that is
+            meta-learned, if it is longer.
           **options: those of `MetaPolicy`: `meta_batch_size`, `step_size`, `inner_steps` and
             others.
 
@@ -87,6 +94,7 @@ class MetaVPG(MetaPolicy):
         super().__init__(policy, **options)
         self.epochs = arguments.count("epochs", epochs, 1)
         self.minibatches = arguments.count("minibatches", minibatches, 1)
+        self.clip_norm = None if clip_norm is None else arguments.positive("clip_norm", clip_norm)
         if self.meta_batch_size % minibatches:
             raise ValueError(
                 f"{self.meta_batch_size} tasks do not divide into minibatches={minibatches}; "
@@ -94,6 +102,7 @@ class MetaVPG(MetaPolicy):
             )
         self.optimizer = self._optimizer = optimizer or keras.optimizers.Adam(1e-3)
         self._optimizer.build(self.variables)
+        self._norms = Norms.of(policy.model, self.inner)
         self._improve = tf.function(self._updates, autograph=False)
 
     def objective(self, parameters: Weights, batches: Sequence[PolicyBatch]) -> tf.Tensor:
@@ -112,33 +121,42 @@ class MetaVPG(MetaPolicy):
 
     def improve(self, rollouts: Rollouts) -> dict[str, np.ndarray]:
         """Moves theta by `epochs` x `minibatches` updates; see `MetaPolicy.improve`."""
-        before, after, norm = self._improve(rollouts.batches)
+        step_size = scheduled_step_size(self._optimizer).numpy()
+        before, after, gradient_norms, update_norms = self._improve(rollouts.batches)
         return {
             "surrogate_before": before.surrogate.numpy(),
             "surrogate_after": after.surrogate.numpy(),
             "kl": after.kl.numpy(),
-            "gradient_norm": norm.numpy(),
+            "gradient_norms": gradient_norms.numpy(),
+            "update_norms": update_norms.numpy(),
+            "meta_step_size": step_size,
         }
 
-    def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor]:
+    def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
+        """Looks before and after all updates; norms of the first's gradient, and of the way."""
         look = pieces.mean(self.look, pieces.cut(batches, self.number_of_pieces(batches)))
-        before = look(self.inner.values())
+        start = self.inner.values()
+        before = look(start)
         slopes = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
 
-        def go_through(epoch, norm):
+        def go_through(epoch, norms):
             for index, slope in enumerate(slopes):
                 gradients = slope(self.inner.values())
                 if index == 0:
-                    norm = tf.where(epoch == 0, tf.linalg.global_norm(gradients), norm)
+                    norms = tf.where(epoch == 0, self._norms(gradients), norms)
+                if self.clip_norm is not None:
+                    gradients = clipped_by_norm(gradients, self.clip_norm)
                 self._optimizer.apply(gradients, self.variables)
-            return epoch + 1, norm
+            return epoch + 1, norms
 
-        _, norm = tf.while_loop(
+        _, norms = tf.while_loop(
             lambda epoch, _: epoch < self.epochs,
             go_through,
-            [tf.constant(0), tf.zeros_like(before.surrogate)],
+            [tf.constant(0), tf.zeros([len(PARTS)])],
         )
-        return before, look(self.inner.values()), norm
+        end = self.inner.values()
+        moved = [b - a for a, b in zip(start, end, strict=True)]
+        return before, look(end), norms, self._norms(moved)
 
     def slope(self, batches: Sequence[PolicyBatch]):
         """The objective's gradient, one tensor per parameter, as a function of the parameters."""

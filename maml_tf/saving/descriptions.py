@@ -21,8 +21,8 @@ import keras
 import numpy as np
 
 SETTINGS = (
-    ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "query_weight")
-    + ("metric_name", "lower_is_better", "dropout", "penalty", "pull")
+    ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "clip_norm")
+    + ("query_weight", "metric_name", "lower_is_better", "dropout", "penalty", "pull")
     + ("head", "discount", "gae_lambda", "max_kl", "damping", "curvature", "curvature_share")
     + ("sampling_correction", "epochs", "minibatches", "clip_ratio")
 )

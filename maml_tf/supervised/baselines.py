@@ -31,6 +31,7 @@ from maml_tf.objectives.resolve import LossLike
 from maml_tf.sources.supplies import Tasks
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.supervised.meta_gradient import MetaMetrics
+from maml_tf.supervised.meta_steps import StepMetrics
 from maml_tf.types import Batch, Structure, Task, Weights
 
 PULLS = ("zero", "mean")
@@ -176,7 +177,7 @@ class MultitaskLearner(MetaLearner):
         metric = tf.reduce_mean(self.measure(outputs, both))
         return gradient, MetaMetrics(tf.zeros([0]), tf.reduce_mean(losses), metric)
 
-    def meta_steps(self, tasks: Tasks, start: int, count: int) -> MetaMetrics:
+    def meta_steps(self, tasks: Tasks, start: int, count: int) -> StepMetrics:
         """As `MetaLearner.meta_steps`; afterwards `model` is the regressors' average."""
         metrics = super().meta_steps(tasks, start, count)
         self._average()

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.curvature_check import warn_of_curvature
+from maml_tf.engine.outer_step import Norms, clipped_by_norm, scheduled_step_size
 from maml_tf.objectives.labels import check_task
 from maml_tf.objectives.optimizers import (
     OptimizerLike,
@@ -29,7 +30,7 @@ from maml_tf.supervised import summary as learner_summary
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.supervised.meta_gradient import MetaGradient, MetaMetrics
-from maml_tf.supervised.meta_steps import MetaSteps, share_of
+from maml_tf.supervised.meta_steps import MetaSteps, StepMetrics, share_of
 from maml_tf.supervised.portable import portable
 from maml_tf.types import Servable, Task, TaskSource, Weights
 
@@ -52,7 +53,8 @@ class MetaLearner(AdaptiveModel):
       step_size: alpha of the inner gradient step.
       inner_steps: S. 0 minimises the query loss without adaptation: the paper's pre-training.
       meta_batch_size: T, tasks per meta-step, over all replicas.
-      optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default.
+      optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default. Its learning rate may
+        be a schedule of `keras.optimizers.schedules`, by the number of its updates.
       first_order: hold inner gradients constant (first-order MAML).
       learn_step_size: meta-learn alpha, one number for each number that adapts (Meta-SGD).
       positive_step_size: keep learned step sizes at a thousandth of `step_size` or more.
@@ -60,6 +62,8 @@ class MetaLearner(AdaptiveModel):
         normalisation layers, as in the original. All are meta-learned.
       recompute: trade a third more time for memory that hardly grows with S.
       clip: clip each element of the meta-gradient to [-clip, clip].
+      clip_norm: shorten the meta-gradient to this norm, over all that is meta-learned, if it is
+        longer; after `clip`, where both are given.
       query_weight: factor of the meta-objective. The original divides a query set's summed
         cross-entropy by K, not by its own number of examples per class Q: Q / K.
       pieces: work on the tasks in this many pieces. Pieces run in parallel where TensorFlow may
@@ -77,7 +81,8 @@ class MetaLearner(AdaptiveModel):
 
     remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
     optimizer: keras.optimizers.Optimizer
-    settings = AdaptiveModel.settings | {"optimizer", "clip", "query_weight", "jit_compile"}
+    settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
+    settings |= {"query_weight", "jit_compile"}
 
     def __init__(
         self,
@@ -97,6 +102,7 @@ class MetaLearner(AdaptiveModel):
         adapts: Callable[[keras.Variable], bool] | None = None,
         recompute: bool = False,
         clip: float | None = None,
+        clip_norm: float | None = None,
         query_weight: float = 1.0,
         pieces: int = 1,
         jit_compile: bool = False,
@@ -122,7 +128,8 @@ class MetaLearner(AdaptiveModel):
         if dropout not in ("off", "per_step"):
             raise ValueError(f"dropout must be 'off' or 'per_step', not {dropout!r}.")
         self.dropout, self.jit_compile = dropout, jit_compile
-        self.clip, self.query_weight, self.optimizer = clip, query_weight, optimizer
+        self.clip, self.clip_norm = clip, clip_norm
+        self.query_weight, self.optimizer = query_weight, optimizer
         self.variables = self._learned_variables()
         if dropout == "off":
             learner_summary.tell_of_noise(model)
@@ -133,7 +140,7 @@ class MetaLearner(AdaptiveModel):
             return optimizer_of(value)
         if name == "query_weight":
             return arguments.number(name, value)
-        if name == "clip":
+        if name in ("clip", "clip_norm"):
             return None if value is None else arguments.positive(name, value)
         return super()._checked(name, value)
 
@@ -147,6 +154,7 @@ class MetaLearner(AdaptiveModel):
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
+        self._norms = Norms.of(self.model, self.inner)
         self._gradient = MetaGradient(
             self,
             query_weight=self.query_weight,
@@ -223,8 +231,8 @@ class MetaLearner(AdaptiveModel):
         """
         return self._gradient(task, index, scale)
 
-    def meta_step(self, tasks: TaskSource, index: tf.Tensor) -> MetaMetrics:
-        """Draws meta-batch `index`, moves the weights once, and returns what it saw before.
+    def meta_step(self, tasks: TaskSource, index: tf.Tensor) -> StepMetrics:
+        """Draws meta-batch `index`, moves the weights once, and returns what it saw.
 
         Runs in a replica's context: each replica takes its own share of the same T tasks.
         """
@@ -233,16 +241,21 @@ class MetaLearner(AdaptiveModel):
         scale = loss_scale(self.optimizer)
         gradient, metrics = self.meta_gradient(task, index, scale)
         gradient = [g / replicas for g in gradient]
+        if replicas > 1:
+            # Measure and clip the sum; the optimizer adds the replicas' gradients once more.
+            context = tf.distribute.get_replica_context()
+            gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+        norms, step_size = self._norms(gradient, scale), scheduled_step_size(self.optimizer)
         if self.clip is not None:
-            if replicas > 1:
-                # Clip the sum; the optimizer adds the replicas' gradients once more.
-                context = tf.distribute.get_replica_context()
-                gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
-            gradient = [clipped(g, self.clip, scale) / replicas for g in gradient]
-        self.optimizer.apply(gradient, self.variables)
-        return metrics
+            gradient = [clipped(g, self.clip, scale) for g in gradient]
+        if self.clip_norm is not None:
+            gradient = clipped_by_norm(gradient, self.clip_norm, scale)
+        before = [tf.convert_to_tensor(v.value) for v in self.variables]
+        self.optimizer.apply([g / replicas for g in gradient], self.variables)
+        moved = [v.value - b for v, b in zip(self.variables, before, strict=True)]
+        return StepMetrics(*metrics, norms, self._norms(moved), step_size)
 
-    def meta_steps(self, tasks: Tasks, start: int, count: int) -> MetaMetrics:
+    def meta_steps(self, tasks: Tasks, start: int, count: int) -> StepMetrics:
         """Runs meta-steps `start` ... `start + count - 1` inside one compiled call.
 
         Args:
@@ -251,7 +264,7 @@ class MetaLearner(AdaptiveModel):
           count: how many; another count does not compile again.
 
         Returns:
-          `MetaMetrics` with a leading axis `[count]`.
+          `StepMetrics` with a leading axis `[count]`.
 
         Raises:
           ValueError: `tasks` is no source of tasks, or gives one meta-batch for ever.

@@ -6,18 +6,35 @@ Shape letters: T tasks of a meta-batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from maml_tf.engine.compilation import compile_fed_loop, compile_loop
+from maml_tf.engine.outer_step import PARTS
 from maml_tf.sources.read_ahead import ReadAhead
 from maml_tf.sources.resolve import InGraph, prepare
 from maml_tf.sources.supplies import Tasks
 from maml_tf.supervised.meta_gradient import MetaMetrics
 from maml_tf.types import Task, TaskSource
 
-Step = Callable[[TaskSource, tf.Tensor], MetaMetrics]
+
+class StepMetrics(NamedTuple):
+    """What one meta-step saw before its update, as `MetaMetrics`, and what the update was."""
+
+    support_loss: tf.Tensor  # [S]
+    query_loss: tf.Tensor  # []
+    query_metric: tf.Tensor  # []
+    gradient_norms: tf.Tensor  # [4]: of the meta-gradient, before it is clipped; see `Norms`
+    update_norms: tf.Tensor  # [4]: of what the weights moved by
+    meta_step_size: tf.Tensor  # []: of the optimizer's schedule; NaN where it has none
+
+    def progress(self, metric: str) -> str:
+        """A few words for the progress bar, about arrays with a leading axis `[count]`."""
+        return MetaMetrics(*self[:3]).progress(metric)
+
+
+Step = Callable[[TaskSource, tf.Tensor], StepMetrics]
 
 
 class MetaSteps:
@@ -36,7 +53,7 @@ class MetaSteps:
         """Nothing is traced yet.
 
         Args:
-          step: one meta-step, `(source, index) -> MetaMetrics`, in a replica's context.
+          step: one meta-step, `(source, index) -> StepMetrics`, in a replica's context.
           check: looks at the values of the first meta-batch of a source.
           meta_batch_size: T, over all replicas.
           inner_steps: S.
@@ -46,11 +63,11 @@ class MetaSteps:
         self._step, self._check, self._size = step, check, meta_batch_size
         self._strategy = strategy
         self._jit = jit_compile and strategy.num_replicas_in_sync == 1
-        number = tf.TensorSpec([])
-        self._spec = MetaMetrics(tf.TensorSpec([inner_steps]), number, number)
+        number, norms = tf.TensorSpec([]), tf.TensorSpec([len(PARTS)])
+        self._spec = StepMetrics(tf.TensorSpec([inner_steps]), number, number, norms, norms, number)
         # A source is kept beside what was made of it, so that its id stays its own.
         self._sources: dict[int, tuple[Tasks, InGraph | ReadAhead]] = {}
-        self._loops: dict[int, Callable[[int, int], MetaMetrics]] = {}
+        self._loops: dict[int, Callable[[int, int], StepMetrics]] = {}
 
     def with_sources_of(self, before: MetaSteps | None) -> MetaSteps:
         """Takes the prepared sources of another: of the learner before a setting was changed."""
@@ -58,7 +75,7 @@ class MetaSteps:
             self._sources = before._sources
         return self
 
-    def __call__(self, tasks: Tasks, start: int, count: int) -> MetaMetrics:
+    def __call__(self, tasks: Tasks, start: int, count: int) -> StepMetrics:
         """Runs meta-steps `start` ... `start + count - 1`; see `MetaLearner.meta_steps`."""
         if id(tasks) not in self._loops:
             if id(tasks) not in self._sources:
@@ -75,8 +92,8 @@ class MetaSteps:
         else:
             self._check(source.peek(index))
 
-    def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], MetaMetrics]:
-        def step(index: tf.Tensor, draw: TaskSource) -> MetaMetrics:
+    def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], StepMetrics]:
+        def step(index: tf.Tensor, draw: TaskSource) -> StepMetrics:
             metrics = self._strategy.run(self._step, args=(draw, index))
             return tf.nest.map_structure(
                 lambda m: self._strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics

@@ -84,7 +84,7 @@ class Callbacks:
             return
         for window in self._window, self._call:
             window.add(metrics)
-        self._list.on_train_batch_end((iteration - 1) % self._every, self._call.take())
+        self._list.on_train_batch_end((iteration - 1) % self._every, _logs(self._call))
 
     def begin_validation(self) -> None:
         """A validation begins."""
@@ -110,7 +110,7 @@ class Callbacks:
     def end_epoch(self) -> None:
         """The epoch ends: its means, and what was validated at its end."""
         if self._epoch is not None:
-            self._logs = {**self._window.take(), **self._logs}
+            self._logs = {**_logs(self._window), **self._logs}
             self._list.on_epoch_end(self._epoch, self._logs)
         self._epoch, self._ended, self._logs = None, self._logs, {}
 
@@ -132,17 +132,29 @@ class Callbacks:
             self._lends_optimizer = True
 
     def _refuse_rates(self) -> None:
-        """Refuses callbacks of learning rates where there is none.
+        """Refuses callbacks of learning rates where there is none, or it has a schedule.
 
         Raises:
           ValueError: names the callback.
         """
         for callback in self._callbacks:
-            if isinstance(callback, _OF_RATES) and self._learner.optimizer is None:
+            if not isinstance(callback, _OF_RATES):
+                continue
+            changes = f"{type(callback).__name__} changes a learning rate, and "
+            if self._learner.optimizer is None:
                 raise ValueError(
-                    f"{type(callback).__name__} changes a learning rate, and "
-                    f"{type(self._learner).__name__} has no optimizer with one; leave it out."
+                    f"{changes}{type(self._learner).__name__} has no optimizer with one; leave it "
+                    "out."
                 )
+            if not hasattr(self._learner.optimizer.learning_rate, "assign"):
+                raise ValueError(
+                    f"{changes}the optimizer's follows a schedule; leave out one of them."
+                )
+
+
+def _logs(window: Window) -> dict[str, float]:
+    """What callbacks are given of a window: norms are TensorBoard's."""
+    return {name: mean for name, mean in window.take().items() if "/" not in name}
 
 
 def checked(callbacks: object) -> list[keras.callbacks.Callback]:

@@ -32,7 +32,7 @@ from maml_tf.training.callbacks import Callbacks
 from maml_tf.training.history import History
 from maml_tf.training.resuming import Memory, Store, open_run, tell_start
 from maml_tf.training.summaries import Summaries
-from maml_tf.training.window import Window
+from maml_tf.training.window import MAY_BE_NAN, Window
 from maml_tf.types import Estimate, Evaluator, Learner, Metrics
 
 _LOG = logging.getLogger(__name__)
@@ -335,9 +335,11 @@ class _Loop:
         self._cost_is_known = True
 
     def _check_finite(self, metrics: Metrics) -> None:
-        finite = np.stack([np.isfinite(m).reshape(len(m), -1).all(1) for m in metrics])
+        fields = [field for field in metrics._fields if field not in MAY_BE_NAN]
+        values = [getattr(metrics, field) for field in fields]
+        finite = np.stack([np.isfinite(v).reshape(len(v), -1).all(1) for v in values])
         if not finite.all():
-            field = metrics._fields[int(np.argmin(finite.all(1)))].replace("_", " ")
+            field = fields[int(np.argmin(finite.all(1)))].replace("_", " ")
             self._not_finite(field, self.iteration + int(np.argmin(finite.all(0))))
 
     def _not_finite(self, what: str, iteration: int) -> None:
@@ -363,7 +365,8 @@ class _Loop:
         self._bar.set_postfix_str(self._progress(metrics), refresh=False)
 
     def _write_window(self, iteration: int) -> None:
-        scalars = {f"train/{name}": mean for name, mean in self._window.take().items()}
+        means = self._window.take()
+        scalars = {n if "/" in n else f"train/{n}": mean for n, mean in means.items()}
         if math.isfinite(self._seconds_per_step):
             rate = self.learner.meta_batch_size / self._seconds_per_step
             scalars["train/tasks_per_second"] = rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from maml_tf.engine.outer_step import PARTS
 from maml_tf.types import Metrics
 
 _SERIES = {
@@ -12,6 +13,13 @@ _SERIES = {
 }
 """Of a field with one number per step, where it is another than `field`_after_step_0: its name, and
 the number of the first."""
+
+_NORMS = {"gradient_norms": "meta_gradient", "update_norms": "meta_update"}
+"""Fields with a norm for each of `PARTS`, and the group of their names in TensorBoard."""
+
+MAY_BE_NAN = frozenset({*_NORMS, "meta_step_size"})
+"""Fields whose numbers need not be finite: NaN is of a part or a schedule that is not there, and an
+optimizer that scales the loss passes over gradients that are not finite."""
 
 
 class Window:
@@ -44,13 +52,16 @@ def means(metric_name: str, metrics: dict[str, np.ndarray]) -> dict[str, float]:
       metrics: fields of its `Metrics`, `[count]` or `[count, steps]`.
 
     Returns:
-      A field of one number under its own name; `_SERIES` has those of several.
+      A field of one number under its own name; `_SERIES` and `_NORMS` have those of several. Of
+      `MAY_BE_NAN` the means of what is finite, and nothing where nothing is.
     """
     named: dict[str, float] = {}
     for field, values in metrics.items():
         if field == "query_metric":
             if metric_name != "loss":
                 named[f"query_{metric_name}"] = float(np.mean(values))
+        elif field in MAY_BE_NAN:
+            named |= _finite_means(field, values)
         elif values.ndim == 1:
             named[field] = float(np.mean(values))
         else:
@@ -58,3 +69,12 @@ def means(metric_name: str, metrics: dict[str, np.ndarray]) -> dict[str, float]:
             for step, value in enumerate(np.mean(values, axis=0)):
                 named[f"{name}_{first + step}"] = float(value)
     return named
+
+
+def _finite_means(field: str, values: np.ndarray) -> dict[str, float]:
+    names = [field]
+    if field in _NORMS:
+        names = [f"{_NORMS[field]}/norm{'' if p == PARTS[0] else f'_{p}'}" for p in PARTS]
+    columns = dict(zip(names, values.reshape(len(values), -1).T, strict=True))
+    finite = {name: column[np.isfinite(column)] for name, column in columns.items()}
+    return {name: float(np.mean(left)) for name, left in finite.items() if len(left)}

@@ -50,6 +50,15 @@ def test_held_out_tasks_are_the_same_for_every_method_and_meta_batch():
     assert make_tasks(make_settings(**SMALL, test_tasks=100), "val").tasks == 40
 
 
+def test_a_schedule_is_as_many_updates_as_the_iterations_have():
+    given = {"meta_lr_schedule": "cosine", "iterations": 10, "warmup_iterations": 2}
+    given |= {"meta_optimizer": "promp", "minibatches": 2, "clip_norm": 0.5}
+    learner = make_learner(make_settings(**SMALL, **given))
+    schedule = learner.optimizer.get_config()["learning_rate"]["config"]
+    assert (schedule["warmup_steps"], schedule["decay_steps"]) == (20, 80)  # 5 epochs of 2 parts
+    assert learner.clip_norm == 0.5
+
+
 def test_settings_reach_the_learner():
     given = {"step_size": 0.3, "inner_steps": 2, "discount": 0.5, "gae_lambda": 0.7, "max_kl": 0.2}
     given |= {"curvature": "hessian", "curvature_share": 0.5, "learn_step_size": True}

@@ -14,6 +14,7 @@ PRETRAINED = {"pretrain_iterations": 5, "iterations": 0}
 NAVIGATION = {"problem": "navigation_2d"}
 CHEETAH = {"problem": "cheetah_velocity"}
 GYMNASIUM = {"problem": "gymnasium", "environment": "my_module:Line-v0"}
+COSINE = {"meta_lr_schedule": "cosine"}
 OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
 
 
@@ -31,6 +32,36 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({"head_stddev": -0.1}, "--head_stddev must be from 0 to 1e\\+30, or None for the default"),
         ({"head_stddev": float("nan")}, "--head_stddev must be from 0"),
         ({"clip": 0.0}, "--clip must be above 0 to 1e\\+30, or None"),
+        ({"clip_norm": 0.0}, "--clip_norm must be above 0 to 1e\\+30, or None"),
+        ({**NAVIGATION, "clip_norm": 1.0}, "--clip_norm is for --meta_optimizer=promp or vpg, not"),
+        (
+            {**NAVIGATION, "meta_lr_schedule": "cosine"},
+            "--meta_lr_schedule is for --meta_optimizer=promp or vpg, not trpo; drop",
+        ),
+        ({**NAVIGATION, "warmup_iterations": 3}, "--warmup_iterations is for --meta_optimizer=pr"),
+        ({"meta_lr_schedule": "linear"}, "--meta_lr_schedule must be one of constant, cosine, exp"),
+        (
+            {"final_meta_step_size": 0.1},
+            "--final_meta_step_size needs a schedule; add --meta",
+        ),
+        (
+            {"schedule_iterations": 10},
+            "--schedule_iterations needs a schedule; add .*, or",
+        ),
+        (
+            {**COSINE, "schedule_iterations": 20, "iterations": 10},
+            "--schedule_iterations=20 is longer than the run, --iterations=10; lower it, or raise",
+        ),
+        (
+            {**COSINE, "warmup_iterations": 10, "iterations": 10},
+            "--warmup_iterations=10 leaves nothing of a schedule of 10 iterations",
+        ),
+        ({**COSINE, "iterations": 0}, "--meta_lr_schedule=cosine is over --iterations, which is 0"),
+        ({"warmup_iterations": 15000}, "--warmup_iterations=15000 leaves nothing of a schedule of"),
+        (
+            {"meta_lr_schedule": "exponential", "final_meta_step_size": 0.0},
+            "--meta_lr_schedule=exponential never comes to 0; raise --final_meta_step_size",
+        ),
         ({"norm": "batchnorm"}, "--norm must be one of batch_norm, layer_norm, none"),
         ({**OMNIGLOT, "oracle": True}, "--oracle is for --problem=sinusoid, not .*; drop --oracle"),
         ({**OMNIGLOT, "method": "oracle"}, "shows the network which task it is in; use it with"),
@@ -228,6 +259,7 @@ OTHER = {
     "classes": "task",
     "init": "models/other",
     "color": "grey",
+    "meta_lr_schedule": "cosine",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share")
 
@@ -246,6 +278,7 @@ def other_value(each):
 PROMP = {**CHEETAH, "meta_optimizer": "promp"}
 BASES = {"l2": {"method": "multitask_l2"}, "environment": GYMNASIUM, "dynamics": CHEETAH}
 BASES |= {name: PROMP for name in ("epochs", "minibatches", "clip_ratio", "inner_kl")}
+BASES |= dict.fromkeys(("final_meta_step_size", "schedule_iterations"), COSINE)
 BASES["classes"] = {**OMNIGLOT, "method": "pretrained"}
 
 
@@ -382,6 +415,25 @@ def test_what_does_not_matter_does_not():
     here = make_settings(iterations=5, logdir="x", pieces=2, progress=False)
     assert directory_name(here) == directory_name(make_settings())
     assert not contradictions(make_settings(), here)
+
+
+def test_a_schedule_is_as_long_as_the_run_and_another_length_is_another_run():
+    short, long = (make_settings(**COSINE, iterations=n) for n in (100, 200))
+    assert (short.training.schedule_iterations, short.training.final_meta_step_size) == (100, 0.0)
+    assert directory_name(short) != directory_name(long)
+    assert contradictions(short, long) == ["--schedule_iterations=100, now 200"]
+    beyond = make_settings(**COSINE, iterations=200, schedule_iterations=100)
+    assert directory_name(short) == directory_name(beyond) and not contradictions(short, beyond)
+    assert from_flags(to_flags(beyond)) == beyond
+    falling = make_settings(meta_lr_schedule="exponential", meta_step_size=0.5)
+    assert falling.training.final_meta_step_size == 0.005
+    assert make_settings(iterations=100).training.schedule_iterations is None
+
+
+def test_a_pretraining_before_a_scheduled_training_has_a_constant_step_size():
+    settings = make_settings(**COSINE, iterations=50, schedule_iterations=50, pretrain_iterations=5)
+    before = settings.pretraining().training
+    assert before.meta_lr_schedule == "constant" and before.schedule_iterations is None
 
 
 def test_contradictions_name_the_flag():

@@ -90,6 +90,36 @@ def test_plain_policy_gradients_descend_the_surrogate_once():
     assert seen["surrogate_after"] < seen["surrogate_before"] == pytest.approx(float(loss))
 
 
+@pytest.mark.parametrize("share", [None, 0.5, 2.0])
+def test_the_norm_of_an_update_is_that_of_the_clipped_gradient(share):
+    learner = make(MetaVPG, optimizer=keras.optimizers.SGD(0.1))
+    batches = random_batches(learner, 2, tasks=4)
+    gradient = learner.slope(batches)(learner.inner.values())
+    norms = [np.sqrt(sum((g.numpy() ** 2).sum() for g in part)) for part in _parts(gradient)]
+    bound = None if share is None else share * float(norms[0])
+    learner = make(MetaVPG, optimizer=keras.optimizers.SGD(0.1), clip_norm=bound)
+    seen = learner.improve(rollouts_of(batches))
+    np.testing.assert_allclose(seen["gradient_norms"][:3], norms, rtol=1e-4)
+    factor = 0.1 * min(share or 1, 1)
+    np.testing.assert_allclose(seen["update_norms"][:3], factor * np.array(norms), rtol=1e-3)
+    assert np.isnan(seen["meta_step_size"])
+
+
+def _parts(gradient):
+    """All; the hidden layer and the log-std; the head."""
+    return gradient, [*gradient[:2], gradient[4]], gradient[2:4]
+
+
+def test_a_schedule_counts_the_updates_of_an_iteration():
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([3], [1e-4, 0.0])
+    learner = make(optimizer=keras.optimizers.SGD(rate), epochs=2, minibatches=2)
+    rollouts = rollouts_of(random_batches(learner, 2, tasks=4))
+    first, second = learner.improve(rollouts), learner.improve(rollouts)
+    assert first["update_norms"][0] > 0 == second["update_norms"][0]
+    assert first["meta_step_size"] == np.float32(1e-4) and second["meta_step_size"] == 0
+    assert int(learner.optimizer.iterations) == 8
+
+
 @pytest.mark.parametrize("pieces", [None, 4])  # more than a minibatch has tasks
 def test_minibatches_are_updates_by_a_few_tasks_each_in_turn(pieces):
     options = {"optimizer": keras.optimizers.Adam(0.01), "epochs": 2, "minibatches": 2}
