@@ -82,6 +82,13 @@ def prepare(setting: settings.Setting, with_data: bool = False, **fields):
     return learner, ConstantTasks(task)
 
 
+def flags(words: list[str]) -> dict[str, bool | int | float | str]:
+    """Flags said as NAME=VALUE, by name."""
+    from maml_tf.cli.flags import parse
+
+    return parse([f"--{word}" for word in words]).given
+
+
 def calls_of(setting: settings.Setting) -> int:
     """Meta-steps a call: small ones by the hundred, for that is how training runs them."""
     return 1 if setting.convolutional else 100
@@ -129,12 +136,14 @@ def main() -> None:
     parser.add_argument("--inner_steps", type=int, help="S, other than the setting's")
     parser.add_argument("--first_order", action="store_true")
     parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--flags", nargs="*", default=[], help="others, such as --flags clip=1")
     options = parser.parse_args()
     others = {name: getattr(options, name) for name in ("tasks", "inner_steps", "first_order")}
     setting = dataclasses.replace(
         settings.SETTINGS[options.setting], **{k: v for k, v in others.items() if v}
     )
-    learner, tasks = prepare(setting, options.with_data, recompute=options.recompute)
+    fields = {"recompute": options.recompute, **flags(options.flags)}
+    learner, tasks = prepare(setting, options.with_data, **fields)
     print(json.dumps(measure(learner, tasks, calls_of(setting), options.repeats)))
 
 

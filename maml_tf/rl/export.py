@@ -154,7 +154,7 @@ class ServedPolicy(tf.Module):
             learner.inner.stacked(1, values),
             batch,
             steps,
-            step_size=given_or_learned(step_size, self.initial, self.step_sizes),
+            step_size=given_or_learned(learner.inner, step_size, self.step_sizes),
         )
         own = zip(self.initial, adapted, learner.adapts, strict=True)
         return {name: value[0] if moves else value for name, value, moves in own}
