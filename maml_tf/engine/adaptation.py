@@ -35,6 +35,15 @@ class PerStep:
         """The alpha of each weight, `[]`, in step 0, 1, ..., which may be known in the graph."""
         return [_entry(alphas, step) if alphas.shape.rank else alphas for alphas in self.by_weight]
 
+    def after(self, steps: tf.Tensor) -> PerStep:
+        """Those that are left after so many steps, an int32 scalar: what was step 2 is now 0."""
+
+        def left(alphas: tf.Tensor) -> tf.Tensor:
+            size = alphas.shape[0]
+            return tf.gather(alphas, tf.minimum(tf.range(size) + steps, size - 1))
+
+        return PerStep([left(alphas) if alphas.shape.rank else alphas for alphas in self.by_weight])
+
 
 StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
 """alpha of a step: one number, or one tensor per weight, broadcastable to it (Meta-SGD, Li et al.
