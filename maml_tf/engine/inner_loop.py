@@ -246,8 +246,8 @@ def which_adapt(
     return chosen
 
 
-def what_is_learned(learn_step_size: bool | str) -> str:
-    """Which of `LEARNED` a user asks for, "" for none; True is "weight".
+def what_is_learned(learn_step_size: bool | str) -> str | None:
+    """Which of `LEARNED` a user asks for, None for none; True is "weight".
 
     Raises:
       ValueError: it is something else.
@@ -255,7 +255,7 @@ def what_is_learned(learn_step_size: bool | str) -> str:
     if isinstance(learn_step_size, str) and learn_step_size in LEARNED:
         return learn_step_size
     try:
-        return LEARNED[0] if arguments.boolean("learn_step_size", learn_step_size) else ""
+        return LEARNED[0] if arguments.boolean("learn_step_size", learn_step_size) else None
     except ValueError as error:
         words = ", ".join(repr(word) for word in LEARNED)
         raise ValueError(f"{str(error)[:-1]}, nor one of {words}.") from error
@@ -266,7 +266,7 @@ def learned_step_sizes(
     adapts: Sequence[bool],
     step_size: float,
     *,
-    per: str = "weight",
+    per: str | None = "weight",
     steps: int = 1,
     positive: bool = False,
     names: Sequence[str] | None = None,
@@ -277,7 +277,7 @@ def learned_step_sizes(
       variables: theta.
       adapts: of each, whether it adapts.
       step_size: alpha at the beginning.
-      per: one of `LEARNED`; "" for no step sizes.
+      per: one of `LEARNED`; None for no step sizes.
       steps: S, the inner steps of the training; later ones repeat the last.
       positive: hold each at `LEAST_STEP_SIZE` of it or more.
       names: of each variable's alpha; by default by the variable's path.
