@@ -2,11 +2,10 @@
 
     python -m benchmarks.meta_step                                       every setting
     python -m benchmarks.meta_step --settings omniglot_5way_1shot --peers torch jax
-    python -m benchmarks.meta_step --rounds 5 --levers multi_step_loss=1000000 learn_step_size=layer
 
 For each: milliseconds (median of at least ten steps), tasks a second, arithmetic rate and its share
 of the matrix-product rate measured in the same process, peak memory, seconds to compile, and the
-ratio to the faster peer. Of a lever, a flag that is said: the ratio to the setting without it. Each measurement is a process of its own, because thread counts are global
+ratio to the faster peer. Each measurement is a process of its own, because thread counts are global
 to one; ours and the peers' take turns, round after round, because machines drift.
 """
 
@@ -24,12 +23,9 @@ COLUMNS = "{:<32}{:>9}{:>9}{:>9}{:>9}{:>8}{:>10}{:>10}"
 
 
 def compare(name: str, peers: list[str], options: argparse.Namespace) -> dict[str, list[dict]]:
-    """Measures ours, with data or each lever, and each peer in turn, `options.rounds` times."""
+    """Measures ours, ours with data, and each peer in turn, `options.rounds` times."""
     own = [sys.executable, "-m", "benchmarks.worker", name, "--repeats", str(options.repeats)]
-    commands = {"maml_tf": own}
-    if not options.levers:
-        commands["maml_tf, data drawn"] = [*own, "--with_data"]
-    commands |= {lever: [*own, "--flags", lever] for lever in options.levers}
+    commands = {"maml_tf": own, "maml_tf, data drawn": [*own, "--with_data"]}
     for peer in peers:
         run = [options.peer_python, "-m", "benchmarks.peers.run", "--peer", peer]
         commands[peer] = [*run, "--setting", name, "--repeats", str(options.repeats)]
@@ -41,23 +37,12 @@ def compare(name: str, peers: list[str], options: argparse.Namespace) -> dict[st
     return results
 
 
-def ratio(measured: dict[str, list[dict]], lever: str) -> str:
-    """A lever's time over that without it, wall and processor: medians over the rounds."""
-    pairs = list(zip(measured[lever], measured["maml_tf"], strict=False))
-    found = [
-        statistics.median(with_it[of] / without[of] for with_it, without in pairs)
-        for of in ("median_ms", "processor_ms")
-    ]
-    return "{:.3f} of the time, {:.3f} of the processor time".format(*found)
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", nargs="*", default=list(settings.SETTINGS))
     parser.add_argument("--peers", nargs="*", default=[], choices=PEERS)
     parser.add_argument("--peer_python", default=sys.executable, help="interpreter with the peers")
-    parser.add_argument("--levers", nargs="*", default=[], help="flags, each measured by itself")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of a measurement")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each, in turn")
     options = parser.parse_args()
@@ -69,8 +54,7 @@ def main() -> None:
         rate = matmul_gflops()
         work = settings.floating_point_operations(settings.SETTINGS[name])
         medians = {}
-        measured = compare(name, options.peers, options)
-        for who, rows in measured.items():
+        for who, rows in compare(name, options.peers, options).items():
             if not rows:
                 continue
             ms = statistics.median(row["median_ms"] for row in rows)
@@ -82,8 +66,6 @@ def main() -> None:
             numbers += [f"{statistics.median(row['compile_s'] for row in rows):.1f}"]
             label = name if who == "maml_tf" else f"  {who}"
             print(COLUMNS.format(label, *numbers), flush=True)
-        for lever in options.levers:
-            print(f"  {lever}: {ratio(measured, lever)}", flush=True)
         best = min((medians[p] for p in options.peers if p in medians), default=None)
         if best:
             print(f"  ratio to the faster peer: {medians['maml_tf'] / best:.3f}", flush=True)
