@@ -111,9 +111,7 @@ KINDS = {"weight": [(1, 6), (6,), (6, 1), (1,)], "layer": [()] * 4, "layer_and_s
 def sine_learner(learn_step_size, seed=1, **options):
     model = dense_network(1, 1, (6,), seed=seed)
     options = {"inner_steps": 2, "meta_batch_size": 4, **options}
-    return MetaLearner(
-        model, losses.mean_squared_error, learn_step_size=learn_step_size, **options
-    )
+    return MetaLearner(model, losses.mean_squared_error, learn_step_size=learn_step_size, **options)
 
 
 def values(learner):

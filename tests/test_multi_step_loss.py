@@ -63,9 +63,7 @@ def test_the_gradient_is_the_weighted_sum_of_those_after_each_step(float64, inde
 
 @pytest.mark.parametrize("index", [None, 0, 8])
 def test_metrics_are_those_after_the_last_step(float64, index):
-    plain, learner = (
-        linear_learner(inner_steps=STEPS, multi_step_loss=n) for n in (0, ITERATIONS)
-    )
+    plain, learner = (linear_learner(inner_steps=STEPS, multi_step_loss=n) for n in (0, ITERATIONS))
     task = random_task(plain.model, T, 5)
     given = None if index is None else tf.constant(index, tf.int64)
     (expected,), wanted = plain.meta_gradient(task)
@@ -146,7 +144,11 @@ def values(learner):
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, options):
     def run(place, iterations):
         model = keras.Sequential(
-            [keras.Input([1]), *dense_network(1, 6, (6,), seed=1).layers, layers.Dropout(0.2, seed=1)]
+            [
+                keras.Input([1]),
+                *dense_network(1, 6, (6,), seed=1).layers,
+                layers.Dropout(0.2, seed=1),
+            ]
         )
         model.add(layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(2)))
         learner = MetaLearner(
@@ -169,8 +171,7 @@ def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, opti
 
 def test_it_counts_until_its_last_iteration_and_xla_says_the_same():
     plain, annealed, compiled = (
-        sine_learner(**options)
-        for options in ({"multi_step_loss": 0}, {}, {"jit_compile": True})
+        sine_learner(**options) for options in ({"multi_step_loss": 0}, {}, {"jit_compile": True})
     )
     for learner in (plain, annealed, compiled):
         learner.meta_steps(TASKS, 7, 3)  # the annealing is over

@@ -264,7 +264,11 @@ def _by_step(
 def _entry(alphas: tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
     """Entry `step` of `alphas [S]`, or the last one."""
     last = alphas.shape[0] - 1
-    return alphas[min(step, last)] if isinstance(step, int) else tf.gather(alphas, tf.minimum(step, last))
+    return (
+        alphas[min(step, last)]
+        if isinstance(step, int)
+        else tf.gather(alphas, tf.minimum(step, last))
+    )
 
 
 def _one_per_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:

@@ -40,7 +40,7 @@ def setting(
       section: heading of the help text that begins with it.
       only: whether problems that do not look at it refuse it.
     """
-    metadata = {"help": help, "within": within, "choices": choices, "flag": flag}
+    metadata: dict[str, Any] = {"help": help, "within": within, "choices": choices, "flag": flag}
     metadata |= {"switch": switch, "section": section, "only": only}
     return dataclasses.field(default=default, metadata=metadata)
 

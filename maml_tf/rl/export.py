@@ -61,8 +61,10 @@ if TYPE_CHECKING:
 
     from maml_tf.rl.meta_policy import MetaPolicy
 
-_TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
-_TAKEN += ("first_step",)
+_TAKEN = (
+    *("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise"),
+    "first_step",
+)
 _TAKEN_OUTPUTS = ("means", "log_stds", "logits", "mode")
 
 Named = dict[str, tf.Tensor]

@@ -228,6 +228,7 @@ OTHER = {
     "classes": "task",
     "init": "models/other",
     "color": "grey",
+    "learn_step_size": "layer_and_step",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share")
 
