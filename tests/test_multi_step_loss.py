@@ -143,14 +143,10 @@ def values(learner):
 @pytest.mark.parametrize("options", [{}, {"dropout": "per_step"}], ids=str)
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, options):
     def run(place, iterations):
-        model = keras.Sequential(
-            [
-                keras.Input([1]),
-                *dense_network(1, 6, (6,), seed=1).layers,
-                layers.Dropout(0.2, seed=1),
-            ]
-        )
-        model.add(layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(2)))
+        start = keras.initializers.GlorotUniform(seed=1)
+        middle = [layers.Dense(6, "relu", kernel_initializer=start), layers.Dropout(0.2, seed=1)]
+        head = layers.Dense(1, kernel_initializer=start)
+        model = keras.Sequential([keras.Input([1]), *middle, head])
         learner = MetaLearner(
             model,
             losses.mean_squared_error,
@@ -180,7 +176,9 @@ def test_it_counts_until_its_last_iteration_and_xla_says_the_same():
         np.testing.assert_allclose(three, one, rtol=1e-4, atol=1e-5)
     for learner in (plain, annealed, compiled):
         learner.meta_steps(TASKS, 0, 7)
-    apart = [np.abs(one - two).max() for one, two in zip(values(plain), values(annealed))]
+    apart = [
+        np.abs(one - two).max() for one, two in zip(*map(values, (plain, annealed)), strict=True)
+    ]
     assert max(apart) > 1e-5
     for two, three in zip(*map(values, (annealed, compiled)), strict=True):
         np.testing.assert_allclose(three, two, rtol=1e-3, atol=1e-5)
