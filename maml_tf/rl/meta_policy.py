@@ -135,17 +135,8 @@ class MetaPolicy(Saved):
         self.sampling_correction = sampling_correction
         self.counters = {"environment_steps": _counter("environment_steps")}
         self.pieces = pieces
-        moving = which_adapt(policy.variables, adapts)
-        learned = learned_step_sizes(
-            *(policy.variables, moving, step_size),
-            per=self.learn_step_size,
-            steps=inner_steps,
-            # The names that checkpoints and descriptions of runs have known them by.
-            names=[f"step_size_{index}" for index in range(len(moving))],
-        )
-        each = self.learn_step_size == "layer_and_step"
-        self.inner = InnerLoop(
-            *(policy.variables, moving, step_size, learned, first_order), per_step=each
+        self.inner = _inner_loop(
+            policy, adapts, step_size, self.learn_step_size, inner_steps, first_order
         )
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self._sampling = AdaptiveSampling(
@@ -330,6 +321,26 @@ class MetaPolicy(Saved):
     def portable(self, **options: Any) -> Servable:
         """What `export(..., format="litert")` converts; see `rl.portable` for its options."""
         return portable(self, **options)
+
+
+def _inner_loop(
+    policy: Policy,
+    adapts: Callable[[keras.Variable], bool] | None,
+    step_size: float,
+    learned_per: str | None,
+    inner_steps: int,
+    first_order: bool,
+) -> InnerLoop:
+    moving = which_adapt(policy.variables, adapts)
+    learned = learned_step_sizes(
+        *(policy.variables, moving, step_size),
+        per=learned_per,
+        steps=inner_steps,
+        # The names that checkpoints and descriptions of runs have known them by.
+        names=[f"step_size_{index}" for index in range(len(moving))],
+    )
+    each = learned_per == "layer_and_step"
+    return InnerLoop(policy.variables, moving, step_size, learned, first_order, per_step=each)
 
 
 def _counter(name: str) -> keras.Variable:
