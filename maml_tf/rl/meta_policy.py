@@ -109,8 +109,7 @@ class MetaPolicy(Saved):
           gae_lambda: lambda of generalised advantage estimation; 1 is the discounted return minus
             the baseline.
           first_order: hold inner gradients constant.
-          learn_step_size: meta-learn alpha: "weight" or True, "layer" or "layer_and_step"; see
-            `MetaLearner`.
+          learn_step_size: meta-learn alpha, as `MetaLearner` does.
           sampling_correction: factor of E-MAML's second term in what the meta-step descends; see
             `objectives.sampling_correction`. 0: none, as in the paper.
           adapts: which weights the inner step moves; all by default.
@@ -135,9 +134,8 @@ class MetaPolicy(Saved):
         self.sampling_correction = sampling_correction
         self.counters = {"environment_steps": _counter("environment_steps")}
         self.pieces = pieces
-        self.inner = _inner_loop(
-            policy, adapts, step_size, self.learn_step_size, inner_steps, first_order
-        )
+        sizes = step_size, self.learn_step_size, inner_steps
+        self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self._sampling = AdaptiveSampling(
             policy, self.inner, self.inner_loss, discount=discount, gae_lambda=gae_lambda
@@ -326,11 +324,10 @@ class MetaPolicy(Saved):
 def _inner_loop(
     policy: Policy,
     adapts: Callable[[keras.Variable], bool] | None,
-    step_size: float,
-    learned_per: str | None,
-    inner_steps: int,
+    sizes: tuple[float, str | None, int],
     first_order: bool,
 ) -> InnerLoop:
+    step_size, learned_per, inner_steps = sizes
     moving = which_adapt(policy.variables, adapts)
     learned = learned_step_sizes(
         *(policy.variables, moving, step_size),
