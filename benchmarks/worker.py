@@ -1,6 +1,7 @@
 """One measurement of this package's meta-step, in a process of its own; prints one line of JSON.
 
     python -m benchmarks.worker omniglot_5way_1shot --tasks 64 --inner_steps 5
+    python -m benchmarks.worker omniglot_20way_1shot --levers multi_step_loss=1000000
 
 Thread counts are global to a process, and peak memory is its whole life's: the other benchmarks
 start this one anew for each figure. Imports TensorFlow only when it measures.
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -109,6 +112,50 @@ def measure(learner, tasks, count: int, repeats: int) -> dict[str, float]:
     }
 
 
+def compare(makers: dict[str, Callable], count: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Meta-steps of several learners in turn, and the ratio of each to the first.
+
+    Ratios are medians over the turns: what slows the machine down slows neighbours down alike.
+
+    Args:
+      makers: by name, what makes a learner and its tasks.
+      count: meta-steps a turn.
+      repeats: turns.
+    """
+    made = {name: make() for name, make in makers.items()}
+    for learner, tasks in made.values():
+        learner.meta_steps(tasks, 0, 1)
+        learner.meta_steps(tasks, 1, 2 * count)
+    wall: dict[str, list[float]] = {name: [] for name in made}
+    processor: dict[str, list[float]] = {name: [] for name in made}
+    for turn in range(1, repeats + 1):
+        for name, (learner, tasks) in made.items():
+            begun = time.perf_counter(), time.process_time()
+            learner.meta_steps(tasks, turn * count, count).query_loss.numpy()
+            wall[name].append((time.perf_counter() - begun[0]) / count)
+            processor[name].append((time.process_time() - begun[1]) / count)
+    first = next(iter(made))
+
+    def ratio(seconds: dict[str, list[float]], name: str) -> float:
+        return statistics.median(np.divide(seconds[name], seconds[first]))
+
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(wall[name]),
+            "ratio": ratio(wall, name),
+            "processor_ratio": ratio(processor, name),
+        }
+        for name in made
+    }
+
+
+def flags(word: str) -> dict[str, bool | int | float | str]:
+    """A flag said as NAME=VALUE, by its name."""
+    from maml_tf.cli.flags import parse
+
+    return parse([f"--{word}"]).given
+
+
 def child(command: list[str]) -> dict[str, float] | None:
     """Runs a measurement in a process of its own; None, and its last words, if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
@@ -129,12 +176,19 @@ def main() -> None:
     parser.add_argument("--inner_steps", type=int, help="S, other than the setting's")
     parser.add_argument("--first_order", action="store_true")
     parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--levers", nargs="*", help="flags, such as clip=1: what each one costs")
     options = parser.parse_args()
     others = {name: getattr(options, name) for name in ("tasks", "inner_steps", "first_order")}
     setting = dataclasses.replace(
         settings.SETTINGS[options.setting], **{k: v for k, v in others.items() if v}
     )
-    learner, tasks = prepare(setting, options.with_data, recompute=options.recompute)
+    usual = functools.partial(prepare, setting, options.with_data, recompute=options.recompute)
+    if options.levers:
+        makers = {"without": usual}
+        makers |= {word: functools.partial(usual, **flags(word)) for word in options.levers}
+        print(json.dumps(compare(makers, calls_of(setting), options.repeats), indent=1))
+        return
+    learner, tasks = usual()
     print(json.dumps(measure(learner, tasks, calls_of(setting), options.repeats)))
 
 

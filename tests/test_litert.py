@@ -74,6 +74,15 @@ CASES = {
     "convolutional": (convolutional, {}, {}),
     "convolutional, inductive": (convolutional, {}, {"transductive": False}),
     "functional": (functional, {"learn_step_size": True}, {}),
+    "step sizes per step": (
+        functional,
+        {"learn_step_size": "layer_and_step"},
+        {"steps": STEPS + 1},
+    ),
+    "the same in a loop": (
+        *(functional, {"learn_step_size": "layer_and_step"}),
+        {"steps": UNROLLED + 2},
+    ),
     "two inputs": (two_inputs, {}, {"step_size": 0.2}),
 }
 
@@ -109,6 +118,8 @@ def test_the_file_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()
     learner = MetaLearner(randomize(model), loss, step_size=0.1, inner_steps=STEPS, **how)
+    for alpha in learner.step_sizes:
+        alpha.assign(alpha + np.random.default_rng(0).uniform(0, 0.1, alpha.shape))
     path = tmp_path / "it"
     sizes = {"support_examples": SUPPORT, "query_examples": QUERIES}
     maml_tf.export(learner, path, format="litert", **sizes, **options)

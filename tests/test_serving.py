@@ -23,7 +23,7 @@ import sys
 sys.modules["keras"] = sys.modules["maml_tf"] = None  # importing either now fails
 import numpy as np, tensorflow as tf
 results = {}
-for name in ("conv", "regression", "learned"):
+for name in ("conv", "regression", "learned", "each step"):
     model, data = tf.saved_model.load(name), np.load(name + ".npz")
     adapt, predict, both = (model.signatures[n] for n in ("adapt", "predict", "adapt_and_predict"))
     query = tf.constant(data["query_x"])
@@ -100,7 +100,10 @@ def _regression_learner(learn_step_size=False):
     model = networks.dense_network(1, 1, (8, 8))
     _scatter(model.trainable_variables)
     learner = MetaLearner(
-        *(model, losses.mean_squared_error), step_size=0.05, learn_step_size=learn_step_size
+        *(model, losses.mean_squared_error),
+        step_size=0.05,
+        learn_step_size=learn_step_size,
+        inner_steps=2 if learn_step_size == "layer_and_step" else 1,
     )
     for seed, alpha in enumerate(learner.step_sizes):
         alpha.assign(np.random.default_rng(seed).uniform(0, 0.1, alpha.shape))
@@ -121,8 +124,8 @@ def _data(learner):
 
 
 def _cases(name):
-    own = {"conv": 0.1, "regression": 0.05, "learned": np.nan}[name]
-    sizes = [own, GIVEN_STEP_SIZE] if name == "learned" else [own]
+    own = {"conv": 0.1, "regression": 0.05}.get(name, np.nan)
+    sizes = [own, GIVEN_STEP_SIZE] if np.isnan(own) else [own]
     return [(k, s, t, a) for k in SHOTS for s in STEPS for t in (0, 1) for a in sizes]
 
 
@@ -143,6 +146,7 @@ def exported(tmp_path_factory):
         "conv": _conv_learner(),
         "regression": _regression_learner(),
         "learned": _regression_learner(learn_step_size=True),
+        "each step": _regression_learner(learn_step_size="layer_and_step"),
     }
     data = {name: _data(learner) for name, learner in learners.items()}
     for name, learner in learners.items():
@@ -157,7 +161,7 @@ def exported(tmp_path_factory):
     )
 
 
-NAMES = ("conv", "regression", "learned")
+NAMES = ("conv", "regression", "learned", "each step")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,19 @@ class _Optional(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
+class _Switch(_Optional):
+    """Reads one of several words, or True or False; the flag alone is True."""
+
+    def __init__(self):
+        super().__init__(flags.ArgumentParser())
+
+    def parse(self, argument):
+        try:
+            return flags.BooleanParser().parse(argument)
+        except (TypeError, ValueError):
+            return super().parse(argument)
+
+
 _PARSERS: dict[type, Callable[[], flags.ArgumentParser]] = {
     bool: _Boolean,
     int: _Whole,
@@ -120,6 +133,11 @@ def parse(arguments: list[str]) -> Parsed:
     """
     values = _Values()
     for each in SETTINGS.values():
+        if each.switch:
+            flag = flags.Flag(_Switch(), None, each.flag, each.default, each.help)
+            flag.boolean = True
+            flags.DEFINE_flag(flag, values)
+            continue
         _define(values, each.flag, each.kind, each.default, each.help, each.optional)
     for old, new in original.RENAMED.items():
         flags.DEFINE_alias(old, new, flag_values=values)

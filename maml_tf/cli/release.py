@@ -23,21 +23,16 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     to = settings.run.to
     if not to or settings.training.init:
         raise ValueError("A release is made from a run: maml-tf release RUN --to=models/NAME.")
-    if settings.training.learn_step_size:
-        raise ValueError(
-            f"{directory} has meta-learned step sizes, which a release does not hold; use "
-            "`maml-tf export`."
-        )
     target = Path(to)
     _check(target)
     start.on(settings.machine)
     from maml_tf.results import files as result_files
-    from maml_tf.saving.weights import save_model_weights
+    from maml_tf.saving.weights import save_release
 
     learner, iteration = runs.restore(directory, settings)
     results = result_files.release((directory / "results").glob("*.json"), iteration)
     with replacing_directory(target, runs.RESULT_FILE, runs.FLAGS_FILE) as staging:
-        save_model_weights(learner.model, staging / WEIGHTS_FILE)
+        save_release(learner, staging / WEIGHTS_FILE)
         (staging / runs.RESULT_FILE).write_text(json.dumps(results, indent=1) + "\n")
         (staging / model_card.FILE).write_text(_card(directory, target, staging), "utf-8")
         runs.write_flags(staging, *_flags(directory))

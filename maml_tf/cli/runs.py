@@ -303,7 +303,7 @@ def start_from_release(settings: Settings, learner: Any) -> None:
     release = _release(settings.training.init)
     _check_release(release)
     _refuse_other_model(release, read_flags(release), settings.given)
-    iteration = _load_release(release, learner)
+    iteration = _load_release(release, learner, begins=True)
     _LOG.info("Starting from the weights of %s, iteration %d.", release, iteration)
 
 
@@ -324,10 +324,12 @@ def _check_release(release: Path) -> None:
         raise ValueError(f"{error} Get the release again.") from error
 
 
-def _load_release(release: Path, learner: Any) -> int:
+def _load_release(release: Path, learner: Any, *, begins: bool = False) -> int:
     """Puts a release's weights into `learner`; returns the iteration that they are of."""
+    from maml_tf.saving.weights import load_release
+
     try:
-        learner.model.load_weights(release / WEIGHTS_FILE)
+        load_release(learner, release / WEIGHTS_FILE, begins=begins)
     except Exception as error:  # Keras and h5py name no types for what may be wrong with a file.
         reason = " ".join(str(error).split())[:300]
         raise ValueError(

@@ -8,6 +8,7 @@ Shape letters: T tasks, S inner steps.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -19,8 +20,37 @@ from maml_tf.engine.fast_weights import FastWeight
 from maml_tf.engine.second_derivatives import refusing_dead_ends
 from maml_tf.types import LossFn, Weights
 
+
+@dataclasses.dataclass(frozen=True)
+class PerStep:
+    """An alpha for each weight and step: LSLR of MAML++ (Antoniou et al. 2019; see `LEARNED`).
+
+    Steps beyond the last one of these take the last one's again.
+    """
+
+    by_weight: Sequence[tf.Tensor]
+    """Of each weight: `[S]`, one number per step; or `[]`, one for all steps."""
+
+    def at(self, step: int | tf.Tensor) -> list[tf.Tensor]:
+        """The alpha of each weight, `[]`, in step 0, 1, ..., which may be known in the graph."""
+        return [_entry(alphas, step) if alphas.shape.rank else alphas for alphas in self.by_weight]
+
+    def after(self, steps: tf.Tensor) -> PerStep:
+        """Those that are left after so many steps, an int32 scalar: what was step 2 is now 0."""
+
+        def left(alphas: tf.Tensor) -> tf.Tensor:
+            size = alphas.shape[0]
+            return tf.gather(alphas, tf.minimum(tf.range(size) + steps, size - 1))
+
+        return PerStep([left(alphas) if alphas.shape.rank else alphas for alphas in self.by_weight])
+
+
 StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
-"""alpha: one number, or one tensor per weight, broadcastable to it (Meta-SGD, Li et al. 2017)."""
+"""alpha of a step: one number, or one tensor per weight, broadcastable to it (Meta-SGD, Li et al.
+2017)."""
+
+StepSizes: TypeAlias = StepSize | PerStep
+"""alpha of several steps: the same in all, or each step's own."""
 
 
 class Adaptation(NamedTuple):
@@ -109,7 +139,7 @@ def adapt(
     weights: Weights,
     batches: Sequence[Any],
     *,
-    step_size: StepSize,
+    step_size: StepSizes,
     adapts: Sequence[bool] | None = None,
     first_order: bool = False,
     recompute: bool = False,
@@ -122,7 +152,7 @@ def adapt(
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batches: one per step. Supervised code repeats the support set, reinforcement learning passes
         fresh trajectories.
-      step_size: alpha, one for all or one per weight.
+      step_size: alpha, one for all or one per weight; or `PerStep`, each step's own.
       adapts: which weights move; all by default.
       first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
       recompute: keep only the weights between steps for the backward pass and compute the rest
@@ -136,7 +166,7 @@ def adapt(
         raise ValueError(
             f"batches are {arguments.shown(batches)}; give a list of one batch per gradient step."
         )
-    alphas = _one_per_weight(step_size, weights)
+    alphas_of = _by_step(step_size, weights)
 
     def step(weights, alphas, batch):
         stepped, losses = gradient_step(
@@ -146,8 +176,8 @@ def adapt(
 
     run = _recomputed(step) if recompute else step
     path, losses = [list(weights)], []
-    for batch in batches:
-        stepped, before = run(path[-1], alphas, batch)
+    for number, batch in enumerate(batches):
+        stepped, before = run(path[-1], alphas_of(number), batch)
         path.append(stepped)
         losses.append(before)
     return Adaptation(path, losses)
@@ -159,7 +189,7 @@ def adapt_for(
     batch: Any,
     steps: tf.Tensor,
     *,
-    step_size: StepSize,
+    step_size: StepSizes,
     adapts: Sequence[bool] | None = None,
     observe: Callable[[Weights], tf.Tensor] | None = None,
     constrain: Callable[[Weights], Weights] | None = None,
@@ -175,7 +205,7 @@ def adapt_for(
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batch: what `loss_fn` takes, the same at every step.
       steps: S, an int32 scalar; none are taken for S <= 0.
-      step_size: alpha, one for all or one per weight.
+      step_size: alpha, one for all or one per weight; or `PerStep`, each step's own.
       adapts: which weights move; all by default.
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
@@ -184,7 +214,7 @@ def adapt_for(
       The weights after the last step, of unchanged static shapes, and what was observed
       `[S + 1, T, ...]`, or None.
     """
-    alphas = _one_per_weight(step_size, weights)
+    alphas_of = _by_step(step_size, weights)
 
     def note(step, current, seen):
         return [kept.write(step, observe(current)) for kept in seen] if observe else []
@@ -192,7 +222,7 @@ def adapt_for(
     def body(step, current, seen):
         seen = note(step, current, seen)
         stepped, _ = gradient_step(
-            loss_fn, current, batch, step_size=alphas, adapts=adapts, first_order=True
+            loss_fn, current, batch, step_size=alphas_of(step), adapts=adapts, first_order=True
         )
         stepped = constrain(stepped) if constrain else stepped
         pairs = zip(stepped, weights, strict=True)
@@ -219,6 +249,26 @@ def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:
 def _dense(gradient: Any) -> tf.Tensor | None:
     """A gradient as a tensor: that of a table that words are looked up in comes as slices."""
     return None if gradient is None else tf.convert_to_tensor(gradient)
+
+
+def _by_step(
+    step_size: StepSizes, weights: Weights
+) -> Callable[[int | tf.Tensor], list[tf.Tensor]]:
+    """The alpha of each weight as a function of the step, 0, 1, ..."""
+    if isinstance(step_size, PerStep):
+        return lambda step: _one_per_weight(step_size.at(step), weights)
+    same = _one_per_weight(step_size, weights)
+    return lambda step: same
+
+
+def _entry(alphas: tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
+    """Entry `step` of `alphas [S]`, or the last one."""
+    last = alphas.shape[0] - 1
+    return (
+        alphas[min(step, last)]
+        if isinstance(step, int)
+        else tf.gather(alphas, tf.minimum(step, last))
+    )
 
 
 def _one_per_weight(step_size: StepSize, weights: Weights) -> list[tf.Tensor]:

@@ -14,9 +14,23 @@ import keras
 import tensorflow as tf
 
 from maml_tf import arguments
-from maml_tf.engine.adaptation import Adaptation, StepSize, adapt, adapt_for, fast, stack
+from maml_tf.engine.adaptation import (
+    Adaptation,
+    PerStep,
+    StepSizes,
+    adapt,
+    adapt_for,
+    fast,
+    stack,
+)
 from maml_tf.engine.fast_weights import FastWeight
 from maml_tf.types import LossFn, Weights
+
+LEARNED = ("weight", "layer", "layer_and_step")
+"""What has a learned step size of its own: each number that adapts (Meta-SGD, Li et al. 2017), each
+weight tensor, or each weight tensor in each inner step (MAML++, Antoniou et al. 2019, "How to train
+your MAML", paragraph "Learning Per-Layer Per-Step Learning Rates and Gradient Directions"; its
+code, too, gives a kernel and its bias one each)."""
 
 LEAST_STEP_SIZE = 1e-3
 """Of the step size at the beginning: where learned ones that must stay positive are held."""
@@ -46,6 +60,8 @@ class InnerLoop:
     """Hold inner gradients constant in `differentiable`."""
     recompute: bool = False
     """In `differentiable`: trade time for memory that hardly grows with S."""
+    per_step: bool = False
+    """Whether each of `step_sizes` is `[S]`, an alpha per step: "layer_and_step" of `LEARNED`."""
 
     @property
     def parameters(self) -> list[keras.Variable]:
@@ -60,32 +76,35 @@ class InnerLoop:
         """Reads the meta-learned weights, theta."""
         return [tf.convert_to_tensor(v.value) for v in self.variables]
 
-    def split(self, parameters: Sequence[tf.Tensor]) -> tuple[Weights, StepSize]:
+    def split(self, parameters: Sequence[tf.Tensor]) -> tuple[Weights, StepSizes]:
         """Theta and alpha of values of `parameters`, of which both are differentiable functions."""
         size = len(self.variables)
         weights, learned = list(parameters[:size]), parameters[size:]
-        return weights, self._with_zeros(learned) if self.step_sizes else self.step_size
+        return weights, self.of_learned(learned) if self.step_sizes else self.step_size
 
-    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSize:
+    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSizes:
         """The inner step size in force: the given one, the meta-learned, or the fixed."""
         if step_size is not None or not self.step_sizes:
             return self.step_size if step_size is None else step_size
-        return self._with_zeros([tf.convert_to_tensor(v.value) for v in self.step_sizes])
+        return self.of_learned([tf.convert_to_tensor(v.value) for v in self.step_sizes])
 
-    def alphas_by_weight(self, step_size: float | None = None) -> list[tf.Tensor]:
-        """As `alphas`, one tensor per weight: for a compiled function, which is traced once."""
+    def alphas_by_weight(self, step_size: float | None = None, step: int = 0) -> list[tf.Tensor]:
+        """As `alphas`, of one step, 0, 1, ...; one tensor per weight, for a compiled function."""
         alphas = self.alphas(step_size)
+        if isinstance(alphas, PerStep):
+            return alphas.at(step)
         if isinstance(alphas, (list, tuple)):
             return list(alphas)
         return [tf.constant(alphas, v.dtype) for v in self.variables]
 
-    def _with_zeros(self, learned: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """A step size for every weight: of those that adapt, and 0."""
+    def of_learned(self, learned: Sequence[tf.Tensor]) -> StepSizes:
+        """Alpha of every weight, 0 of those that do not adapt, by a value of each `step_sizes`."""
         rest = iter(learned)
-        return [
+        alphas = [
             next(rest) if own else tf.zeros([], v.dtype)
             for v, own in zip(self.variables, self.adapts, strict=True)
         ]
+        return PerStep(alphas) if self.per_step else alphas
 
     def stacked(self, num_tasks: int | tf.Tensor, weights: Weights | None = None) -> Weights:
         """Gives each task its own copy `[T, *shape]` of every weight that adapts.
@@ -133,7 +152,7 @@ class InnerLoop:
         weights: Weights,
         batches: Sequence[Any],
         *,
-        step_size: StepSize | None = None,
+        step_size: StepSizes | None = None,
     ) -> Adaptation:
         """Gradient steps that nobody differentiates through.
 
@@ -163,7 +182,7 @@ class InnerLoop:
         batch: Any,
         steps: tf.Tensor | int,
         *,
-        step_size: StepSize | None = None,
+        step_size: StepSizes | None = None,
         observe: Callable[[Weights], tf.Tensor] | None = None,
     ) -> tuple[Weights, tf.Tensor | None]:
         """As `steps`, on one batch, where only the running graph knows S; see `adapt_for`.
@@ -227,33 +246,62 @@ def which_adapt(
     return chosen
 
 
+def what_is_learned(learn_step_size: bool | str) -> str | None:
+    """Which of `LEARNED` a user asks for, None for none; True is "weight".
+
+    Raises:
+      ValueError: it is something else.
+    """
+    if isinstance(learn_step_size, str) and learn_step_size in LEARNED:
+        return learn_step_size
+    try:
+        return LEARNED[0] if arguments.boolean("learn_step_size", learn_step_size) else None
+    except ValueError as error:
+        words = ", ".join(repr(word) for word in LEARNED)
+        raise ValueError(f"{str(error)[:-1]}, nor one of {words}.") from error
+
+
 def learned_step_sizes(
     variables: Sequence[keras.Variable],
     adapts: Sequence[bool],
     step_size: float,
     *,
+    per: str | None = "weight",
+    steps: int = 1,
     positive: bool = False,
     names: Sequence[str] | None = None,
 ) -> list[keras.Variable]:
-    """Makes alpha a variable: one number for each number that adapts (Meta-SGD, Li et al. 2017).
+    """Makes alpha a variable of each weight that adapts.
 
     Args:
       variables: theta.
       adapts: of each, whether it adapts.
       step_size: alpha at the beginning.
+      per: one of `LEARNED`; None for no step sizes.
+      steps: S, the inner steps of the training; later ones repeat the last.
       positive: hold each at `LEAST_STEP_SIZE` of it or more.
       names: of each variable's alpha; by default by the variable's path.
 
     Returns:
-      One variable, of its shape, per variable that adapts.
+      One variable per variable that adapts: of its shape, `[]`, or `[S]`.
+
+    Raises:
+      ValueError: each step is to have its own, and there are no steps.
     """
+    if not per:
+        return []
+    if per == "layer_and_step" and steps < 1:
+        raise ValueError(
+            "learn_step_size='layer_and_step' learns a step size for each inner step, and "
+            f"inner_steps is {steps}; give 1 or more."
+        )
     if names is None:
         names = ["step_size_" + v.path.replace("/", "_") for v in variables]
-    made = [
-        keras.Variable(tf.constant(step_size, v.dtype, v.shape), name=name)
-        for v, own, name in zip(variables, adapts, names, strict=True)
-        if own
-    ]
+    made = []
+    for variable, own, name in zip(variables, adapts, names, strict=True):
+        shape = {"weight": variable.shape, "layer": (), "layer_and_step": (steps,)}[per]
+        start = tf.constant(step_size, variable.dtype, shape)
+        made += [keras.Variable(start, name=name)] if own else []
     if positive:
         least = step_size * LEAST_STEP_SIZE
         for variable in made:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import tensorflow as tf
 
 from maml_tf import arguments
+from maml_tf.engine.adaptation import StepSizes
 from maml_tf.engine.inner_loop import InnerLoop
 
 Named = dict[str, tf.Variable]
@@ -46,27 +47,24 @@ def default_step_size(inner: InnerLoop, step_size: float | None) -> float:
 
 
 def given_or_learned(
-    step_size: tf.Tensor,
-    weights: Mapping[str, tf.Tensor | tf.Variable],
-    learned: Mapping[str, tf.Variable],
-) -> tf.Tensor | list[tf.Tensor]:
+    inner: InnerLoop, step_size: tf.Tensor | float, learned: Mapping[str, tf.Variable]
+) -> StepSizes:
     """Alpha in a graph: the given one, or where it is NaN the meta-learned ones, if there are any.
 
     Args:
+      inner: whose weights are adapted.
       step_size: `[]`.
-      weights: all weights by name.
-      learned: the meta-learned step sizes of those that adapt, by the same names.
+      learned: the meta-learned step sizes of those that adapt, as `served_variables` made them.
 
     Returns:
-      One number, or one tensor per weight.
+      What `inner.loop` takes.
     """
     if not learned:
         return step_size
-    alphas = []
-    for name, weight in weights.items():
-        given, own = tf.cast(step_size, weight.dtype), learned.get(name)
-        alphas.append(given if own is None else tf.where(tf.math.is_nan(step_size), own, given))
-    return alphas
+    own = [tf.convert_to_tensor(alpha) for alpha in learned.values()]
+    given = [tf.cast(step_size, alpha.dtype) for alpha in own]
+    is_own = tf.math.is_nan(step_size)
+    return inner.of_learned([tf.where(is_own, *pair) for pair in zip(own, given, strict=True)])
 
 
 def unique_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ def setting(
     *,
     within: Range | None = None,
     choices: Sequence[str] = (),
+    switch: str = "",
     flag: str = "",
     section: str = "",
     only: bool = False,
@@ -34,14 +35,14 @@ def setting(
       help: what it means, with its unit, in a sentence that does not lean on the name.
       within: the range; needed for a number.
       choices: of a text.
+      switch: the choice that True means, as does the flag without a value; False means None.
       flag: its name on the command line, if that is not the field's.
       section: heading of the help text that begins with it.
       only: whether problems that do not look at it refuse it.
     """
-    metadata = {"help": help, "within": within, "choices": choices, "flag": flag}
-    return dataclasses.field(
-        default=default, metadata=metadata | {"section": section, "only": only}
-    )
+    metadata: dict[str, Any] = {"help": help, "within": within, "choices": choices, "flag": flag}
+    metadata |= {"switch": switch, "section": section, "only": only}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 class Setting(typing.NamedTuple):
@@ -55,6 +56,7 @@ class Setting(typing.NamedTuple):
     help: str
     within: Range | None
     choices: tuple[str, ...]
+    switch: str
     section: str
     only: bool
 
@@ -84,9 +86,17 @@ def _declared(field: dataclasses.Field, hint: Any) -> Setting:
         help=rules["help"],
         within=rules["within"],
         choices=tuple(rules["choices"]),
+        switch=rules["switch"],
         section=rules["section"],
         only=rules["only"],
     )
+
+
+def meant(each: Setting | None, value: Any) -> Any:
+    """A value of a setting, whose switch may be said as True or False, in words too."""
+    if each and each.switch and (isinstance(value, bool) or value in ("True", "False")):
+        return each.switch if value in (True, "True") else None
+    return value
 
 
 def check(group: Any) -> None:

@@ -27,6 +27,7 @@ _NAMES = {
     "oracle": "baseline",
 }
 _TEXTS = {("norm", "none"): "None", ("oracle", True): "oracle", ("oracle", False): "None"}
+_TEXTS |= {("learn_step_size", "weight"): "True"}
 """How directory names write settings and values: runs of earlier versions are found by them."""
 
 _LAST = ("pretrain_iterations", "init", "classes")

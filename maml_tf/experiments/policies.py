@@ -113,7 +113,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner[Any]:
         "discount": training.discount,
         "gae_lambda": training.gae_lambda,
         "first_order": settings.method.first_order,
-        "learn_step_size": training.learn_step_size,
+        "learn_step_size": training.learn_step_size or False,
         "pieces": settings.machine.pieces,
         "adapts": networks.part_of(acts.model, settings.adapts),
     }

@@ -96,8 +96,12 @@ class Training:
     inner_steps: int = setting(
         1, "Inner gradient steps during training.", within=ranges.INNER_STEPS
     )
-    learn_step_size: bool = setting(
-        False, "Meta-learn the inner step size, one per weight (Meta-SGD)."
+    learn_step_size: str | None = setting(
+        None,
+        "Meta-learn the inner step size: one per number (weight, or the flag alone: Meta-SGD), per "
+        "weight tensor (layer), or per weight tensor and inner step (MAML++). By default not.",
+        choices=("weight", "layer", "layer_and_step"),
+        switch="weight",
     )
     adapt: str = setting(
         "all",
@@ -116,6 +120,13 @@ class Training:
         "How the initial weights are learned.",
         choices=tuple(METHODS),
         section="Outer loop",
+    )
+    multi_step_loss: int = setting(
+        0,
+        "Iterations over which the loss of a meta-step passes from the mean after all inner steps "
+        "to the one after the last (MAML++). 0: the last counts alone.",
+        within=ranges.ITERATIONS,
+        only=True,
     )
     pretrain_iterations: int = setting(
         0,
@@ -556,7 +567,8 @@ class Settings:
             iterations=before,
             pretrain_iterations=0,
             **schedule_settings.CONSTANT,
-            learn_step_size=False,
+            learn_step_size=None,
+            multi_step_loss=None,
             run_name="",
         )
 
@@ -570,7 +582,8 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     Raises:
       ValueError: a value is impossible, or two contradict each other; names the flags.
     """
-    given = {flag: value for flag, value in given.items() if value is not None}
+    said = {flag: fields.meant(SETTINGS.get(flag), value) for flag, value in given.items()}
+    given = {flag: value for flag, value in said.items() if value is not None}
     training, evaluation, machine, run = (_group(group, given) for group in GROUPS)
     problem, method = problems.find(training.problem), METHODS[training.method]
     _check_problem(problem, given)
@@ -686,7 +699,7 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in ("sampling_correction", "inner_kl"):
+    for name in ("sampling_correction", "inner_kl", "multi_step_loss"):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
     if given.get("learn_step_size") and not method.inner_steps:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init"}
+    | {"pretrain_iterations", "init", "multi_step_loss"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -84,7 +84,8 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         losses.mean_squared_error if regression else cross_entropy,
         inner_steps=settings.inner_steps,
         first_order=method.first_order,
-        learn_step_size=training.learn_step_size,
+        learn_step_size=training.learn_step_size or False,
+        multi_step_loss=training.multi_step_loss,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,

@@ -12,7 +12,9 @@ Neither Keras nor maml_tf is needed where it runs::
 `adapted` is a dictionary of every weight by name, as `initial_weights()` gives them. A step of
 `adapt` takes log-probabilities by the weights that it starts from, so the episodes of a further
 step should be those of the adapted policy. The paper's first step takes alpha, the later ones
-alpha / 2.
+alpha / 2. Where each inner step has learned step sizes of its own, `adapt` also takes
+`first_step`, how many steps `weights` have behind them, 0 by default: `adapt(*later,
+weights=adapted, first_step=1)`.
 
 A Gaussian's `act` gives `means` and `log_stds`; that of choices gives `logits` (of several choices
 one after another), and takes uniform `noise`, one number per choice. All but a plain Gaussian's,
@@ -43,6 +45,7 @@ import tensorflow.experimental.numpy as tnp
 
 from maml_tf import arguments
 from maml_tf._version import __version__
+from maml_tf.engine.adaptation import PerStep
 from maml_tf.engine.served_weights import (
     default_step_size,
     given_or_learned,
@@ -58,7 +61,10 @@ if TYPE_CHECKING:
 
     from maml_tf.rl.meta_policy import MetaPolicy
 
-_TAKEN = ("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise")
+_TAKEN = (
+    *("observations", "actions", "rewards", "mask", "steps", "step_size", "seed", "noise"),
+    "first_step",
+)
 _TAKEN_OUTPUTS = ("means", "log_stds", "logits", "mode")
 
 Named = dict[str, tf.Tensor]
@@ -132,7 +138,9 @@ class ServedPolicy(tf.Module):
             given["actions"] = tf.cast(drawn, self.action_dtype)
         return given
 
-    def weights_after(self, episodes, weights: Named | None, steps, step_size) -> Named:
+    def weights_after(
+        self, episodes, weights: Named | None, steps, step_size, first_step=None
+    ) -> Named:
         """Weights after `steps` steps on the episodes `[E, H, ...]` of one task."""
         observations, actions, rewards, mask = episodes
         learner, mask = self.learner, tf.ones_like(rewards) if mask is None else mask
@@ -149,12 +157,16 @@ class ServedPolicy(tf.Module):
             gae_lambda=learner.gae_lambda,
             parameters=head.parameters,
         )
+        alphas = given_or_learned(learner.inner, step_size, self.step_sizes)
+        if first_step is not None and isinstance(alphas, PerStep):
+            tf.debugging.assert_non_negative(first_step, "first_step must be 0 or more")
+            alphas = alphas.after(first_step)
         adapted, _ = learner.inner.loop(
             reinforce(learner.policy),
             learner.inner.stacked(1, values),
             batch,
             steps,
-            step_size=given_or_learned(step_size, self.initial, self.step_sizes),
+            step_size=alphas,
         )
         own = zip(self.initial, adapted, learner.adapts, strict=True)
         return {name: value[0] if moves else value for name, value, moves in own}
@@ -193,9 +205,18 @@ def _adapt(served: ServedPolicy, steps: int, step_size: float) -> PolymorphicFun
     # Tensors, so that a number in a call is one, too, and not a constant of another graph.
     steps, step_size = tf.constant(steps, tf.int32), tf.constant(step_size, tf.float32)
 
+    first = tf.constant(0) if served.learner.inner.per_step else None
+
     @tf.function(autograph=False)
     def adapt(
-        observations, actions, rewards, mask=None, weights=None, steps=steps, step_size=step_size
+        observations,
+        actions,
+        rewards,
+        mask=None,
+        weights=None,
+        steps=steps,
+        step_size=step_size,
+        first_step=first,
     ):
         columns = (observations, actions, rewards, mask)
         types = (served.dtype, served.action_dtype, served.dtype, served.dtype)
@@ -203,7 +224,7 @@ def _adapt(served: ServedPolicy, steps: int, step_size: float) -> PolymorphicFun
             None if column is None else tf.cast(column, dtype)
             for column, dtype in zip(columns, types, strict=True)
         ]
-        return compute(taken, weights, steps, step_size)
+        return compute(taken, weights, steps, step_size, first_step)
 
     return adapt
 
@@ -231,7 +252,8 @@ class Specs:
             spec("rewards", None, None),
         )
         self.mask = spec("mask", None, None)
-        self.numbers = spec("steps", dtype=tf.int32), spec("step_size", dtype=tf.float32)
+        first = spec("first_step", dtype=tf.int32) if served.learner.inner.per_step else None
+        self.numbers = spec("steps", dtype=tf.int32), spec("step_size", dtype=tf.float32), first
 
     def trace_all(self, act: PolymorphicFunction, adapt: PolymorphicFunction) -> None:
         """Traces every form of a call; NumPy's and many environments' numbers are of 64 bits."""

@@ -19,7 +19,12 @@ import numpy as np
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
-from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
+from maml_tf.engine.inner_loop import (
+    InnerLoop,
+    learned_step_sizes,
+    what_is_learned,
+    which_adapt,
+)
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
@@ -86,7 +91,7 @@ class MetaPolicy(Saved):
         discount: float = 0.99,
         gae_lambda: float = 1.0,
         first_order: bool = False,
-        learn_step_size: bool = False,
+        learn_step_size: bool | str = False,
         sampling_correction: float = 0.0,
         adapts: Callable[[keras.Variable], bool] | None = None,
         pieces: int | None = None,
@@ -104,7 +109,7 @@ class MetaPolicy(Saved):
           gae_lambda: lambda of generalised advantage estimation; 1 is the discounted return minus
             the baseline.
           first_order: hold inner gradients constant.
-          learn_step_size: meta-learn alpha, one number for each that adapts (Meta-SGD).
+          learn_step_size: meta-learn alpha, as `MetaLearner` does.
           sampling_correction: factor of E-MAML's second term in what the meta-step descends; see
             `objectives.sampling_correction`. 0: none, as in the paper.
           adapts: which weights the inner step moves; all by default.
@@ -120,7 +125,7 @@ class MetaPolicy(Saved):
         for name, number in {"discount": discount, "gae_lambda": gae_lambda, **correction}.items():
             arguments.number(name, number)
         arguments.boolean("first_order", first_order)
-        arguments.boolean("learn_step_size", learn_step_size)
+        self.learn_step_size = what_is_learned(learn_step_size)
         _check_pieces(meta_batch_size, pieces)
         self.policy = policy
         self.meta_batch_size = meta_batch_size
@@ -129,7 +134,8 @@ class MetaPolicy(Saved):
         self.sampling_correction = sampling_correction
         self.counters = {"environment_steps": _counter("environment_steps")}
         self.pieces = pieces
-        self.inner = _inner_loop(policy, adapts, step_size, learn_step_size, first_order)
+        sizes = step_size, self.learn_step_size, inner_steps
+        self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self._sampling = AdaptiveSampling(
             policy, self.inner, self.inner_loss, discount=discount, gae_lambda=gae_lambda
@@ -318,17 +324,20 @@ class MetaPolicy(Saved):
 def _inner_loop(
     policy: Policy,
     adapts: Callable[[keras.Variable], bool] | None,
-    step_size: float,
-    learn_step_size: bool,
+    sizes: tuple[float, str | None, int],
     first_order: bool,
 ) -> InnerLoop:
+    step_size, learned_per, inner_steps = sizes
     moving = which_adapt(policy.variables, adapts)
-    learned: Sequence[keras.Variable] = ()
-    if learn_step_size:
+    learned = learned_step_sizes(
+        *(policy.variables, moving, step_size),
+        per=learned_per,
+        steps=inner_steps,
         # The names that checkpoints and descriptions of runs have known them by.
-        names = [f"step_size_{index}" for index in range(len(moving))]
-        learned = learned_step_sizes(policy.variables, moving, step_size, names=names)
-    return InnerLoop(policy.variables, moving, step_size, learned, first_order)
+        names=[f"step_size_{index}" for index in range(len(moving))],
+    )
+    each = learned_per == "layer_and_step"
+    return InnerLoop(policy.variables, moving, step_size, learned, first_order, per_step=each)
 
 
 def _counter(name: str) -> keras.Variable:

@@ -59,9 +59,9 @@ def portable(
     def act(observations, weights, noise):
         return served.actions(observations, weights, None, noise)
 
-    def adapt(observations, actions, rewards, mask, weights):
+    def adapt(observations, actions, rewards, mask, weights, first_step=None):
         episodes = (observations, actions, rewards, mask)
-        return served.weights_after(episodes, weights, steps, step_size)
+        return served.weights_after(episodes, weights, steps, step_size, first_step)
 
     sizes: dict[str, Any] = {"query_examples": arguments.count("query_examples", query_examples, 1)}
     few = _sized([specs.observations, specs.noise], [query_examples])
@@ -73,7 +73,8 @@ def portable(
         sizes["support_examples"] = arguments.count("support_examples", support_examples, 1)
         sizes["horizon"] = arguments.count("horizon", horizon, 1)
         columns = _sized([*specs.episodes, specs.mask], [support_examples, horizon])
-        takes["adapt"] = (adapt, *columns, specs.weights)
+        first = specs.numbers[-1]  # where each step has its own step sizes
+        takes["adapt"] = (adapt, *columns, specs.weights, *([] if first is None else [first]))
     with portable_gradients():
         signatures = {name: traced(*given) for name, given in takes.items()}
     return Servable(served, signatures, description(served, steps, step_size) | sizes)

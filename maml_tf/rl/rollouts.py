@@ -128,7 +128,8 @@ class AdaptiveSampling:
             batch, mean_returns = self.weigh(trajectories)
             if stage < len(step_sizes):
                 stacked = weights if batches else self._inner.stacked(len(tasks), weights)
-                weights = self.step(stacked, batch, self._inner.alphas_by_weight(step_sizes[stage]))
+                alphas = self._inner.alphas_by_weight(step_sizes[stage], stage)
+                weights = self.step(stacked, batch, alphas)
             batches.append(batch)
             returns.append(mean_returns.numpy())
             clock.stop("inner")

@@ -2,8 +2,8 @@
 
 `<name>.weights.h5` is what `model.save_weights` writes, so that `model.load_weights` reads it
 without this package. A group `maml_tf` beside the model's holds the rest of the learner's state,
-such as meta-learned step sizes, and a description of the network. A release's file has no such
-group: it is read as well.
+such as meta-learned step sizes, and a description of the network. A release's file has such a group
+only for meta-learned step sizes; one without is read as well.
 """
 
 from __future__ import annotations
@@ -70,6 +70,20 @@ class Saved:
         load(self, path)
 
 
+class Released:
+    """What a release keeps of a learner: the model's weights, and the meta-learned step sizes."""
+
+    def __init__(self, learner: Any):
+        """Looks at a learner; copies nothing."""
+        self.model: keras.Model = learner.model
+        self.step_sizes: Sequence[keras.Variable] = getattr(learner, "step_sizes", ())
+
+    @property
+    def state(self) -> list[keras.Variable]:
+        """All that is kept."""
+        return [*self.model.variables, *self.step_sizes]
+
+
 def save(learner: Stateful, path: str | Path) -> None:
     """Writes a learner's weights and what else it learned, whole or not at all.
 
@@ -93,6 +107,42 @@ def save(learner: Stateful, path: str | Path) -> None:
             for index, variable in enumerate(_beside_the_model(learner)):
                 group[f"state/{index:03d}"] = _storable(np.asarray(variable))
             group.attrs["sha256"] = _digest(file)
+
+
+def save_release(learner: Any, path: Path) -> None:
+    """Writes what a release keeps: Keras' own file, with meta-learned step sizes if there are any.
+
+    Args:
+      learner: whose weights.
+      path: where to.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    kept = Released(learner)
+    if kept.step_sizes:
+        save(kept, path)
+    else:
+        save_model_weights(kept.model, path)
+
+
+def load_release(learner: Any, path: Path, *, begins: bool) -> None:
+    """Puts a release's weights into a learner, and step sizes if both have them.
+
+    Args:
+      learner: whose weights are replaced.
+      path: the release's file.
+      begins: whether a training begins there, which may leave out the step sizes; to evaluate the
+        release takes them all.
+
+    Raises:
+      ValueError: they are another network's, or of another kind of step sizes.
+      Exception: Keras and h5py name no types for what may be wrong with a file.
+    """
+    if _read(path)[1] and (Released(learner).step_sizes or not begins):
+        load(learner, path)
+    else:
+        learner.model.load_weights(path)
 
 
 def save_model_weights(model: keras.Model, path: Path, size: int = 0) -> None:
@@ -139,6 +189,7 @@ def load(learner: Stateful, path: str | Path) -> None:
         described, values = _read(path)
     except Exception as error:  # h5py names no types for what may be wrong with a file
         raise ValueError(f"{path} cannot be read ({_in_a_line(error)}); save it again.") from error
+    learner = Released(learner) if path.name == WEIGHTS_FILE else learner
     beside = _beside_the_model(learner)
     _check(path, learner, described, beside, values)
     before = [np.asarray(variable) for variable in learner.state]
@@ -196,6 +247,13 @@ def _check(
         )
     mine = network_of(describe(learner))
     others = contradictions(network_of(described), mine) if described else []
+    shapes = [(value.shape, tuple(v.shape)) for value, v in zip(values, beside, strict=True)]
+    different = [f"{there}, and here {here}" for there, here in shapes if there != here]
+    if different and len(others) == len(different):  # the networks are the same
+        raise ValueError(
+            f"{path} holds other step sizes than this learner: of shape {different[0]}; make the "
+            "learner with the learn_step_size and inner_steps of the one that was saved."
+        )
     if others:
         raise ValueError(
             f"{path} holds another network: {'; '.join(others[:3])}. Make the learner by the code "

@@ -12,9 +12,14 @@ import keras
 import tensorflow as tf
 
 from maml_tf import arguments
-from maml_tf.engine.adaptation import Adaptation, StepSize
+from maml_tf.engine.adaptation import Adaptation, StepSizes
 from maml_tf.engine.functional import functional
-from maml_tf.engine.inner_loop import InnerLoop, learned_step_sizes, which_adapt
+from maml_tf.engine.inner_loop import (
+    InnerLoop,
+    learned_step_sizes,
+    what_is_learned,
+    which_adapt,
+)
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
@@ -43,7 +48,7 @@ class AdaptiveModel(Settings, Saved):
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
         | {"meta_batch_size", "pieces"}
     )
-    fixed = frozenset({"model", "adapts", "loss_weights"})
+    fixed = frozenset({"model", "adapts", "loss_weights", "learn_step_size"})
     loss: Objective
     metric: Objective
     metric_name: str
@@ -64,7 +69,7 @@ class AdaptiveModel(Settings, Saved):
         lower_is_better: bool | None,
         adapts: Callable[[keras.Variable], bool] | None,
         step_size: float,
-        learn_step_size: bool,
+        learn_step_size: bool | str,
         positive_step_size: bool,
         **settings: bool | int,
     ):
@@ -82,11 +87,13 @@ class AdaptiveModel(Settings, Saved):
         theta = model.trainable_variables
         self.adapts = which_adapt(theta, adapts, default=_but_normalizations(model))
         positive = arguments.boolean("positive_step_size", positive_step_size)
-        self.step_sizes: list[keras.Variable] = []
-        if arguments.boolean("learn_step_size", learn_step_size):
-            self.step_sizes = learned_step_sizes(
-                theta, self.adapts, self.step_size, positive=positive
-            )
+        self.learn_step_size = what_is_learned(learn_step_size)
+        self.step_sizes = learned_step_sizes(
+            *(theta, self.adapts, self.step_size),
+            per=self.learn_step_size,
+            steps=self.inner_steps,
+            positive=positive,
+        )
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "loss":
@@ -156,13 +163,14 @@ class AdaptiveModel(Settings, Saved):
         """Theta, what adapts and by which step sizes."""
         theta = self.model.trainable_variables
         alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
-        return InnerLoop(theta, self.adapts, *alphas, *how)
+        each = self.learn_step_size == "layer_and_step"
+        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each)
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
         return self.inner.initial_weights()
 
-    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSize:
+    def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSizes:
         """Returns the inner step size in force: the given one, the meta-learned, or the fixed."""
         return self.inner.alphas(step_size)
 

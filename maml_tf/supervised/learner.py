@@ -56,7 +56,9 @@ class MetaLearner(AdaptiveModel):
       optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default. Its learning rate may
         be a schedule of `keras.optimizers.schedules`, by the number of its updates.
       first_order: hold inner gradients constant (first-order MAML).
-      learn_step_size: meta-learn alpha, one number for each number that adapts (Meta-SGD).
+      learn_step_size: meta-learn alpha. "weight", or True: one number for each number that adapts
+        (Meta-SGD); "layer": one for each weight tensor; "layer_and_step": one for each weight
+        tensor and inner step (MAML++), of which later steps repeat the last.
       positive_step_size: keep learned step sizes at a thousandth of `step_size` or more.
       adapts: which trainable variables the inner loop moves; by default all but those of
         normalisation layers, as in the original. All are meta-learned.
@@ -73,6 +75,8 @@ class MetaLearner(AdaptiveModel):
       dropout: "off", or "per_step": dropout and noise layers act while meta-training, with one
         mask for each inner step and one for the query set, the same in both derivatives.
         Evaluation and adaptation are always without.
+      multi_step_loss: meta-steps over which the meta-objective passes from the mean of the query
+        losses after each inner step to the last one's alone (MAML++); see `multi_step`. 0: off.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force has
@@ -82,7 +86,7 @@ class MetaLearner(AdaptiveModel):
     remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
     optimizer: keras.optimizers.Optimizer
     settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
-    settings |= {"query_weight", "jit_compile"}
+    settings |= {"query_weight", "jit_compile", "multi_step_loss"}
 
     def __init__(
         self,
@@ -97,7 +101,7 @@ class MetaLearner(AdaptiveModel):
         meta_batch_size: int = 32,
         optimizer: OptimizerLike | None = None,
         first_order: bool = False,
-        learn_step_size: bool = False,
+        learn_step_size: bool | str = False,
         positive_step_size: bool = False,
         adapts: Callable[[keras.Variable], bool] | None = None,
         recompute: bool = False,
@@ -107,6 +111,7 @@ class MetaLearner(AdaptiveModel):
         pieces: int = 1,
         jit_compile: bool = False,
         dropout: str = "off",
+        multi_step_loss: int = 0,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -130,6 +135,7 @@ class MetaLearner(AdaptiveModel):
         self.dropout, self.jit_compile = dropout, jit_compile
         self.clip, self.clip_norm = clip, clip_norm
         self.query_weight, self.optimizer = query_weight, optimizer
+        self.multi_step_loss = multi_step_loss
         self.variables = self._learned_variables()
         if dropout == "off":
             learner_summary.tell_of_noise(model)
@@ -142,6 +148,8 @@ class MetaLearner(AdaptiveModel):
             return arguments.number(name, value)
         if name in ("clip", "clip_norm"):
             return None if value is None else arguments.positive(name, value)
+        if name == "multi_step_loss":
+            return arguments.count(name, value, 0)
         return super()._checked(name, value)
 
     def _set_up(self) -> None:
@@ -151,6 +159,8 @@ class MetaLearner(AdaptiveModel):
                 f"A meta-batch of {self.meta_batch_size} tasks does not divide into {replicas} "
                 f"replicas x {self.pieces} pieces; choose a multiple, or fewer pieces."
             )
+        if self.multi_step_loss and not self.inner_steps:
+            raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
@@ -158,6 +168,7 @@ class MetaLearner(AdaptiveModel):
         self._gradient = MetaGradient(
             self,
             query_weight=self.query_weight,
+            multi_step_loss=self.multi_step_loss,
             noisy=self.dropout != "off",
             jit_compile=self.jit_compile,
         )
@@ -219,7 +230,8 @@ class MetaLearner(AdaptiveModel):
 
         Args:
           task: T tasks, T a multiple of `pieces`.
-          index: of the meta-batch, which dropout is a function of; without it dropout is off.
+          index: of the meta-batch, which dropout and the weights of a multi-step loss are functions
+            of; without it dropout is off, and the loss after the last step counts alone.
           scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:

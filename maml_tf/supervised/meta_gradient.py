@@ -16,6 +16,7 @@ from maml_tf.engine.pooling import under_xla
 from maml_tf.engine.second_derivatives import refusing_wrong_pooling
 from maml_tf.supervised import checks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
+from maml_tf.supervised.multi_step import step_weights
 from maml_tf.types import Batch, Task, Weights
 
 
@@ -41,18 +42,26 @@ class MetaGradient:
     """Computes it in pieces of the tasks, which run in parallel, each in a core's own cache."""
 
     def __init__(
-        self, learner: AdaptiveModel, *, query_weight: float, noisy: bool, jit_compile: bool
+        self,
+        learner: AdaptiveModel,
+        *,
+        query_weight: float,
+        multi_step_loss: int,
+        noisy: bool,
+        jit_compile: bool,
     ):
         """Nothing is traced yet; the learner's settings must not change afterwards.
 
         Args:
           learner: whose meta-objective it is.
           query_weight: factor of the query loss.
+          multi_step_loss: meta-steps with a multi-step loss; see `multi_step.step_weights`.
           noisy: whether dropout and noise layers act, with one mask for each of S + 1 passes.
           jit_compile: compile with XLA.
         """
         self._learner, self._inner, self._pieces = learner, learner.inner, learner.pieces
         self._query_weight, self._noisy = query_weight, noisy
+        self._multi_step_loss = multi_step_loss
         self.piece = tf.function(
             self._sum,
             autograph=False,
@@ -73,14 +82,15 @@ class MetaGradient:
             )
         parameters = self._inner.values()
         size = num_tasks // self._pieces
-        scaled = [] if scale is None else [scale]
+        counts = self._step_weights(index)
         try:
             sums = [
                 self.piece(
                     parameters,
                     tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
                     self._noise(index, i // size),
-                    *scaled,
+                    scale,
+                    counts,
                     xla=under_xla(),
                 )
                 for i in range(0, num_tasks, size)
@@ -98,10 +108,14 @@ class MetaGradient:
         task: Task,
         noise: Sequence[tf.Tensor] = (),
         scale: tf.Tensor | None = None,
+        counts: tf.Tensor | None = None,
         *,
         xla: bool = False,
     ) -> tuple[Weights, MetaMetrics]:
-        """Gradient and metrics, summed over tasks; `noise` holds the seeds of S + 1 passes."""
+        """Gradient and metrics, summed over tasks.
+
+        `noise` holds the seeds of S + 1 passes, `counts [S]` the weights of a multi-step loss.
+        """
         del xla  # of the caller: what was traced without XLA must not serve within it
         learner = self._learner
         *steps, last = noise if len(noise) else [None] * (learner.inner_steps + 1)
@@ -115,10 +129,13 @@ class MetaGradient:
             )
             losses, penalty, outputs = learner.judge(adaptation.weights[-1], task.query, last)
             query_loss = tf.reduce_sum(losses)
-            objective = self._query_weight * query_loss
+            objective = self._objective(losses, penalty)
             if penalty is not None:
-                objective += tf.reduce_sum(penalty)
                 query_loss += tf.reduce_sum(penalty)
+            if counts is not None:
+                counts = tf.unstack(tf.cast(counts, objective.dtype))
+                objective *= counts[-1]
+                objective += self._of_earlier_steps(adaptation.weights[1:-1], counts, task, last)
             if scale is not None:
                 objective *= tf.cast(scale, objective.dtype)
         with refusing_wrong_pooling():
@@ -130,6 +147,35 @@ class MetaGradient:
         support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
         gradient = [tf.convert_to_tensor(g) for g in gradient]  # a table's comes as slices
         return gradient, MetaMetrics(support_loss, query_loss, metric)
+
+    def _objective(self, losses: tf.Tensor, penalty: tf.Tensor | None) -> tf.Tensor:
+        """What is minimised of query losses `[T]`, and of what the model adds to them."""
+        summed = self._query_weight * tf.reduce_sum(losses)
+        return summed if penalty is None else summed + tf.reduce_sum(penalty)
+
+    def _of_earlier_steps(
+        self,
+        path: Sequence[Weights],
+        counts: Sequence[tf.Tensor],
+        task: Task,
+        noise: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """The weighted objectives after the inner steps before the last; not computed for 0."""
+
+        def compute():
+            judged = [self._learner.judge(weights, task.query, noise) for weights in path]
+            each = [self._objective(losses, penalty) for losses, penalty, _ in judged]
+            return tf.add_n([v * one for v, one in zip(counts, each, strict=False)])
+
+        if not path:
+            return tf.zeros([], counts[-1].dtype)
+        return tf.cond(counts[0] > 0, compute, lambda: tf.zeros([], counts[-1].dtype))
+
+    def _step_weights(self, index: tf.Tensor | None) -> tf.Tensor | None:
+        """How much the loss after each inner step counts, `[S]`; None: the last alone."""
+        if not self._multi_step_loss or index is None:
+            return None
+        return step_weights(index, self._learner.inner_steps, self._multi_step_loss)
 
     def _noisy_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor]) -> tf.Tensor:
         losses, penalty, _ = self._learner.judge(weights, *batch)

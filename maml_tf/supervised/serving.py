@@ -59,7 +59,7 @@ class ServedLearner(tf.Module):
             learner.inner.stacked(1, values),
             support,
             steps,
-            step_size=given_or_learned(step_size, self.initial, self.step_sizes),
+            step_size=given_or_learned(learner.inner, step_size, self.step_sizes),
         )
         seen = learner.apply.statistics(weights, support.x)
         values = [w[0] if own else w for w, own in zip(weights, learner.adapts, strict=True)]

@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from helpers import error_of
 
+import maml_tf
 from maml_tf.cli.main import run
 from maml_tf.experiments import machine
 
@@ -159,8 +161,37 @@ def test_only_results_of_these_very_weights_are_released(trained, tmp_path, caps
 def test_what_a_release_cannot_be_made_of(trained, tmp_path, capsys):
     directory, release = trained
     assert "--to=models/NAME" in error_of(["release", str(directory)], capsys)
-    learned = [str(directory), "--learn_step_size", f"--to={tmp_path / 'm'}"]
-    assert "meta-learned step sizes" in error_of(["release", *learned], capsys)
+
+
+@pytest.mark.parametrize("kind", ["weight", "layer_and_step"])
+def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
+    settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}"]
+    learned = [*settings, f"--learn_step_size={kind}", "--step_size=0.1"]
+    assert run(["train", *learned]) == 0
+    directory, release = tmp_path / "logs" / "run", tmp_path / "models" / "sine"
+    evaluation = [word for word in EVALUATION if "steps" not in word] + ["--test_steps=4"]
+    assert run(["evaluate", str(directory), *evaluation]) == 0
+    assert run(["release", str(directory), f"--to={release}"]) == 0
+    again = [f"--init={release}", f"--logdir={tmp_path / 'again'}", *evaluation]
+    assert run(["evaluate", *again]) == 0
+    assert results(tmp_path / "again" / "sine")["mean"] == results(directory)["mean"]
+    ours, theirs = maml_tf.load(directory), maml_tf.load(release)
+    for one, other in zip(ours.step_sizes, theirs.step_sizes, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.any(np.asarray(one) != np.float32(0.1))
+    theirs.step_sizes[0].assign(0 * theirs.step_sizes[0])
+    theirs.load(release)
+    np.testing.assert_array_equal(theirs.step_sizes[0], ours.step_sizes[0])
+    other = ["evaluate", *again, "--learn_step_size=layer"]
+    assert "other step sizes than this learner: of shape" in error_of(other, capsys)
+    assert "this learner 0" in error_of(["evaluate", *again, "--learn_step_size=False"], capsys)
+    # A run that starts there takes the step sizes, or none.
+    start = [f"--init={release}", "--iterations=1", "--meta_step_size=1e-30"]
+    assert run(["train", *learned, *start, "--run_name=on"]) == 0
+    on = maml_tf.load(tmp_path / "logs" / "on")
+    np.testing.assert_allclose(on.step_sizes[0], ours.step_sizes[0], rtol=1e-6)
+    assert run(["train", *settings, *start, "--run_name=without"]) == 0
+    assert not maml_tf.load(tmp_path / "logs" / "without").step_sizes
 
 
 def test_a_run_starts_from_a_release_and_then_goes_its_own_way(trained, tmp_path, capsys):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maml_tf.cli import flags, original, runs
 from maml_tf.cli.main import run
+from maml_tf.experiments.settings import make
 
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_runs"
 SINUSOID = (
@@ -76,3 +78,39 @@ def test_an_earlier_run_goes_on(earlier, caplog):
     assert "--shots=" in (directory / "flags.txt").read_text()
     assert run(["evaluate", *common, "--test_set", *evaluation.split()]) == 0
     same(directory / "results" / file, EARLIER / f"{name}_trained_on.json")
+
+
+SAID = ("--learn_step_size", "--learn_step_size=True", "--learn_step_size=weight")
+NOT_SAID = ("--nolearn_step_size", "--learn_step_size=False", "--seed=0")
+
+
+@pytest.mark.parametrize("words", [SAID, NOT_SAID], ids=["learned", "not"])
+def test_step_sizes_were_learned_or_not(words):
+    """Before, `--learn_step_size` was True or False."""
+    found = [make(original.translate(flags.parse([word]).given)) for word in words]
+    found += [original.from_flags("\n".join([word, "--step_size=0.01"])) for word in words[1:]]
+    learned = words is SAID
+    assert {each.training.learn_step_size for each in found} == {"weight" if learned else None}
+    (name,) = {runs.run_directory(each).name for each in found}
+    usual = "sinusoid_5shot.maml.mbs_25.numstep_1.updatelr_0.01"
+    assert name == (f"{usual}.learn_step_size_True" if learned else usual)
+
+
+def test_the_run_of_a_learner_with_step_sizes_goes_on(tmp_path, monkeypatch):
+    """Its flags as an earlier version wrote them, in the directory that it named."""
+    monkeypatch.chdir(tmp_path)
+    common = "--shots=2 --queries=2 --meta_batch_size=2 --save_every=2 --progress=False".split()
+    common += ["--validation_tasks=2", "--learn_step_size"]
+    assert run(["train", *common, "--iterations=2"]) == 0
+    (directory,) = Path("logs").iterdir()
+    file = directory / "flags.txt"
+    text = file.read_text().rpartition(runs._CHECKSUM)[0]
+    assert "--learn_step_size=weight\n" in text
+    file.write_text(text.replace("--learn_step_size=weight", "--learn_step_size=True"))
+    described = json.loads((directory / "learner.json").read_text())
+    del described["learn_step_size"]
+    (directory / "learner.json").write_text(json.dumps(described))
+    assert run(["train", *common, "--iterations=4"]) == 0
+    assert [path.name for path in Path("logs").iterdir()] == [directory.name]
+    assert run(["evaluate", str(directory), "--test_tasks=4", "--test_steps=1"]) == 0
+    assert json.loads(next(directory.glob("results/*.json")).read_text())["iteration"] == 4

@@ -260,6 +260,7 @@ OTHER = {
     "init": "models/other",
     "color": "grey",
     "meta_lr_schedule": "cosine",
+    "learn_step_size": "layer_and_step",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share")
 

@@ -99,9 +99,10 @@ def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
 SAMPLER = PointSampler(tasks=8, episodes=5, horizon=10)
 
 
-def test_its_run_resumes_bit_for_bit_with_its_optimizer(tmp_path):
+@pytest.mark.parametrize("kind", [True, "layer", "layer_and_step"])
+def test_its_run_resumes_bit_for_bit_with_its_optimizer(kind, tmp_path):
     def run(directory, iterations):
-        learner = make(learn_step_size=True)
+        learner = make(learn_step_size=kind)
         maml_tf.train(
             learner, SAMPLER, iterations=iterations, logdir=directory, save_every=2, progress=False
         )

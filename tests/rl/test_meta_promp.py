@@ -195,8 +195,9 @@ def test_a_second_meta_batch_compiles_nothing():
 
 
 @BOTH
-def test_learned_step_sizes_move(kind):
-    learner = make(kind, learn_step_size=True, optimizer=keras.optimizers.Adam(0.01))
+@pytest.mark.parametrize("per", [True, "layer", "layer_and_step"])
+def test_learned_step_sizes_move(kind, per):
+    learner = make(kind, learn_step_size=per, optimizer=keras.optimizers.Adam(0.01))
     before = values_of(learner.step_sizes)
     learner.meta_step(SAMPLER, 0)
     for one, other in zip(before, values_of(learner.step_sizes), strict=True):

@@ -149,6 +149,7 @@ def test_meta_steps_and_evaluations_are_traced_once():
     [
         {"inner_steps": 0},
         {"inner_steps": 2, "learn_step_size": True, "adapts": lambda v: "kernel" in v.path},
+        {"inner_steps": 2, "learn_step_size": "layer_and_step"},
         {"first_order": True, "curvature": "hessian"},
     ],
 )
@@ -221,6 +222,25 @@ def test_a_policy_is_saved_and_loaded_with_its_step_sizes(tmp_path):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(ValueError, match="5 arrays beside .* learner 0 .* learn_step_size"):
         make_learner().load(tmp_path / "policy.weights.h5")
+
+
+@pytest.mark.parametrize("kind", ["layer", "layer_and_step"])
+def test_fewer_step_sizes_move_and_are_saved(kind, tmp_path):
+    options = {"learn_step_size": kind, "inner_steps": 2}
+    learner, again = make_learner(**options), make_learner(seed=2, **options)
+    before = [np.asarray(v).copy() for v in learner.step_sizes]
+    learner.meta_steps(SAMPLER, 0, 1)
+    assert all(np.any(a != np.asarray(b)) for a, b in zip(before, learner.step_sizes, strict=True))
+    learner.save(tmp_path / "policy.weights.h5")
+    again.load(tmp_path / "policy.weights.h5")
+    for a, b in zip(learner.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="other step sizes than this learner"):
+        make_learner(learn_step_size=True).load(tmp_path / "policy.weights.h5")
+    with pytest.raises(ValueError, match="learn_step_size must be True or False, not 'x', nor"):
+        make_learner(learn_step_size="x")
+    with pytest.raises(ValueError, match="each inner step, and inner_steps is 0"):
+        make_learner(learn_step_size="layer_and_step", inner_steps=0)
 
 
 def test_the_run_of_another_trpo_is_refused(tmp_path):

@@ -54,6 +54,16 @@ def test_learned_step_sizes_are_taken_as_they_are():
     np.testing.assert_allclose(given, returns(learner, [0.1, 0.05]), rtol=1e-6)
 
 
+def test_each_step_takes_its_own_learned_step_size_and_later_ones_the_last():
+    learner, plain = make_learner(learn_step_size="layer_and_step", inner_steps=2), make_learner()
+    for alpha in learner.step_sizes:
+        alpha.assign([0.5, 0.1])
+    got = evaluate(learner, SAMPLER, num_tasks=4, steps=3).mean
+    np.testing.assert_allclose(got, returns(plain, [0.5, 0.1, 0.1]), rtol=1e-6)
+    given = evaluate(learner, SAMPLER, num_tasks=4, steps=2, step_size=0.1).mean
+    np.testing.assert_allclose(given, returns(plain, [0.1, 0.05]), rtol=1e-6)
+
+
 def test_the_general_functions_serve_policies():
     learner = make_learner()
     options = {"num_tasks": 4, "steps": 1}

@@ -174,6 +174,27 @@ def test_the_sidecar_says_what_was_exported(exported):
     assert json.loads((exported[3] / "fixed" / SIDECAR).read_text())["defaults"]["step_size"] == 0.2
 
 
+def test_each_step_has_its_own_step_sizes_in_an_export(tmp_path):
+    learner = make_learner("layer_and_step", inner_steps=2)
+    assert {tuple(alpha.shape) for alpha in learner.step_sizes} == {(2,)}
+    trajectories = episodes_of(learner, 0)
+    export(learner, tmp_path / "it")
+    model = tf.saved_model.load(str(tmp_path / "it"))
+    episodes = [getattr(trajectories, n)[0] for n in ("observations", "actions", "rewards", "mask")]
+    given = [np.array([number], np.int32)[0] for number in (0, 1, 2)]
+    one = model.adapt(*episodes)
+    two = model.adapt(*episodes, weights=one, first_step=given[1])
+    three = model.adapt(*episodes, weights=two, first_step=given[2])  # the last one's again
+    for steps, served in ((1, one), (2, two), (3, three)):
+        at_once = model.adapt(*episodes, steps=steps)
+        for name, value in zip(NAMES, adapted(learner, trajectories, steps=steps), strict=True):
+            np.testing.assert_allclose(served[name], value[0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(at_once[name], value[0], rtol=1e-4, atol=1e-5)
+    again = model.adapt(*episodes, weights=one)
+    assert max(np.abs(again[name] - two[name]).max() for name in NAMES) > 1e-4
+    assert "first_step" in model.signatures["adapt"].structured_input_signature[1]
+
+
 def test_weights_that_do_not_adapt_stay(tmp_path):
     learner = make_learner(adapts=lambda variable: "bias" in variable.path)
     export(learner, tmp_path / "it", step_size=0.5)
