@@ -249,6 +249,8 @@ def test_what_tensorboard_shows(tmp_path):
         "train/support_loss_before_step_2",
         "train/query_loss",
         "train/tasks_per_second",
+        *(f"meta_gradient/norm{part}" for part in ("", "_body", "_head")),
+        *(f"meta_update/norm{part}" for part in ("", "_body", "_head")),
         "validation/loss_after_step_0",
         "validation/loss_after_step_1",
         "validation/loss_after_step_2",
