@@ -249,6 +249,8 @@ def test_what_tensorboard_shows(tmp_path):
         "train/before_step_2_support_loss",
         "train/query_loss",
         "train/tasks_per_second",
+        *(f"meta_gradient/norm{part}" for part in ("", "_body", "_head")),
+        *(f"meta_update/norm{part}" for part in ("", "_body", "_head")),
         "validation/after_step_0_loss",
         "validation/after_step_1_loss",
         "validation/after_step_2_loss",
