@@ -46,8 +46,8 @@ _DEFAULTS: dict[str, SettingValue] = {
 
 
 @dataclass(frozen=True)
-class Training:
-    """What changes what is learned: the identity of a run."""
+class AnyTraining:
+    """What supervised problems and policies have in common, and what supervised ones have alone."""
 
     problem: str = setting(
         "sinusoid",
@@ -213,6 +213,12 @@ class Training:
         "(1 for Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
         within=ranges.NOT_NEGATIVE,
     )
+
+
+@dataclass(frozen=True)
+class Training(AnyTraining):
+    """What changes what is learned: the identity of a run."""
+
     horizon: int | None = setting(
         None,
         "Steps per episode. By default the environment's own.",
