@@ -66,10 +66,15 @@ def sgd():
         (sgd, {"clip": 0.05}),
         (sgd, {"pieces": 2}),
         (sgd, {"learn_step_size": True}),
-        (sgd, {"learn_step_size": "layer_and_step", "multi_step_loss": 2}),
+        (sgd, {"multi_step_loss": 2}),
+        # A step size of a whole layer has the sum of its numbers' gradients.
+        (lambda: keras.optimizers.SGD(3e-4), {"learn_step_size": "layer_and_step"}),
         (lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
     ],
-    ids=["SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, MAML++", "Adam, clip"],
+    ids=[
+        *("SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, multi-step loss"),
+        *("SGD, step sizes of layers and steps", "Adam, clip"),
+    ],
 )
 def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
     start, alone, expected = three_meta_steps(None, make_optimizer, **options)
