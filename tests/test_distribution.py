@@ -68,12 +68,17 @@ def sgd():
         (sgd, {"learn_step_size": True}),
         (sgd, {"clip_norm": 0.5}),
         (sgd, {"clip": 0.5, "clip_norm": 0.5}),
-        (sgd, {"learn_step_size": "layer_and_step", "multi_step_loss": 2}),
+        (sgd, {"multi_step_loss": 2}),
+        # A step size of a whole layer has the sum of its numbers' gradients.
+        (lambda: keras.optimizers.SGD(3e-4), {"learn_step_size": "layer_and_step"}),
         (lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
         (lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.02, 4)), {}),
     ],
-    ids=["SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, norm", "SGD, both"]
-    + ["SGD, MAML++", "Adam, clip", "a schedule"],
+    ids=[
+        *("SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, norm", "SGD, both"),
+        *("SGD, multi-step loss", "SGD, step sizes of layers and steps", "Adam, clip"),
+        "a schedule",
+    ],
 )
 def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
     start, alone, expected = three_meta_steps(None, make_optimizer, **options)

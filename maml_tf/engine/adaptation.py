@@ -152,7 +152,7 @@ def adapt(
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batches: one per step. Supervised code repeats the support set, reinforcement learning passes
         fresh trajectories.
-      step_size: alpha, one for all or one per weight; or `PerStep`, each step's own.
+      step_size: alpha, one for all or one per weight; or an `engine.adaptation.PerStep`.
       adapts: which weights move; all by default.
       first_order: treat every inner gradient as a constant (first-order MAML, paper section 5.2).
       recompute: keep only the weights between steps for the backward pass and compute the rest
@@ -205,7 +205,7 @@ def adapt_for(
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batch: what `loss_fn` takes, the same at every step.
       steps: S, an int32 scalar; none are taken for S <= 0.
-      step_size: alpha, one for all or one per weight; or `PerStep`, each step's own.
+      step_size: alpha, one for all or one per weight; or an `engine.adaptation.PerStep`.
       adapts: which weights move; all by default.
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
