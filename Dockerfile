@@ -19,6 +19,7 @@ RUN pip install --no-cache-dir "${TENSORFLOW}>=2.21" --editable ".[all]"
 # What command lines name: --flagfile=/opt/maml_tf/flags/NAME.flags, --init=/opt/maml_tf/models/NAME.
 COPY flags flags
 COPY models models
+COPY recipes recipes
 
 # Data sets, runs and exports are the host's: mount a folder here.
 WORKDIR /work

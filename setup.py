@@ -1,4 +1,4 @@
-"""Puts `flags/` and `models/` into the wheel; pyproject.toml says everything else."""
+"""Puts `flags/`, `models/` and `recipes/` into the wheel; pyproject.toml says everything else."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ class WithFiles(build_py):
         super().run()
         if self.editable_mode:
             return
-        for name in ("flags", "models"):
+        for name in ("flags", "models", "recipes"):
             target = Path(self.build_lib, "maml_tf", name)
             shutil.copytree(HERE / name, target, dirs_exist_ok=True)
 

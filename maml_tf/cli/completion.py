@@ -66,7 +66,7 @@ def script(shell: str) -> str:
     for name, values in _PLACES.items():
         offered = f'compgen -W "{" ".join(values)}" -- "$word"; compgen -f -- "$word"'
         cases.append(f"        --{name}) COMPREPLY=($({offered})); return;;")
-    names = [*SETTINGS, "flagfile", flags.VERBOSITY]
+    names = [*SETTINGS, "flagfile", flags.RECIPE, flags.VERBOSITY]
     text = _BASH.format(
         cases="\n".join(cases),
         flags=" ".join(f"--{name}=" for name in names) + " --help",
@@ -79,4 +79,5 @@ def _choices() -> dict[str, tuple[str, ...]]:
     """Flags that are one of a few words."""
     found = {flag: each.choices for flag, each in SETTINGS.items() if each.choices}
     found |= {flag: ("True", "False") for flag, each in SETTINGS.items() if each.kind is bool}
-    return found | {"problem": tuple(problems.known())}
+    recipes = tuple(path.stem for path in bundled.entries("recipes"))
+    return found | {"problem": tuple(problems.known()), flags.RECIPE: recipes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import GROUPS, SETTINGS, Settings
 from maml_tf.system import bundled
 
+RECIPE = "recipe"
 VERBOSITY = "verbosity"
 _VERBOSITY_HELP = (
     "What is said on screen: -1 warnings only, 0 what this program does, 1 also what TensorFlow "
@@ -144,7 +145,7 @@ def parse(arguments: list[str]) -> Parsed:
     for name, (default, today, _) in original.REPLACED.items():
         _define(values, name, type(default), default, f"Earlier: {today}.", False)
     _define(values, VERBOSITY, int, 0, _VERBOSITY_HELP, False)
-    words = values(["maml-tf", *arguments])[1:]
+    words = values(["maml-tf", *_with_recipes(arguments)])[1:]
     said = {name: values[name].value for name in values if values[name].present}
     given = {name: value for name, value in said.items() if name not in original.RENAMED}
     words_of = original.RENAMED | {
@@ -152,6 +153,21 @@ def parse(arguments: list[str]) -> Parsed:
     }
     earlier = {old: new for old, new in words_of.items() if values[old].present}
     return Parsed(given, earlier, words)
+
+
+def _with_recipes(arguments: list[str]) -> Iterator[str]:
+    """The command line, with `--recipe=NAME` as the flagfile that it stands for."""
+    rest = iter(arguments)
+    for word in rest:
+        flag, equals, name = word.partition("=")
+        if flag not in (f"--{RECIPE}", f"-{RECIPE}"):
+            yield word
+            continue
+        name = name if equals else next(rest, "")
+        known = [path.stem for path in bundled.entries("recipes")]
+        if name not in known:
+            raise ValueError(f"There is no recipe '{name}'; there are: {', '.join(known)}.")
+        yield f"--flagfile=recipes/{name}.flags"
 
 
 def _define(

@@ -1,4 +1,4 @@
-"""`maml-tf list`: the flagfiles and the releases that come with the package."""
+"""`maml-tf list`: the flagfiles, recipes and releases that come with the package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maml_tf.system import bundled
 
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
-    """Prints both tables.
+    """Prints the tables.
 
     Raises:
       ValueError: it was given something to do.
@@ -26,6 +26,8 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         (f"flags/{file.name}", titles.get(file.name, "")) for file in bundled.entries("flags")
     ]
     print("Settings, each for --flagfile=NAME:\n" + table(flagfiles))
+    recipes = [(path.stem, _purpose(path)) for path in bundled.entries("recipes")]
+    print("\nRecipes, each for --recipe=NAME behind a --flagfile:\n" + table(recipes))
     released = [
         (f"models/{place.name}", line)
         for place in bundled.entries("models")
@@ -34,6 +36,12 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     ]
     print("\nReleased weights, each for --init=NAME or maml_tf.load(NAME):\n" + table(released))
     return 0
+
+
+def _purpose(recipe: Path) -> str:
+    """The first sentence of a recipe's comment."""
+    comments = (line for line in recipe.read_text("utf-8").splitlines() if line.startswith("#"))
+    return " ".join(line.lstrip("# ") for line in comments).partition(" (")[0]
 
 
 def summaries(release: Path) -> Iterator[str]:

@@ -21,6 +21,7 @@ evaluate, export, figures, render and release also take a run's directory, and t
 own flags; evaluate, export and render take a release as --init=models/NAME; figures takes any
 directories.
 --flagfile=FILE reads flags from a file; flags/ has one for each experiment of the paper.
+--recipe=maml++ adds what MAML++ does to any supervised one of them.
 """
 
 from __future__ import annotations

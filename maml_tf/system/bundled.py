@@ -1,4 +1,6 @@
-"""Files that come with the package: `flags/`, a file per experiment, and `models/`, the releases.
+"""Files that come with the package: `flags/`, `models/` and `recipes/`.
+
+A flagfile per experiment, the releases, and flags that go with any of the experiments.
 
 In the repository they lie beside the package, in an installed one within it; `setup.py` puts them
 there.
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDERS = ("flags", "models")
+FOLDERS = ("flags", "models", "recipes")
 _PACKAGE = Path(__file__).parents[1]
 
 
