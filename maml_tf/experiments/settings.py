@@ -128,6 +128,13 @@ class Training:
         within=ranges.ITERATIONS,
         only=True,
     )
+    second_order_after: int = setting(
+        0,
+        "Iterations at the beginning that hold inner gradients constant, as --method=fomaml does in "
+        "all (MAML++). 0: second derivatives from the first on.",
+        within=ranges.ITERATIONS,
+        only=True,
+    )
     pretrain_iterations: int = setting(
         0,
         "Iterations of a pre-training before the meta-training, which minimizes the loss before "
@@ -569,6 +576,7 @@ class Settings:
             **schedule_settings.CONSTANT,
             learn_step_size=None,
             multi_step_loss=None,
+            second_order_after=None,
             run_name="",
         )
 
@@ -699,9 +707,11 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in ("sampling_correction", "inner_kl", "multi_step_loss"):
+    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "second_order_after"):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
+    if given.get("second_order_after") and method.first_order:
+        raise ValueError(f"{own} has no second derivatives; drop --second_order_after.")
     if given.get("learn_step_size") and not method.inner_steps:
         raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")
     if given.get("learn_step_size") and given.get("tune_step_size"):

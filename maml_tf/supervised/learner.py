@@ -77,6 +77,8 @@ class MetaLearner(AdaptiveModel):
         Evaluation and adaptation are always without.
       multi_step_loss: meta-steps over which the meta-objective passes from the mean of the query
         losses after each inner step to the last one's alone (MAML++); see `multi_step`. 0: off.
+      second_order_after: meta-steps that hold inner gradients constant, as `first_order` does,
+        before all others (MAML++, Antoniou et al. 2019, paragraph "Derivative-Order Annealing").
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force has
@@ -86,7 +88,7 @@ class MetaLearner(AdaptiveModel):
     remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
     optimizer: keras.optimizers.Optimizer
     settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
-    settings |= {"query_weight", "jit_compile", "multi_step_loss"}
+    settings |= {"query_weight", "jit_compile", "multi_step_loss", "second_order_after"}
 
     def __init__(
         self,
@@ -112,6 +114,7 @@ class MetaLearner(AdaptiveModel):
         jit_compile: bool = False,
         dropout: str = "off",
         multi_step_loss: int = 0,
+        second_order_after: int = 0,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -135,7 +138,7 @@ class MetaLearner(AdaptiveModel):
         self.dropout, self.jit_compile = dropout, jit_compile
         self.clip, self.clip_norm = clip, clip_norm
         self.query_weight, self.optimizer = query_weight, optimizer
-        self.multi_step_loss = multi_step_loss
+        self.multi_step_loss, self.second_order_after = multi_step_loss, second_order_after
         self.variables = self._learned_variables()
         if dropout == "off":
             learner_summary.tell_of_noise(model)
@@ -148,7 +151,7 @@ class MetaLearner(AdaptiveModel):
             return arguments.number(name, value)
         if name in ("clip", "clip_norm"):
             return None if value is None else arguments.positive(name, value)
-        if name == "multi_step_loss":
+        if name in ("multi_step_loss", "second_order_after"):
             return arguments.count(name, value, 0)
         return super()._checked(name, value)
 
@@ -161,6 +164,11 @@ class MetaLearner(AdaptiveModel):
             )
         if self.multi_step_loss and not self.inner_steps:
             raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
+        if self.second_order_after and (self.first_order or not self.inner_steps):
+            why = "first_order is True" if self.first_order else "inner_steps is 0"
+            raise ValueError(
+                f"Nothing becomes of second order, for {why}; drop second_order_after."
+            )
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
@@ -169,6 +177,7 @@ class MetaLearner(AdaptiveModel):
             self,
             query_weight=self.query_weight,
             multi_step_loss=self.multi_step_loss,
+            second_order_after=self.second_order_after,
             noisy=self.dropout != "off",
             jit_compile=self.jit_compile,
         )
@@ -230,8 +239,9 @@ class MetaLearner(AdaptiveModel):
 
         Args:
           task: T tasks, T a multiple of `pieces`.
-          index: of the meta-batch, which dropout and the weights of a multi-step loss are functions
-            of; without it dropout is off, and the loss after the last step counts alone.
+          index: of the meta-batch, which dropout, the weights of a multi-step loss and the order of
+            the derivatives are functions of. Without it dropout is off, the loss after the last
+            step counts alone, and the order is that after `second_order_after`.
           scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:
