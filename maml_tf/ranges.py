@@ -42,6 +42,8 @@ POSITIVE = Range(0, 1e30, above=True)
 NOT_NEGATIVE = Range(0, 1e30)
 SHARE = Range(0, 1)
 PART = Range(0, 1, above=True)
+MOMENTUM = Range(0, 0.99999, above=True)
+"""Of a moving average."""
 SEED = Range(0, 2**32 - 1)
 FRAMES_PER_SECOND = Range(1, 50)
 """A GIF counts hundredths of a second, and viewers slow down what is faster."""

@@ -268,6 +268,8 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
         checkpoints.restore_iteration(evaluation.iteration)
     elif not (checkpoints.restore_best() if evaluation.best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
+    if hasattr(learner, "finalize"):
+        learner.finalize()  # with --average
     return learner, int(checkpoints.iteration.numpy())
 
 

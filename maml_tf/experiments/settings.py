@@ -130,8 +130,8 @@ class Training:
     )
     second_order_after: int = setting(
         0,
-        "Iterations at the beginning that hold inner gradients constant, as --method=fomaml does in "
-        "all (MAML++). 0: second derivatives from the first on.",
+        "Iterations at the beginning that hold inner gradients constant, as --method=fomaml does "
+        "in all (MAML++). 0: second derivatives from the first on.",
         within=ranges.ITERATIONS,
         only=True,
     )
@@ -192,6 +192,14 @@ class Training:
         "Bound on the norm of the meta-gradient over all weights, which is shortened to it; after "
         "--clip, where there is one. By default none. promp, vpg: of each update's gradient.",
         within=ranges.POSITIVE,
+    )
+    average: float | None = setting(
+        None,
+        "Momentum of an exponential moving average of the weights and learned step sizes, such as "
+        "0.999, which is validated, evaluated, exported and released in their place. By default "
+        "none.",
+        within=ranges.MOMENTUM,
+        only=True,
     )
     l2: float | None = setting(
         None,
@@ -598,6 +606,11 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_method(problem, method, given)
     problem.check(training)
     training = _derived_training(training, problem, method, run)
+    if training.average and training.classes == "all":
+        raise ValueError(
+            f"--method={method.name} gives its classifier of all classes a fresh head for each "
+            "task, which no average is of; drop --average, or choose --classes=task."
+        )
     schedule_settings.check(training, run.iterations)
     _check_size(training, problem)
     evaluation = _derived_evaluation(evaluation, training, problem, method)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init", "multi_step_loss", "second_order_after"}
+    | {"pretrain_iterations", "init", "multi_step_loss", "second_order_after", "average"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -62,10 +62,12 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     regression, jit = problem.kind is Kind.REGRESSION, settings.machine.jit_compile
     jit = regression if jit is None else jit
+    decay = training.average
+    averages = {} if decay is None else {"use_ema": True, "ema_momentum": decay}
     shared: dict[str, Any] = {
         "step_size": training.step_size,
         "meta_batch_size": training.meta_batch_size,
-        "optimizer": keras.optimizers.Adam(learning_rate(training)),
+        "optimizer": keras.optimizers.Adam(learning_rate(training), **averages),
         "adapts": networks.part_of(model, settings.adapts),
         "clip": training.clip,
         "clip_norm": training.clip_norm,

@@ -5,10 +5,12 @@ Shape letters: T tasks of a meta-batch, S inner steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
@@ -19,6 +21,7 @@ from maml_tf.objectives.optimizers import (
     OptimizerLike,
     built_for,
     clipped,
+    has_averages,
     loss_scale,
     optimizer_of,
 )
@@ -54,7 +57,9 @@ class MetaLearner(AdaptiveModel):
       inner_steps: S. 0 minimises the query loss without adaptation: the paper's pre-training.
       meta_batch_size: T, tasks per meta-step, over all replicas.
       optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default. Its learning rate may
-        be a schedule of `keras.optimizers.schedules`, by the number of its updates.
+        be a schedule of `keras.optimizers.schedules`, by the number of its updates. With
+        `use_ema` the averages that it keeps of all that is meta-learned are what `train` validates,
+        and what it leaves in the learner.
       first_order: hold inner gradients constant (first-order MAML).
       learn_step_size: meta-learn alpha. "weight", or True: one number for each number that adapts
         (Meta-SGD); "layer": one for each weight tensor; "layer_and_step": one for each weight
@@ -305,6 +310,25 @@ class MetaLearner(AdaptiveModel):
     def finalize(self) -> None:
         """Puts the averages of the weights into the model, if the optimizer keeps any (`use_ema`).
 
-        As `keras.Model.fit` does at its end; `train` does it.
+        As `keras.Model.fit` does at its end; `train` does it. Before the first meta-step there are
+        none, and nothing changes.
         """
-        self.optimizer.finalize_variable_values(self.variables)
+        if has_averages(self.optimizer):
+            self.optimizer.finalize_variable_values(self.variables)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the averages into the model as `finalize` does, and afterwards the weights again.
+
+        What the optimizer holds stays as it is, so that a training goes on undisturbed.
+        """
+        if not has_averages(self.optimizer):
+            yield
+            return
+        kept = [(variable, np.array(np.asarray(variable))) for variable in self.state]
+        self.finalize()
+        try:
+            yield
+        finally:
+            for variable, value in kept:
+                variable.assign(value)

@@ -128,7 +128,8 @@ def train(
       best_after: gradient steps after which the validation decides which weights are best; as many
         as the training takes by default, and no more than the curve has.
       restore_best: at the end, also of an interrupted training, put the weights that validated
-        best into the learner; by default it keeps the last.
+        best into the learner; by default it keeps the last. Of an optimizer with `use_ema` both
+        are averages, which is what validations measure.
       callbacks: `keras.callbacks.Callback` objects. A validation ends an epoch, or without one
         every `log_every` meta-steps; batch hooks are called once per compiled call. `logs` hold
         the means of what meta-steps saw since the last epoch, `val_<metric>` at the step that
@@ -207,10 +208,17 @@ def _settle(
     learner: Learner[TasksT], store: Store, *, restore_best: bool, interrupted: bool
 ) -> None:
     """Leaves the learner with the weights that were asked for."""
-    if restore_best and (math.isnan(float(store.best_score)) or not store.restore_best()):
+    restored = restore_best and not math.isnan(float(store.best_score)) and store.restore_best()
+    if restore_best and not restored:
         _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
-    elif not interrupted and hasattr(learner, "finalize"):
-        learner.finalize()  # checkpoints keep the weights themselves, to go on from
+    if restored or not interrupted:
+        _finalize(learner)
+
+
+def _finalize(learner: Learner[TasksT]) -> None:
+    """Leaves averages in the learner, if it has some: checkpoints keep the weights to go on from."""
+    if hasattr(learner, "finalize"):
+        learner.finalize()
 
 
 def _evaluator(
@@ -346,6 +354,7 @@ class _Loop:
         kept = self.store.available()
         good = f"the checkpoint of iteration {kept[-1]} is intact" if kept else "nothing was saved"
         if isinstance(self.store, Memory) and self.store.restore_best():
+            _finalize(self.learner)
             good = (
                 f"the learner has the best weights again, of iteration {self.store.best_iteration}"
             )
@@ -379,7 +388,8 @@ class _Loop:
 
     def _validate(self, evaluator: Evaluator) -> None:
         self.callbacks.begin_validation()
-        estimate: Estimate = evaluator()
+        with getattr(self.learner, "averaged", contextlib.nullcontext)():
+            estimate: Estimate = evaluator()
         self.history.add_validation(self.iteration, estimate)
         metric, decides = self.learner.metric_name, min(self.plan.best_after, evaluator.steps)
         self.summaries.validation(metric, estimate, self.iteration)
