@@ -161,7 +161,7 @@ def test_a_callback_that_exchanges_them_too_is_refused():
 
 FLAGS = ["--iterations=4", "--validate_every=2", "--save_every=2", "--progress=False"]
 FLAGS += ["--validation_tasks=24", "--test_steps=1", "--jit_compile=False", "--average=0.6"]
-FLAGS += ["--learn_step_size=layer", "--meta_step_size=0.01"]
+FLAGS += ["--learn_step_size=layer", "--meta_step_size=0.01", "--norm=none"]
 
 
 def test_commands_take_the_averages(tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_commands_take_the_averages(tmp_path, monkeypatch):
     Checkpoints(directory / "checkpoints", raw).restore_latest()
     weights = learned(raw)
     average = [np.asarray(v) for v in raw.optimizer.variables if v.name.endswith("average")]
-    assert len(average) == len(learned(loaded)) and "average" not in loaded.model.name
+    assert len(average) == len(learned(loaded))
     assert_same(learned(loaded), average)
     assert max(np.abs(a - w).max() for a, w in zip(average, weights, strict=True)) > 1e-4
     given = [str(directory), "--progress=False", "--test_tasks=24", "--test_steps=1"]

@@ -389,6 +389,13 @@ class Evaluation:
         within=ranges.ITERATIONS,
         flag="test_iteration",
     )
+    ensemble: int | None = setting(
+        None,
+        "evaluate: average what so many checkpoints predict, those that validated best "
+        "(probabilities of classes; MAML++ takes 5). train keeps them by --keep_best.",
+        within=ranges.MEMBERS,
+        only=True,
+    )
     task: int = setting(
         0, "Number of the evaluation's task that render shows.", within=ranges.INDEX
     )
@@ -481,6 +488,15 @@ class Run:
         "Gradient steps after which a validation decides which weights are best. By default as "
         "many as in training.",
         within=ranges.STEPS,
+    )
+    keep_best: int = setting(
+        1, "Checkpoints that validated best to keep, for --ensemble.", within=ranges.MEMBERS_KEPT
+    )
+    stop_after: int = setting(
+        0,
+        "Validations in a row without a better score that end the training. 0: it goes on to "
+        "--iterations.",
+        within=ranges.ITERATIONS,
     )
     save_every: int = setting(
         None,
@@ -714,6 +730,13 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"--problem={problem.name} has no classes; drop --classes.")
     if given.get("tune_step_size") and not method.adapts_at_test:
         raise ValueError(f"{own} takes no gradient step; drop --tune_step_size.")
+    if given.get("ensemble") and not (method.trained and method.adapts_at_test):
+        raise ValueError(f"{own} has no predictions to average; drop --ensemble.")
+    for name in ("use_best", "test_iteration"):
+        if given.get("ensemble") and given.get(name) not in (None, False):
+            raise ValueError(
+                f"--ensemble takes the checkpoints that validated best; drop --{name}."
+            )
     if method.one_device and given.get("distribute", "none") != "none":
         raise ValueError(f"{own} trains on one device; drop --distribute.")
     if given.get("l2") is not None and not method.penalty:

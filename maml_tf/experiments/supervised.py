@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init", "multi_step_loss", "second_order_after", "average"}
+    | {
+        "pretrain_iterations",
+        "init",
+        "multi_step_loss",
+        "second_order_after",
+        "average",
+        "ensemble",
+    }
     | SCHEDULE
 )
 """What every supervised problem looks at."""

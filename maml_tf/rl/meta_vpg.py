@@ -103,7 +103,7 @@ class MetaVPG(MetaPolicy):
         self.optimizer = self._optimizer = optimizer or keras.optimizers.Adam(1e-3)
         if self._optimizer.use_ema:
             raise ValueError(
-                "Nothing takes the averages of a policy's weights; make the optimizer without use_ema."
+                "Nothing takes averages of a policy's weights; make the optimizer without use_ema."
             )
         self._optimizer.build(self.variables)
         self._norms = Norms.of(policy.model, self.inner)
