@@ -46,8 +46,8 @@ _DEFAULTS: dict[str, SettingValue] = {
 
 
 @dataclass(frozen=True)
-class Training:
-    """What changes what is learned: the identity of a run."""
+class _OfAllKinds:
+    """The fields of `Training` that are not of policies alone; they come before the others."""
 
     problem: str = setting(
         "sinusoid",
@@ -228,6 +228,12 @@ class Training:
         "(1 for Omniglot's convolutional network; 0.1 learns 20-way several times faster).",
         within=ranges.NOT_NEGATIVE,
     )
+
+
+@dataclass(frozen=True)
+class Training(_OfAllKinds):
+    """What changes what is learned: the identity of a run."""
+
     horizon: int | None = setting(
         None,
         "Steps per episode. By default the environment's own.",

@@ -2,8 +2,7 @@
 
 A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
 variables, the iteration, the best score, the newest, and how many validations ago the best was.
-Random numbers need no state: they are functions of
-(seed, split, index).
+Random numbers need no state: they are functions of (seed, split, index).
 
 The files of a checkpoint come from a directory beside them, the index last, so that one is there
 whole or not at all; `ckpt-<iteration>.sha256` holds their checksums, which a restore compares.
@@ -132,14 +131,16 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written; nothing of it is left, and the score is the one before.
         """
-        before = self.best_score.numpy()
+        before = self.best_score.numpy(), self._since_best.numpy()
         self.best_score.assign(score)
-        try:
-            self._write_best(iteration, score)
-        except OSError:
-            self.best_score.assign(before)
-            raise
         self._since_best.assign(0)
+        self._score.assign(score)
+        try:
+            self._write_best(iteration)
+        except OSError:
+            self.best_score.assign(before[0])
+            self._since_best.assign(before[1])
+            raise
 
     def save_lesser(self, iteration: int, score: float) -> None:
         """Counts a validation that was not the best; writes it if it is among the best few.
@@ -148,16 +149,16 @@ class Checkpoints:
           OSError: it cannot be written; nothing of it is left.
         """
         self._since_best.assign_add(1)
+        self._score.assign(score)
         if self._keep_best == 1 or math.isnan(score):
             return
         others = [i for i in self.ranked() if i != iteration][: self._keep_best]
         least = _score(self._best(others[-1])) if len(others) == self._keep_best else math.nan
         lower = direction(self._learner)
         if math.isnan(least) or (np.float32(score) < least if lower else np.float32(score) > least):
-            self._write_best(iteration, score)
+            self._write_best(iteration)
 
-    def _write_best(self, iteration: int, score: float) -> None:
-        self._score.assign(score)
+    def _write_best(self, iteration: int) -> None:
         self._write(self.directory / "best", iteration)
         others = [i for i in self.ranked() if i != iteration]
         _remove_all_but(self.directory / "best", [*others[: self._keep_best - 1], iteration])

@@ -162,8 +162,8 @@ def train(
     arguments.learner(learner, _ABILITIES)
     decides = learner.inner_steps if best_after is None else best_after
     plan = Plan(iterations, log_every, validate_every, save_every, decides, stop_after).checked()
-    arguments.count("validation_tasks", validation_tasks, 1)
-    keep_best = arguments.count("keep_best", keep_best, 1)
+    for name, value in ("validation_tasks", validation_tasks), ("keep_best", keep_best):
+        arguments.count(name, value, 1)
     arguments.count("validation_steps", validation_steps, 0)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
@@ -173,9 +173,7 @@ def train(
     called = keras_callbacks.checked(callbacks)
     learner.check_tasks(tasks)
     refuse_several_workers(getattr(learner, "strategy", None))
-    if validation is None and (restore_best or plan.stop_after):
-        what = "restore_best=True" if restore_best else f"stop_after={stop_after}"
-        raise ValueError(f"{what} needs validation tasks to tell which weights are best.")
+    _check_choice(validation is None, restore_best, plan.stop_after)
     lower_is_better = validation is not None and direction(learner)
     evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
     with contextlib.ExitStack() as held:
@@ -200,6 +198,17 @@ def train(
         _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
         loop.callbacks.end()
     return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
+
+
+def _check_choice(unvalidated: bool, restore_best: bool, stop_after: int) -> None:
+    """Refuses what needs validations, where there are none.
+
+    Raises:
+      ValueError: names it.
+    """
+    if unvalidated and (restore_best or stop_after):
+        what = "restore_best=True" if restore_best else f"stop_after={stop_after}"
+        raise ValueError(f"{what} needs validation tasks to tell which weights are best.")
 
 
 def _directory(logdir: str | Path | None, record: bool) -> Path | None:
