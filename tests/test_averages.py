@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 from keras.optimizers import SGD, Adam, LossScaleOptimizer
 
-import maml_tf
 from maml_tf import MetaLearner, MultitaskLearner, losses, train
-from maml_tf.cli.main import run as command
-from maml_tf.experiments import machine
 from maml_tf.experiments.settings import make
 from maml_tf.networks import dense_network
 from maml_tf.tasks import Sinusoid
@@ -157,29 +154,6 @@ def test_of_a_loss_scale_and_of_regressors():
 def test_a_callback_that_exchanges_them_too_is_refused():
     with pytest.raises(ValueError, match="SwapEMAWeights exchanges weights that train exchanges"):
         train(learner_of(), TASKS, iterations=1, callbacks=[keras.callbacks.SwapEMAWeights()])
-
-
-FLAGS = ["--iterations=4", "--validate_every=2", "--save_every=2", "--progress=False"]
-FLAGS += ["--validation_tasks=24", "--test_steps=1", "--jit_compile=False", "--average=0.6"]
-FLAGS += ["--learn_step_size=layer", "--meta_step_size=0.01", "--norm=none"]
-
-
-def test_commands_take_the_averages(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "set_up", lambda settings: None)
-    assert command(["train", *FLAGS, f"--logdir={tmp_path}"]) == 0
-    (directory,) = tmp_path.iterdir()
-    assert "average_0.6" in directory.name
-    loaded, raw = maml_tf.load(directory), maml_tf.load(directory)
-    Checkpoints(directory / "checkpoints", raw).restore_latest()
-    weights = learned(raw)
-    average = [np.asarray(v) for v in raw.optimizer.variables if v.name.endswith("average")]
-    assert len(average) == len(learned(loaded))
-    assert_same(learned(loaded), average)
-    assert max(np.abs(a - w).max() for a, w in zip(average, weights, strict=True)) > 1e-4
-    given = [str(directory), "--progress=False", "--test_tasks=24", "--test_steps=1"]
-    assert command(["evaluate", "--split=test", *given]) == 0
-    assert command(["release", *given[:2], f"--to={tmp_path / 'models' / 'sine'}"]) == 0
-    assert_same(learned(maml_tf.load(tmp_path / "models" / "sine")), average)
 
 
 @pytest.mark.parametrize(
