@@ -40,8 +40,13 @@ PIXELS = Range(1, 4096)
 POSITIVE = Range(0, 1e30, above=True)
 """Finite in single precision."""
 NOT_NEGATIVE = Range(0, 1e30)
+MEMBERS = Range(2, 1000)
+"""Of an ensemble."""
+MEMBERS_KEPT = Range(1, 1000)
 SHARE = Range(0, 1)
 PART = Range(0, 1, above=True)
+MOMENTUM = Range(0, 0.99999, above=True)
+"""Of a moving average."""
 SEED = Range(0, 2**32 - 1)
 FRAMES_PER_SECOND = Range(1, 50)
 """A GIF counts hundredths of a second, and viewers slow down what is faster."""

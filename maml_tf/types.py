@@ -136,7 +136,8 @@ class Learner(Protocol[TasksT_contra]):
     `train`, `evaluate`, `tune_step_size`, `export` and checkpoints know nothing else. A learner may
     also have `model`, its Keras model, which callbacks are given; `counters`, variables by name
     that checkpoints keep and that change nothing that is learned; `strategy`, in whose scope it was
-    made; and `finalize()`, called when a training is finished.
+    made; `finalize()`, called when a training is finished; and `averaged()`, a context in which it
+    is measured, with the weights that `finalize` would leave in it.
     """
 
     metric_name: str

@@ -30,6 +30,8 @@ _LOG = logging.getLogger(__name__)
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
     directory, settings = runs.locate(given, words)
+    if settings.evaluation.ensemble and settings.training.init:
+        raise ValueError("A release has one set of weights; drop --ensemble, or name its run.")
     if settings.machine.distribute != "none":
         _LOG.info(
             "Evaluating on one device: --distribute=%s is for training.",
@@ -38,7 +40,8 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     build.require_data(settings)
     start.on(settings.machine)
     tasks = build.make_tasks(settings, settings.evaluation.split)
-    learner, iteration = runs.restore(directory, settings)
+    restore = runs.ensemble if settings.evaluation.ensemble else runs.restore
+    learner, iteration = restore(directory, settings)
     curve, others = measure(settings, learner, tasks, iteration)
     unwritten = None
     try:
@@ -135,7 +138,7 @@ def _samples(
     from maml_tf.cli import samples
     from maml_tf.results import build as results
 
-    if settings.problem.samples is None:
+    if settings.problem.samples is None or settings.evaluation.ensemble:
         return []
     alpha, evaluation = results.step_size(settings, tuning), settings.evaluation
     if settings.problem.samples == "samples":
@@ -158,6 +161,7 @@ def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result
         _LOG.info("Wrote %s", write(result, directory))
     evaluation = settings.evaluation
     supervised = settings.problem.kind is not Kind.POLICY and evaluation.split == "test"
+    supervised &= not evaluation.ensemble
     if supervised and evaluation.batch_statistics == "transductive" and evaluation.inputs == "all":
         write_atomically(directory / original_name(curve), _original_csv(curve.estimate))
 
@@ -166,6 +170,8 @@ def _say(settings: Settings, curve: Curve) -> None:
     from maml_tf.results import wording
 
     heading = [f"{curve.experiment}, {curve.method}", f"iteration {curve.iteration}"]
+    if curve.ensemble:
+        heading[-1] = f"ensemble of the {curve.ensemble} best checkpoints"
     policy = settings.problem.kind is Kind.POLICY
     heading += [f"{curve.split} split"]
     heading += [f"{curve.shots} trajectories" if policy else f"K = {curve.shots}"]

@@ -16,6 +16,7 @@ _FOLDERS = {"saved_model": "export", "litert": "litert"}
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a trained run as a SavedModel, or for LiteRT."""
+    runs.refuse_ensemble(given, "export")
     directory, settings = runs.locate(given, words)
     if not settings.method.adapts_at_test:
         raise ValueError(

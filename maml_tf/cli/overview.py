@@ -89,11 +89,11 @@ def _row(place: Path) -> _Row | None:
 
 
 def _measured(place: Path) -> str:
-    """The newest test result, else the newest of validation tasks."""
+    """The newest test result, else the newest of validation tasks; no ensemble's."""
     curves = []
     for path in (place / files.FOLDER).glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
-            curves += [r for r in files.read(path) if isinstance(r, Curve)]
+            curves += [r for r in files.read(path) if isinstance(r, Curve) and not r.ensemble]
     curves.sort(key=lambda curve: (curve.split == "test", curve.iteration))
     return f"{wording.sentence(curves[-1])}, {curves[-1].split}" if curves else ""
 

@@ -19,6 +19,7 @@ _LOG = logging.getLogger(__name__)
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a run's initial weights, its flags, and the results measured with them."""
+    runs.refuse_ensemble(given, "release")
     directory, settings = runs.locate(given, words)
     to = settings.run.to
     if not to or settings.training.init:

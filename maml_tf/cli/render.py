@@ -14,6 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a GIF or an MP4 of what an evaluation with the same flags meets."""
+    runs.refuse_ensemble(given, "render")
     directory, settings = runs.locate(given, words)
     evaluation = settings.evaluation
     if settings.problem.kind is not Kind.POLICY:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from maml_tf.cli import original
 from maml_tf.experiments.identity import contradictions, directory_name, to_flags
 from maml_tf.experiments.methods import METHODS
@@ -249,7 +251,6 @@ def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
 def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
     """As `restore`, but writes nothing."""
     from maml_tf.experiments.build import make_learner
-    from maml_tf.training.checkpoints import Checkpoints
 
     learner: Any = make_learner(settings)
     evaluation = settings.evaluation
@@ -261,14 +262,61 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
         raise ValueError(f"{directory} is a release, not a run; name it by --init={directory}.")
     if not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"No checkpoint in {directory}; train first.")
-    # A task's classes are not those of the training: it starts from the head that was made here.
-    head = learner.model.layers[-1].variables if settings.joint else []
-    checkpoints = Checkpoints(directory / "checkpoints", learner, without=head)
+    checkpoints = _checkpoints(directory, settings, learner)
     if evaluation.iteration is not None:
         checkpoints.restore_iteration(evaluation.iteration)
     elif not (checkpoints.restore_best() if evaluation.best else checkpoints.restore_latest()):
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
+    if hasattr(learner, "finalize"):
+        learner.finalize()  # with --average
     return learner, int(checkpoints.iteration.numpy())
+
+
+def _checkpoints(directory: Path, settings: Settings, learner: Any) -> Any:
+    from maml_tf.training.checkpoints import Checkpoints
+
+    # A task's classes are not those of the training: it starts from the head that was made here.
+    head = learner.model.layers[-1].variables if settings.joint else []
+    return Checkpoints(directory / "checkpoints", learner, without=head)
+
+
+def ensemble(directory: Path, settings: Settings) -> tuple[Any, int]:
+    """Makes the ensemble of a run's best checkpoints; also returns the best one's iteration.
+
+    Raises:
+      FileNotFoundError: it keeps fewer of them than `settings` ask for.
+      ValueError: one cannot be read, or belongs to another network; or it is a release.
+    """
+    from maml_tf.experiments.build import make_learner
+    from maml_tf.supervised.ensemble import Ensemble
+
+    size = settings.evaluation.ensemble or 1
+    learner: Any = make_learner(settings)
+    checkpoints = _checkpoints(directory, settings, learner)
+    kept = checkpoints.ranked()
+    if len(kept) < size:
+        raise FileNotFoundError(
+            f"{directory} keeps {len(kept)} of its best checkpoints, not the {size} of --ensemble; "
+            f"train with --keep_best={size}, or lower --ensemble."
+        )
+    members = []
+    for place in range(size):
+        checkpoints.restore_best(place)
+        learner.finalize()  # with --average
+        members.append([np.array(np.asarray(variable)) for variable in learner.state])
+    return Ensemble(learner, members), kept[0]
+
+
+def refuse_ensemble(given: Mapping[str, SettingValue], command: str) -> None:
+    """Refuses an ensemble where one learner is needed; a run's own flags may name one.
+
+    Raises:
+      ValueError: the command line says --ensemble.
+    """
+    if given.get("ensemble"):
+        raise ValueError(
+            f"{command} takes one set of weights; drop --ensemble, which evaluate has."
+        )
 
 
 def is_release(place: Path) -> bool:

@@ -46,8 +46,8 @@ _DEFAULTS: dict[str, SettingValue] = {
 
 
 @dataclass(frozen=True)
-class AnyTraining:
-    """What supervised problems and policies have in common, and what supervised ones have alone."""
+class _OfAllKinds:
+    """The fields of `Training` that are not of policies alone; they come before the others."""
 
     problem: str = setting(
         "sinusoid",
@@ -128,6 +128,13 @@ class AnyTraining:
         within=ranges.ITERATIONS,
         only=True,
     )
+    second_order_after: int = setting(
+        0,
+        "Iterations at the beginning that hold inner gradients constant, as --method=fomaml does "
+        "in all (MAML++). 0: second derivatives from the first on.",
+        within=ranges.ITERATIONS,
+        only=True,
+    )
     pretrain_iterations: int = setting(
         0,
         "Iterations of a pre-training before the meta-training, which minimizes the loss before "
@@ -186,6 +193,14 @@ class AnyTraining:
         "--clip, where there is one. By default none. promp, vpg: of each update's gradient.",
         within=ranges.POSITIVE,
     )
+    average: float | None = setting(
+        None,
+        "Momentum of an exponential moving average of the weights and learned step sizes, such as "
+        "0.999, which is validated, evaluated, exported and released in their place. By default "
+        "none.",
+        within=ranges.MOMENTUM,
+        only=True,
+    )
     l2: float | None = setting(
         None,
         "Factor of the penalty of multitask_l2 and multitask_mean. By default the largest that "
@@ -216,7 +231,7 @@ class AnyTraining:
 
 
 @dataclass(frozen=True)
-class Training(AnyTraining):
+class Training(_OfAllKinds):
     """What changes what is learned: the identity of a run."""
 
     horizon: int | None = setting(
@@ -380,6 +395,13 @@ class Evaluation:
         within=ranges.ITERATIONS,
         flag="test_iteration",
     )
+    ensemble: int | None = setting(
+        None,
+        "evaluate: average what so many checkpoints predict, those that validated best "
+        "(probabilities of classes; MAML++ takes 5). train keeps them by --keep_best.",
+        within=ranges.MEMBERS,
+        only=True,
+    )
     task: int = setting(
         0, "Number of the evaluation's task that render shows.", within=ranges.INDEX
     )
@@ -472,6 +494,15 @@ class Run:
         "Gradient steps after which a validation decides which weights are best. By default as "
         "many as in training.",
         within=ranges.STEPS,
+    )
+    keep_best: int = setting(
+        1, "Checkpoints that validated best to keep, for --ensemble.", within=ranges.MEMBERS_KEPT
+    )
+    stop_after: int = setting(
+        0,
+        "Validations in a row without a better score that end the training. 0: it goes on to "
+        "--iterations.",
+        within=ranges.ITERATIONS,
     )
     save_every: int = setting(
         None,
@@ -575,6 +606,7 @@ class Settings:
             **schedule_settings.CONSTANT,
             learn_step_size=None,
             multi_step_loss=None,
+            second_order_after=None,
             run_name="",
         )
 
@@ -596,6 +628,11 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_method(problem, method, given)
     problem.check(training)
     training = _derived_training(training, problem, method, run)
+    if training.average and training.classes == "all":
+        raise ValueError(
+            f"--method={method.name} gives its classifier of all classes a fresh head for each "
+            "task, which no average is of; drop --average, or choose --classes=task."
+        )
     schedule_settings.check(training, run.iterations)
     _check_size(training, problem)
     evaluation = _derived_evaluation(evaluation, training, problem, method)
@@ -699,15 +736,24 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"--problem={problem.name} has no classes; drop --classes.")
     if given.get("tune_step_size") and not method.adapts_at_test:
         raise ValueError(f"{own} takes no gradient step; drop --tune_step_size.")
+    if given.get("ensemble") and not (method.trained and method.adapts_at_test):
+        raise ValueError(f"{own} has no predictions to average; drop --ensemble.")
+    for name in ("use_best", "test_iteration"):
+        if given.get("ensemble") and given.get(name) not in (None, False):
+            raise ValueError(
+                f"--ensemble takes the checkpoints that validated best; drop --{name}."
+            )
     if method.one_device and given.get("distribute", "none") != "none":
         raise ValueError(f"{own} trains on one device; drop --distribute.")
     if given.get("l2") is not None and not method.penalty:
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in ("sampling_correction", "inner_kl", "multi_step_loss"):
+    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "second_order_after"):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
+    if given.get("second_order_after") and method.first_order:
+        raise ValueError(f"{own} has no second derivatives; drop --second_order_after.")
     if given.get("learn_step_size") and not method.inner_steps:
         raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")
     if given.get("learn_step_size") and given.get("tune_step_size"):

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init", "multi_step_loss"}
+    | {
+        "pretrain_iterations",
+        "init",
+        "multi_step_loss",
+        "second_order_after",
+        "average",
+        "ensemble",
+    }
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -62,10 +69,12 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     regression, jit = problem.kind is Kind.REGRESSION, settings.machine.jit_compile
     jit = regression if jit is None else jit
+    decay = training.average
+    averages = {} if decay is None else {"use_ema": True, "ema_momentum": decay}
     shared: dict[str, Any] = {
         "step_size": training.step_size,
         "meta_batch_size": training.meta_batch_size,
-        "optimizer": keras.optimizers.Adam(learning_rate(training)),
+        "optimizer": keras.optimizers.Adam(learning_rate(training), **averages),
         "adapts": networks.part_of(model, settings.adapts),
         "clip": training.clip,
         "clip_norm": training.clip_norm,
@@ -86,6 +95,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         first_order=method.first_order,
         learn_step_size=training.learn_step_size or False,
         multi_step_loss=training.multi_step_loss,
+        second_order_after=training.second_order_after,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,

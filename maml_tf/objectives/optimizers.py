@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 OptimizerLike: TypeAlias = (
@@ -54,6 +55,12 @@ def built_for(optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.V
         )
     if not optimizer.built:  # Keras' LossScaleOptimizer would begin its scale anew
         optimizer.build(list(variables))
+
+
+def has_averages(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether it holds averages of the variables (`use_ema`): before its first update, none."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return bool(inner.use_ema) and int(np.asarray(inner.iterations)) > 0
 
 
 def loss_scale(optimizer: keras.optimizers.Optimizer) -> tf.Tensor | None:

@@ -61,6 +61,7 @@ def curve(
         queries=None if kind is Kind.POLICY else query_shots(settings, shots),
         conv=kind is Kind.CLASSIFICATION and training.conv,
         batch_statistics=settings.evaluation.batch_statistics,
+        ensemble=settings.evaluation.ensemble,
         tuning=chosen,
         mean=np.asarray(estimate.mean),
         ci95=np.asarray(estimate.ci95),

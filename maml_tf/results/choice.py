@@ -31,7 +31,7 @@ class Wanted(Generic[R]):
     batch_statistics: str = "transductive"
 
     def fits(self, result: Result) -> bool:
-        """Whether `result` is one: of the test split, by the paper's protocol."""
+        """Whether `result` is one: of the test split, by the paper's protocol; no ensemble's."""
         if any(getattr(self, n) != getattr(result, n) for n in ("method", "problem", "inputs")):
             return False
         if result.split != "test" or self.step not in result.steps:
@@ -46,6 +46,8 @@ class Wanted(Generic[R]):
             return False
         if not isinstance(result, Curve):
             return True
+        if result.ensemble:
+            return False
         if result.ways and self.train_shots != result.train_shots:
             return False  # of classification, None is a training on all classes at once
         return result.batch_statistics == self.batch_statistics

@@ -197,6 +197,8 @@ def _setting(path: Path) -> tuple[object, ...]:
 def release(paths: Iterable[Path], iteration: int) -> dict[str, Json]:
     """Puts the curves of one iteration's weights together, without this machine's directories.
 
+    Those of ensembles are left out.
+
     Raises:
       FileNotFoundError: none of the files holds one.
       ValueError: a file is not a result file of this version, or two have the same settings and
@@ -204,7 +206,8 @@ def release(paths: Iterable[Path], iteration: int) -> dict[str, Json]:
     """
     own = _without_rivals(sorted(filter(is_own, paths)))
     found = [result for path in own for result in read(path)]
-    chosen = [r for r in found if isinstance(r, Curve) and r.iteration == iteration]
+    curves = [r for r in found if isinstance(r, Curve) and not r.ensemble]
+    chosen = [r for r in curves if r.iteration == iteration]
     if not chosen:
         raise FileNotFoundError(
             f"No result of iteration {iteration}, whose weights these are; run "

@@ -19,6 +19,7 @@ def file_name(result: Result) -> str:
     amount = result.amount.replace("-", "").replace(" ", "")
     name = f"{result.split}_{amount}_{_adaptation_name(result)}{_inputs_name(result)}"
     name += "_inductive" if result.batch_statistics == "inductive" else ""
+    name += f"_ensemble{result.ensemble}" if result.ensemble else ""
     return name + _weights_and_tasks_name(result) + ".json"
 
 

@@ -113,6 +113,8 @@ class Curve(Result):
     queries: int | None = stored(within=ranges.COUNT, default=None)  # of a class
     conv: bool
     batch_statistics: str = stored(choices=("transductive", "inductive"))
+    ensemble: int | None = stored(within=ranges.MEMBERS, default=None)
+    """Checkpoints whose predictions were averaged, of which `iteration` is the best; None: one."""
     tuning: Tuning | None = stored(default=None)
     mean: Vector  # [S + 1]
     ci95: Vector  # [S + 1], half the width of the interval
@@ -152,7 +154,9 @@ class Curve(Result):
             parts.append("half range")
         if self.batch_statistics != "transductive":
             parts.append(self.batch_statistics)
-        if self.asked_iteration is not None:
+        if self.ensemble:
+            parts.append(f"ensemble of {self.ensemble}")
+        elif self.asked_iteration is not None:
             parts.append(f"iteration {self.iteration}")
         elif self.best_weights:
             parts.append("best weights")

@@ -15,7 +15,7 @@ from maml_tf.results.records import Curve, Result
 _FIELDS = (
     *("problem", "experiment", "method", "split", "seed", "ways", "shots", "train_shots"),
     *("queries", "inputs", "batch_statistics", "step_size", "iteration", "environment_steps"),
-    *("num_tasks", "metric"),
+    *("ensemble", "num_tasks", "metric"),
 )
 
 

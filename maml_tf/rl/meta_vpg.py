@@ -101,6 +101,10 @@ class MetaVPG(MetaPolicy):
                 "choose a divisor."
             )
         self.optimizer = self._optimizer = optimizer or keras.optimizers.Adam(1e-3)
+        if self._optimizer.use_ema:
+            raise ValueError(
+                "Nothing takes averages of a policy's weights; make the optimizer without use_ema."
+            )
         self._optimizer.build(self.variables)
         self._norms = Norms.of(policy.model, self.inner)
         self._improve = tf.function(self._updates, autograph=False)

@@ -23,7 +23,7 @@ import numpy as np
 SETTINGS = (
     ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "clip_norm")
     + ("query_weight", "metric_name", "lower_is_better", "dropout", "penalty", "pull")
-    + ("learn_step_size", "multi_step_loss")
+    + ("learn_step_size", "multi_step_loss", "second_order_after")
     + ("head", "discount", "gae_lambda", "max_kl", "damping", "curvature", "curvature_share")
     + ("sampling_correction", "epochs", "minibatches", "clip_ratio")
 )

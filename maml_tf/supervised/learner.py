@@ -5,10 +5,12 @@ Shape letters: T tasks of a meta-batch, S inner steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
@@ -19,6 +21,7 @@ from maml_tf.objectives.optimizers import (
     OptimizerLike,
     built_for,
     clipped,
+    has_averages,
     loss_scale,
     optimizer_of,
 )
@@ -54,7 +57,9 @@ class MetaLearner(AdaptiveModel):
       inner_steps: S. 0 minimises the query loss without adaptation: the paper's pre-training.
       meta_batch_size: T, tasks per meta-step, over all replicas.
       optimizer: of the meta-step, or its Keras name; Adam(1e-3) by default. Its learning rate may
-        be a schedule of `keras.optimizers.schedules`, by the number of its updates.
+        be a schedule of `keras.optimizers.schedules`, by the number of its updates. With
+        `use_ema` the averages that it keeps of all that is meta-learned are what `train` validates,
+        and what it leaves in the learner.
       first_order: hold inner gradients constant (first-order MAML).
       learn_step_size: meta-learn alpha. "weight", or True: one number for each number that adapts
         (Meta-SGD); "layer": one for each weight tensor; "layer_and_step": one for each weight
@@ -77,6 +82,8 @@ class MetaLearner(AdaptiveModel):
         Evaluation and adaptation are always without.
       multi_step_loss: meta-steps over which the meta-objective passes from the mean of the query
         losses after each inner step to the last one's alone (MAML++); see `multi_step`. 0: off.
+      second_order_after: meta-steps that hold inner gradients constant, as `first_order` does,
+        before all others (MAML++, Antoniou et al. 2019, paragraph "Derivative-Order Annealing").
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force has
@@ -86,7 +93,7 @@ class MetaLearner(AdaptiveModel):
     remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
     optimizer: keras.optimizers.Optimizer
     settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
-    settings |= {"query_weight", "jit_compile", "multi_step_loss"}
+    settings |= {"query_weight", "jit_compile", "multi_step_loss", "second_order_after"}
 
     def __init__(
         self,
@@ -112,6 +119,7 @@ class MetaLearner(AdaptiveModel):
         jit_compile: bool = False,
         dropout: str = "off",
         multi_step_loss: int = 0,
+        second_order_after: int = 0,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -135,7 +143,7 @@ class MetaLearner(AdaptiveModel):
         self.dropout, self.jit_compile = dropout, jit_compile
         self.clip, self.clip_norm = clip, clip_norm
         self.query_weight, self.optimizer = query_weight, optimizer
-        self.multi_step_loss = multi_step_loss
+        self.multi_step_loss, self.second_order_after = multi_step_loss, second_order_after
         self.variables = self._learned_variables()
         if dropout == "off":
             learner_summary.tell_of_noise(model)
@@ -148,7 +156,7 @@ class MetaLearner(AdaptiveModel):
             return arguments.number(name, value)
         if name in ("clip", "clip_norm"):
             return None if value is None else arguments.positive(name, value)
-        if name == "multi_step_loss":
+        if name in ("multi_step_loss", "second_order_after"):
             return arguments.count(name, value, 0)
         return super()._checked(name, value)
 
@@ -161,6 +169,11 @@ class MetaLearner(AdaptiveModel):
             )
         if self.multi_step_loss and not self.inner_steps:
             raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
+        if self.second_order_after and (self.first_order or not self.inner_steps):
+            why = "first_order is True" if self.first_order else "inner_steps is 0"
+            raise ValueError(
+                f"Nothing becomes of second order, for {why}; drop second_order_after."
+            )
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
@@ -169,6 +182,7 @@ class MetaLearner(AdaptiveModel):
             self,
             query_weight=self.query_weight,
             multi_step_loss=self.multi_step_loss,
+            second_order_after=self.second_order_after,
             noisy=self.dropout != "off",
             jit_compile=self.jit_compile,
         )
@@ -230,8 +244,9 @@ class MetaLearner(AdaptiveModel):
 
         Args:
           task: T tasks, T a multiple of `pieces`.
-          index: of the meta-batch, which dropout and the weights of a multi-step loss are functions
-            of; without it dropout is off, and the loss after the last step counts alone.
+          index: of the meta-batch, which dropout, the weights of a multi-step loss and the order of
+            the derivatives are functions of. Without it dropout is off, the loss after the last
+            step counts alone, and the order is that after `second_order_after`.
           scale: a factor of the gradient, for an optimizer that divides by it.
 
         Returns:
@@ -295,6 +310,25 @@ class MetaLearner(AdaptiveModel):
     def finalize(self) -> None:
         """Puts the averages of the weights into the model, if the optimizer keeps any (`use_ema`).
 
-        As `keras.Model.fit` does at its end; `train` does it.
+        As `keras.Model.fit` does at its end; `train` does it. Before the first meta-step there are
+        none, and nothing changes.
         """
-        self.optimizer.finalize_variable_values(self.variables)
+        if has_averages(self.optimizer):
+            self.optimizer.finalize_variable_values(self.variables)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Puts the averages into the model as `finalize` does, and afterwards the weights again.
+
+        What the optimizer holds stays as it is, so that a training goes on undisturbed.
+        """
+        if not has_averages(self.optimizer):
+            yield
+            return
+        kept = [(variable, np.array(np.asarray(variable))) for variable in self.state]
+        self.finalize()
+        try:
+            yield
+        finally:
+            for variable, value in kept:
+                variable.assign(value)

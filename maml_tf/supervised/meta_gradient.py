@@ -5,6 +5,7 @@ Shape letters: T tasks of a meta-batch, B examples, S inner steps.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class MetaGradient:
         *,
         query_weight: float,
         multi_step_loss: int,
+        second_order_after: int,
         noisy: bool,
         jit_compile: bool,
     ):
@@ -56,12 +58,14 @@ class MetaGradient:
           learner: whose meta-objective it is.
           query_weight: factor of the query loss.
           multi_step_loss: meta-steps with a multi-step loss; see `multi_step.step_weights`.
+          second_order_after: meta-steps that hold inner gradients constant, before all others.
           noisy: whether dropout and noise layers act, with one mask for each of S + 1 passes.
           jit_compile: compile with XLA.
         """
         self._learner, self._inner, self._pieces = learner, learner.inner, learner.pieces
         self._query_weight, self._noisy = query_weight, noisy
         self._multi_step_loss = multi_step_loss
+        self._second_order_after = second_order_after
         self.piece = tf.function(
             self._sum,
             autograph=False,
@@ -80,10 +84,10 @@ class MetaGradient:
                 f"{num_tasks} tasks do not divide into pieces={self._pieces}; give a multiple, or "
                 "fewer pieces."
             )
-        parameters = self._inner.values()
-        size = num_tasks // self._pieces
-        counts = self._step_weights(index)
-        try:
+        parameters, counts = self._inner.values(), self._step_weights(index)
+        size, xla = num_tasks // self._pieces, under_xla()
+
+        def compute(first_order: bool) -> tuple[Weights, MetaMetrics]:
             sums = [
                 self.piece(
                     parameters,
@@ -91,16 +95,23 @@ class MetaGradient:
                     self._noise(index, i // size),
                     scale,
                     counts,
-                    xla=under_xla(),
+                    first_order=first_order,
+                    xla=xla,
                 )
                 for i in range(0, num_tasks, size)
             ]
+            return tf.nest.map_structure(lambda *each: tf.add_n(each) / num_tasks, *sums)
+
+        try:
+            if not self._second_order_after or index is None:
+                return compute(self._inner.first_order)
+            early = index < self._second_order_after
+            return tf.cond(early, lambda: compute(True), lambda: compute(False))
         except LookupError as error:
             raise ValueError(
                 f"The model has no second derivative ({error}); use first_order=True, or replace "
                 "the layer that lacks one."
             ) from error
-        return tf.nest.map_structure(lambda *each: tf.add_n(each) / num_tasks, *sums)
 
     def _sum(
         self,
@@ -110,6 +121,7 @@ class MetaGradient:
         scale: tf.Tensor | None = None,
         counts: tf.Tensor | None = None,
         *,
+        first_order: bool,
         xla: bool = False,
     ) -> tuple[Weights, MetaMetrics]:
         """Gradient and metrics, summed over tasks.
@@ -118,10 +130,11 @@ class MetaGradient:
         """
         del xla  # of the caller: what was traced without XLA must not serve within it
         learner = self._learner
+        inner = dataclasses.replace(self._inner, first_order=first_order)
         *steps, last = noise if len(noise) else [None] * (learner.inner_steps + 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
-            adaptation = self._inner.differentiable(
+            adaptation = inner.differentiable(
                 learner.task_loss if not len(noise) else self._noisy_loss,
                 parameters,
                 [task.support if seed is None else (task.support, seed) for seed in steps],

@@ -170,4 +170,9 @@ def checked(callbacks: object) -> list[keras.callbacks.Callback]:
                 f"callbacks has {arguments.shown(callback)}; give keras.callbacks.Callback "
                 "objects, such as [keras.callbacks.CSVLogger('log.csv')]."
             )
+        if isinstance(callback, keras.callbacks.SwapEMAWeights):
+            raise ValueError(
+                "SwapEMAWeights exchanges weights that train exchanges itself; leave it out: "
+                "validations measure the averages of use_ema=True already."
+            )
     return given

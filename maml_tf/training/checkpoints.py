@@ -1,8 +1,8 @@
 """Crash recovery: everything a resumed run needs, and the best weights so far.
 
 A checkpoint holds the learner's state (model and whatever else it learns), the optimizer's
-variables, the iteration and the best score. Random numbers need no state: they are functions of
-(seed, split, index).
+variables, the iteration, the best score, the newest, and how many validations ago the best was.
+Random numbers need no state: they are functions of (seed, split, index).
 
 The files of a checkpoint come from a directory beside them, the index last, so that one is there
 whole or not at all; `ckpt-<iteration>.sha256` holds their checksums, which a restore compares.
@@ -14,6 +14,7 @@ a name is Keras' own and counts up within a process: the same code gives other o
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.estimates import direction
 from maml_tf.saving.descriptions import kind
 from maml_tf.system import checksums
 from maml_tf.system.files import refuse_pattern, staging, sweep, unwritable
@@ -60,7 +62,7 @@ class _Variable(NamedTuple):
 
 
 class Checkpoints:
-    """`<directory>/ckpt-<iteration>`, the newest few, and `<directory>/best/ckpt-<iteration>`."""
+    """`<directory>/ckpt-<iteration>`, the newest few, and those of `<directory>/best`."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Checkpoints:
         learner: Learner,
         *,
         keep: int = 10,
+        keep_best: int = 1,
         without: Sequence[keras.Variable] = (),
     ):
         """Reads and writes nothing yet.
@@ -76,6 +79,7 @@ class Checkpoints:
           directory: where checkpoints live.
           learner: whose state is saved and restored.
           keep: how many of the newest to keep.
+          keep_best: how many of those that validated best to keep.
           without: only to restore: weights that stay as they are, whatever the checkpoint has in
             their place, such as those of another head; the optimizer stays, too.
 
@@ -84,21 +88,26 @@ class Checkpoints:
         """
         self.directory = Path(directory)
         refuse_pattern(self.directory)
-        self._keep = keep
+        self._learner, self._keep, self._keep_best = learner, keep, keep_best
         self.iteration = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best_score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
+        self._score = tf.Variable(float("nan"), dtype=tf.float32, trainable=False)
+        self._since_best = tf.Variable(0, dtype=tf.int64, trainable=False)
         optimizer = None if without else learner.optimizer
         left = {id(v.value) for v in without}
         self._groups = {"weights": dict(enumerate(learner.state))}
         self._left_alone = {i for i, v in enumerate(learner.state) if id(v.value) in left}
         if optimizer is not None:
             self._groups["optimizer"] = dict(enumerate(optimizer.variables))
-        self._counters = dict(getattr(learner, "counters", {}))
+        counters = getattr(learner, "counters", {})
+        # What checkpoints of earlier versions may lack.
+        self._added = {f"count_{name}": variable.value for name, variable in counters.items()}
+        self._added |= {"score": self._score, "since_best": self._since_best}
         self._all = tf.train.Checkpoint(
             **{name: _Group(variables) for name, variables in self._groups.items()},
             iteration=self.iteration,
             best_score=self.best_score,
-            **{f"count_{name}": variable.value for name, variable in self._counters.items()},
+            **self._added,
         )
 
     def save(self, iteration: int) -> None:
@@ -107,8 +116,14 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written; nothing of it is left.
         """
-        self.iteration.assign(iteration)
-        self._write(self.directory, iteration, self._keep)
+        self._write(self.directory, iteration)
+        others = [i for i in self.available() if i != iteration]
+        _remove_all_but(self.directory, [*others[len(others) - self._keep + 1 :], iteration])
+
+    @property
+    def since_best(self) -> int:
+        """Validations in a row, up to the newest, whose score was not the best."""
+        return int(self._since_best.numpy())
 
     def save_best(self, iteration: int, score: float) -> None:
         """Writes the best checkpoint, and remembers its score for the next `save`.
@@ -116,14 +131,53 @@ class Checkpoints:
         Raises:
           OSError: it cannot be written; nothing of it is left, and the score is the one before.
         """
-        before = self.best_score.numpy()
+        before = self.best_score.numpy(), self._since_best.numpy()
         self.best_score.assign(score)
-        self.iteration.assign(iteration)
+        self._since_best.assign(0)
+        self._score.assign(score)
         try:
-            self._write(self.directory / "best", iteration, keep=1)
+            self._write_best(iteration)
         except OSError:
-            self.best_score.assign(before)
+            self.best_score.assign(before[0])
+            self._since_best.assign(before[1])
             raise
+
+    def save_lesser(self, iteration: int, score: float) -> None:
+        """Counts a validation that was not the best; writes it if it is among the best few.
+
+        Raises:
+          OSError: it cannot be written; nothing of it is left.
+        """
+        self._since_best.assign_add(1)
+        self._score.assign(score)
+        if self._keep_best == 1 or math.isnan(score):
+            return
+        others = [i for i in self.ranked() if i != iteration][: self._keep_best]
+        least = _score(self._best(others[-1])) if len(others) == self._keep_best else math.nan
+        lower = direction(self._learner)
+        if math.isnan(least) or (np.float32(score) < least if lower else np.float32(score) > least):
+            self._write_best(iteration)
+
+    def _write_best(self, iteration: int) -> None:
+        self._write(self.directory / "best", iteration)
+        others = [i for i in self.ranked() if i != iteration]
+        _remove_all_but(self.directory / "best", [*others[: self._keep_best - 1], iteration])
+
+    def ranked(self) -> list[int]:
+        """Iterations of the checkpoints that validated best, the best first, of equals the earlier.
+
+        Raises:
+          ValueError: nobody knows which of several scores is better.
+        """
+        iterations = saved_iterations(self.directory / "best")
+        if len(iterations) < 2:
+            return iterations
+        sign = 1 if direction(self._learner) else -1
+        scores = {i: sign * _score(self._best(i)) for i in iterations}
+        return sorted(iterations, key=lambda i: (math.isnan(scores[i]), scores[i], i))
+
+    def _best(self, iteration: int) -> Path:
+        return self.directory / "best" / f"ckpt-{iteration}"
 
     def sweep(self) -> None:
         """Removes what killed processes and earlier versions left beside the checkpoints."""
@@ -135,7 +189,8 @@ class Checkpoints:
                     left.unlink() if is_link else shutil.rmtree(left)
             _remove_all_but(directory, saved_iterations(directory))
 
-    def _write(self, directory: Path, iteration: int, keep: int) -> None:
+    def _write(self, directory: Path, iteration: int) -> None:
+        self.iteration.assign(iteration)
         name = f"ckpt-{iteration}"
         with staging(directory / name) as place:
             try:
@@ -147,8 +202,6 @@ class Checkpoints:
                     os.replace(place / file, directory / file)
             except (tf.errors.OpError, OSError) as error:
                 raise unwritable(directory / name, error) from error
-        others = [i for i in saved_iterations(directory) if i != iteration]
-        _remove_all_but(directory, [*others[len(others) - keep + 1 :], iteration])
 
     def restore_latest(self) -> bool:
         """Restores the newest readable checkpoint; a broken one gives way to the one before.
@@ -161,10 +214,16 @@ class Checkpoints:
         """
         return self._restore_first_readable(reversed(self.available()), self.directory)
 
-    def restore_best(self) -> bool:
-        """Restores the best checkpoint; errors and result as for `restore_latest`."""
-        best = self.directory / "best"
-        return self._restore_first_readable(reversed(saved_iterations(best)), best)
+    def restore_best(self, place: int = 0) -> bool:
+        """Restores the best checkpoint; errors and result as for `restore_latest`.
+
+        Args:
+          place: 1 for the second best, and so on; where one cannot be read the next takes its
+            place only for 0.
+        """
+        ranked = self.ranked()
+        ranked = ranked[place : place + 1] if place else ranked
+        return self._restore_first_readable(ranked, self.directory / "best")
 
     def restore_iteration(self, iteration: int) -> None:
         """Restores one checkpoint.
@@ -214,9 +273,9 @@ class Checkpoints:
             for name, own in (("iteration", self.iteration), ("best_score", self.best_score))
         ]
         values += [
-            (variable, reader.get_tensor(f"count_{name}{_VALUE}"))
-            for name, variable in self._counters.items()
-            if reader.has_tensor(f"count_{name}{_VALUE}")  # earlier versions counted nothing
+            (variable, reader.get_tensor(name + _VALUE))
+            for name, variable in self._added.items()
+            if reader.has_tensor(name + _VALUE)
         ]
         for group, variables in self._groups.items():
             skipped = self._left_alone if group == "weights" else set()
@@ -297,6 +356,16 @@ def best_score(directory: Path) -> float | None:
         return float(reader.get_tensor(f"best_score{_VALUE}"))
     except _BROKEN:
         return None
+
+
+def _score(path: Path) -> float:
+    """What one of the best checkpoints scored itself; NaN where it cannot be read."""
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        own = reader.has_tensor(f"score{_VALUE}")  # in earlier versions each was the best
+        return float(reader.get_tensor(f"{'score' if own else 'best_score'}{_VALUE}"))
+    except _BROKEN:
+        return math.nan
 
 
 def _remove_all_but(directory: Path, iterations: list[int]) -> None:

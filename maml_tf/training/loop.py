@@ -30,7 +30,7 @@ from maml_tf.system.signals import stop_signal
 from maml_tf.training import callbacks as keras_callbacks
 from maml_tf.training.callbacks import Callbacks
 from maml_tf.training.history import History
-from maml_tf.training.resuming import Memory, Store, open_run, tell_start
+from maml_tf.training.resuming import Memory, Store, open_run, tell, tell_start
 from maml_tf.training.summaries import Summaries
 from maml_tf.training.window import MAY_BE_NAN, Window
 from maml_tf.types import Estimate, Evaluator, Learner, Metrics
@@ -75,6 +75,7 @@ class Plan(NamedTuple):
     validate_every: int
     save_every: int
     best_after: int  # gradient steps after which a validation decides which weights are best
+    stop_after: int = 0  # validations without a better score that end the training; 0: none do
 
     def checked(self) -> Plan:
         """The plan as numbers of Python.
@@ -82,7 +83,7 @@ class Plan(NamedTuple):
         Raises:
           ValueError: one is out of range.
         """
-        least = {"iterations": 0, "best_after": 0}
+        least = {"iterations": 0, "best_after": 0, "stop_after": 0}
         made = {n: arguments.count(n, v, least.get(n, 1)) for n, v in self._asdict().items()}
         return Plan(**made)
 
@@ -98,6 +99,8 @@ def train(
     validation_steps: int = 10,
     best_after: int | None = None,
     restore_best: bool = False,
+    keep_best: int = 1,
+    stop_after: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     log_every: int = 100,
     validate_every: int = 500,
@@ -128,7 +131,11 @@ def train(
       best_after: gradient steps after which the validation decides which weights are best; as many
         as the training takes by default, and no more than the curve has.
       restore_best: at the end, also of an interrupted training, put the weights that validated
-        best into the learner; by default it keeps the last.
+        best into the learner; by default it keeps the last. Of an optimizer with `use_ema` both
+        are averages, which is what validations measure.
+      keep_best: how many of the weights that validated best `logdir` keeps.
+      stop_after: end the training like a finished one after so many validations in a row without
+        a better score; a run that goes on counts on. 0: train for all `iterations`.
       callbacks: `keras.callbacks.Callback` objects. A validation ends an epoch, or without one
         every `log_every` meta-steps; batch hooks are called once per compiled call. `logs` hold
         the means of what meta-steps saw since the last epoch, `val_<metric>` at the step that
@@ -154,8 +161,9 @@ def train(
     """
     arguments.learner(learner, _ABILITIES)
     decides = learner.inner_steps if best_after is None else best_after
-    plan = Plan(iterations, log_every, validate_every, save_every, decides).checked()
-    arguments.count("validation_tasks", validation_tasks, 1)
+    plan = Plan(iterations, log_every, validate_every, save_every, decides, stop_after).checked()
+    for name, value in ("validation_tasks", validation_tasks), ("keep_best", keep_best):
+        arguments.count(name, value, 1)
     arguments.count("validation_steps", validation_steps, 0)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
@@ -165,8 +173,7 @@ def train(
     called = keras_callbacks.checked(callbacks)
     learner.check_tasks(tasks)
     refuse_several_workers(getattr(learner, "strategy", None))
-    if restore_best and validation is None:
-        raise ValueError("restore_best=True needs validation tasks to tell which weights are best.")
+    _check_choice(validation is None, restore_best, plan.stop_after)
     lower_is_better = validation is not None and direction(learner)
     evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
     with contextlib.ExitStack() as held:
@@ -174,7 +181,7 @@ def train(
         start = 0
         if directory is not None:
             held.enter_context(run_lock(directory))
-            store, start = open_run(directory, learner, tasks)
+            store, start = open_run(directory, learner, tasks, keep_best=keep_best)
             tell_start(start, plan.iterations, directory)
         loop = _Loop(learner, tasks, plan, start, progress=progress)
         loop.store, loop.evaluator, loop.lower_is_better = store, evaluator, lower_is_better
@@ -193,6 +200,17 @@ def train(
     return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
 
 
+def _check_choice(unvalidated: bool, restore_best: bool, stop_after: int) -> None:
+    """Refuses what needs validations, where there are none.
+
+    Raises:
+      ValueError: names it.
+    """
+    if unvalidated and (restore_best or stop_after):
+        what = "restore_best=True" if restore_best else f"stop_after={stop_after}"
+        raise ValueError(f"{what} needs validation tasks to tell which weights are best.")
+
+
 def _directory(logdir: str | Path | None, record: bool) -> Path | None:
     """Where to write, if anywhere."""
     if logdir is None:
@@ -207,10 +225,17 @@ def _settle(
     learner: Learner[TasksT], store: Store, *, restore_best: bool, interrupted: bool
 ) -> None:
     """Leaves the learner with the weights that were asked for."""
-    if restore_best and (math.isnan(float(store.best_score)) or not store.restore_best()):
+    restored = restore_best and not math.isnan(float(store.best_score)) and store.restore_best()
+    if restore_best and not restored:
         _LOG.warning("Nothing was validated, so the learner keeps the last weights.")
-    elif not interrupted and hasattr(learner, "finalize"):
-        learner.finalize()  # checkpoints keep the weights themselves, to go on from
+    if restored or not interrupted:
+        _finalize(learner)
+
+
+def _finalize(learner: Learner[TasksT]) -> None:
+    """Leaves averages in a learner that has some: checkpoints keep the weights to go on from."""
+    if hasattr(learner, "finalize"):
+        learner.finalize()
 
 
 def _evaluator(
@@ -276,7 +301,7 @@ class _Loop:
     def run(self, stop: list[str]) -> bool:
         """Trains to the end, or until `stop` holds a signal's name; whether it was stopped."""
         self.callbacks.begin()
-        while self.iteration < self.plan.iterations and not stop and not self.callbacks.stopped:
+        while not self._at_end() and not stop:
             self._advance(self._boundary())
             if self._at_end() or self.iteration % self._epoch == 0:
                 if self.evaluator:
@@ -286,10 +311,21 @@ class _Loop:
                 self._save()
         if stop and self.iteration != self.saved:
             self._save()
+        if self._stalled:
+            tell(
+                f"Ended after iteration {self.iteration}: {self.store.since_best} validations in a "
+                f"row without a better score than {self.best_score:.4g}."
+            )
         return bool(stop) and not self._at_end()
 
+    @property
+    def _stalled(self) -> bool:
+        """Whether so many validations were without a better score that the training ends."""
+        return 0 < self.plan.stop_after <= self.store.since_best
+
     def _at_end(self) -> bool:
-        return self.iteration == self.plan.iterations or self.callbacks.stopped
+        done = self.iteration >= self.plan.iterations
+        return done or self.callbacks.stopped or self._stalled
 
     def _boundary(self) -> int:
         """The meta-step that the next compiled call must not go past."""
@@ -346,6 +382,7 @@ class _Loop:
         kept = self.store.available()
         good = f"the checkpoint of iteration {kept[-1]} is intact" if kept else "nothing was saved"
         if isinstance(self.store, Memory) and self.store.restore_best():
+            _finalize(self.learner)
             good = (
                 f"the learner has the best weights again, of iteration {self.store.best_iteration}"
             )
@@ -379,7 +416,8 @@ class _Loop:
 
     def _validate(self, evaluator: Evaluator) -> None:
         self.callbacks.begin_validation()
-        estimate: Estimate = evaluator()
+        with getattr(self.learner, "averaged", contextlib.nullcontext)():
+            estimate: Estimate = evaluator()
         self.history.add_validation(self.iteration, estimate)
         metric, decides = self.learner.metric_name, min(self.plan.best_after, evaluator.steps)
         self.summaries.validation(metric, estimate, self.iteration)
@@ -388,6 +426,8 @@ class _Loop:
         if _better(score, self.best_score, lower_is_better=self.lower_is_better):
             self._check_weights()
             self.store.save_best(self.iteration, score)
+        else:
+            self.store.save_lesser(self.iteration, score)
         with self.summaries.at(self.iteration):
             self.callbacks.end_validation(estimate, metric, decides, self.iteration)
 

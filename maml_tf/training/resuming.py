@@ -36,6 +36,11 @@ class Store(Protocol):
         """The best validation score so far, or nan: a number or a scalar variable."""
         ...
 
+    @property
+    def since_best(self) -> int:
+        """Validations in a row, up to the newest, whose score was not the best."""
+        ...
+
     def available(self) -> list[int]:
         """Iterations whose weights can be had again, ascending."""
         ...
@@ -46,6 +51,10 @@ class Store(Protocol):
 
     def save_best(self, iteration: int, score: float) -> None:
         """Keeps the present weights as the best."""
+        ...
+
+    def save_lesser(self, iteration: int, score: float) -> None:
+        """Counts a validation that was not the best, and may keep the present weights."""
         ...
 
     def restore_best(self) -> bool:
@@ -63,7 +72,7 @@ class Memory:
         self._keep_best = keep_best
         self._best: list[np.ndarray] = []
         self.best_score = math.nan
-        self.best_iteration = 0
+        self.best_iteration = self.since_best = 0
 
     def available(self) -> list[int]:
         """None: there are no checkpoints."""
@@ -76,8 +85,13 @@ class Memory:
         """Copies the weights and the optimizer's variables."""
         # As a checkpoint would have it, so that both find the same weights the best.
         self.best_score, self.best_iteration = float(np.float32(score)), iteration
+        self.since_best = 0
         if self._keep_best:
             self._best = [np.array(np.asarray(variable)) for variable in self._variables]
+
+    def save_lesser(self, iteration: int, score: float) -> None:
+        """Counts; the best weights alone are kept."""
+        self.since_best += 1
 
     def restore_best(self) -> bool:
         """Puts the copies back; whether there are any."""
@@ -88,7 +102,9 @@ class Memory:
         return True
 
 
-def open_run(directory: Path, learner: Learner[TasksT], tasks: TasksT) -> tuple[Checkpoints, int]:
+def open_run(
+    directory: Path, learner: Learner[TasksT], tasks: TasksT, *, keep_best: int = 1
+) -> tuple[Checkpoints, int]:
     """Restores the newest checkpoint of a run's directory, if it is this learner's run.
 
     The caller holds the directory: what killed processes left in it is removed.
@@ -100,6 +116,7 @@ def open_run(directory: Path, learner: Learner[TasksT], tasks: TasksT) -> tuple[
       directory: of the run; made if it is not there.
       learner: whose weights are restored.
       tasks: its source of tasks.
+      keep_best: how many of the best checkpoints to keep.
 
     Returns:
       The checkpoints, and the iteration that the learner is at: 0 for a new run.
@@ -108,7 +125,7 @@ def open_run(directory: Path, learner: Learner[TasksT], tasks: TasksT) -> tuple[
       ValueError: the directory holds the run of another learner; names the settings. The learner
         is as it was.
     """
-    checkpoints = Checkpoints(directory / "checkpoints", learner)
+    checkpoints = Checkpoints(directory / "checkpoints", learner, keep_best=keep_best)
     _sweep(directory)
     checkpoints.sweep()
     with staging(checkpoints.directory / "ckpt"):

@@ -273,6 +273,8 @@ def other_value(each):
         return each.default / 2
     if each.flag == "minibatches":
         return 5  # divides the tasks
+    if each.flag == "average":
+        return 0.9
     return OTHER[each.flag] if each.kind is str else (each.default or 0) + 7
 
 

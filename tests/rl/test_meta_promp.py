@@ -241,6 +241,7 @@ def test_it_learns_to_adapt(kind):
         ({"minibatches": 3}, "4 tasks do not divide into minibatches=3"),
         ({"clip_ratio": 0.0}, "clip_ratio must be positive"),
         ({"inner_kl": -1.0}, "inner_kl must be positive"),
+        ({"optimizer": keras.optimizers.Adam(use_ema=True)}, "Nothing takes averages of a policy"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):
