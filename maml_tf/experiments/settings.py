@@ -128,6 +128,12 @@ class AnyTraining:
         within=ranges.ITERATIONS,
         only=True,
     )
+    per_step_normalization: bool = setting(
+        False,
+        "Meta-learn scale and offset of batch normalization anew for each inner step, and for the "
+        "query set after the last (MAML++).",
+        only=True,
+    )
     pretrain_iterations: int = setting(
         0,
         "Iterations of a pre-training before the meta-training, which minimizes the loss before "
@@ -575,6 +581,7 @@ class Settings:
             **schedule_settings.CONSTANT,
             learn_step_size=None,
             multi_step_loss=None,
+            per_step_normalization=None,
             run_name="",
         )
 
@@ -595,6 +602,11 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_problem(problem, given)
     _check_method(problem, method, given)
     problem.check(training)
+    if training.per_step_normalization and training.norm != "batch_norm":
+        raise ValueError(
+            f"--norm={training.norm} leaves no batch normalization to --per_step_normalization; "
+            "drop one of them."
+        )
     training = _derived_training(training, problem, method, run)
     schedule_settings.check(training, run.iterations)
     _check_size(training, problem)
@@ -705,7 +717,7 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in ("sampling_correction", "inner_kl", "multi_step_loss"):
+    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "per_step_normalization"):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
     if given.get("learn_step_size") and not method.inner_steps:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {"pretrain_iterations", "init", "multi_step_loss"}
+    | {"pretrain_iterations", "init", "multi_step_loss", "per_step_normalization"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -86,6 +86,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         first_order=method.first_order,
         learn_step_size=training.learn_step_size or False,
         multi_step_loss=training.multi_step_loss,
+        per_step_normalization=training.per_step_normalization,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,

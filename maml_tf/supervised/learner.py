@@ -77,6 +77,9 @@ class MetaLearner(AdaptiveModel):
         Evaluation and adaptation are always without.
       multi_step_loss: meta-steps over which the meta-objective passes from the mean of the query
         losses after each inner step to the last one's alone (MAML++); see `multi_step`. 0: off.
+      per_step_normalization: meta-learn a scale and an offset of every batch normalisation for each
+        inner step and the query set after the last (MAML++); later steps repeat the last. They
+        begin as the layer's are now, and do not adapt.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force has
@@ -112,6 +115,7 @@ class MetaLearner(AdaptiveModel):
         jit_compile: bool = False,
         dropout: str = "off",
         multi_step_loss: int = 0,
+        per_step_normalization: bool = False,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -124,6 +128,7 @@ class MetaLearner(AdaptiveModel):
             step_size=step_size,
             learn_step_size=learn_step_size,
             positive_step_size=positive_step_size,
+            per_step_normalization=per_step_normalization,
             inner_steps=inner_steps,
             first_order=first_order,
             recompute=recompute,
