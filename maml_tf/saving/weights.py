@@ -254,8 +254,8 @@ def _check(
     if different and len(others) == len(different):  # the networks are the same
         raise ValueError(
             f"{path} holds other arrays beside the model's weights than this learner: of shape "
-            f"{different[0]}; make the learner with the learn_step_size, per_step_normalization and "
-            "inner_steps of the one that was saved."
+            f"{different[0]}; make the learner with the learn_step_size, per_step_normalization "
+            "and inner_steps of the one that was saved."
         )
     if others:
         raise ValueError(
