@@ -14,6 +14,7 @@ import maml_tf
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train
 from maml_tf.cli.main import run
 from maml_tf.engine.adaptation import adapt_for
+from maml_tf.engine.outer_step import Norms
 from maml_tf.engine.step_weights import StepWeights
 from maml_tf.experiments import machine
 from maml_tf.networks import conv_network, dense_network
@@ -196,6 +197,17 @@ def test_a_constraint_holds_each_row():
     learner.meta_steps(maml_tf.tasks.ConstantTasks(task_of(model)), 0, 1)
     rows = next(v for v in learner.inner.rows.values() if "beta" in v.name)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1, 1], rtol=1e-4)
+
+
+def test_their_gradient_counts_to_the_part_of_their_layer():
+    model = conv_network((8, 8, 1), 3, filters=2)
+    options = {"learn_step_size": "layer", "per_step_normalization": True}
+    learner = MetaLearner(model, losses.cross_entropy, **options)
+    parts = Norms.of(model, learner.inner).parts
+    # Kernels and biases of 5 layers, offsets of 4; then 10 step sizes, and the rows of the offsets.
+    theta, sizes, rows = list(parts[:14]), list(parts[14:24]), list(parts[24:])
+    assert theta == ["body"] * 12 + ["head"] * 2
+    assert sizes == ["step_sizes"] * 10 and rows == ["body"] * 4
 
 
 def test_the_summary_says_so():

@@ -74,7 +74,7 @@ def normalizations(
     return rows
 
 
-def ids_of(model: keras.Model, kinds: tuple[type, ...]) -> set[int]:
+def ids_of(model: keras.Model, kinds: tuple[type[keras.Layer], ...]) -> set[int]:
     """Ids of the variables that layers of some types train, at any depth."""
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, kinds)]
     return {id(variable) for layer in layers for variable in layer.trainable_variables}
