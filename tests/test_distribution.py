@@ -37,7 +37,8 @@ def in_python(index, num_tasks):
 
 def three_meta_steps(strategy, make_optimizer, source=sines, **options):
     with strategy.scope() if strategy else contextlib.nullcontext():
-        model = dense_network(1, 1, (8, 8))
+        norm = "batch_norm" if "per_step_normalization" in options else "none"
+        model = dense_network(1, 1, (8, 8), norm=norm)
         for seed, variable in enumerate(model.trainable_variables):
             variable.assign(0.5 * np.random.default_rng(seed).normal(size=variable.shape))
         learner = MetaLearner(
@@ -69,6 +70,7 @@ def sgd():
         (sgd, {"clip_norm": 0.5}),
         (sgd, {"clip": 0.5, "clip_norm": 0.5}),
         (sgd, {"multi_step_loss": 2}),
+        (sgd, {"per_step_normalization": True}),
         # A step size of a whole layer has the sum of its numbers' gradients.
         (lambda: keras.optimizers.SGD(3e-4), {"learn_step_size": "layer_and_step"}),
         (lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
@@ -76,7 +78,8 @@ def sgd():
     ],
     ids=[
         *("SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, norm", "SGD, both"),
-        *("SGD, multi-step loss", "SGD, step sizes of layers and steps", "Adam, clip"),
+        *("SGD, multi-step loss", "SGD, normalisation per step"),
+        *("SGD, step sizes of layers and steps", "Adam, clip"),
         "a schedule",
     ],
 )

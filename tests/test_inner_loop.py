@@ -65,7 +65,8 @@ def test_the_gradient_through_the_steps_is_that_of_adapt(options):
 def test_learned_step_sizes_stand_behind_theta():
     inner = learned(make())
     assert [tuple(v.shape) for v in inner.parameters] == [(2,), (2,), (2,)]
-    weights, alphas = inner.split([2 * v for v in inner.values()])
+    weights, alphas, own = inner.split([2 * v for v in inner.values()])
+    assert own is None  # no weights of each step's own
     np.testing.assert_array_equal(weights[1], 2 * THETA[1].value)
     np.testing.assert_allclose(alphas[0], [0.4, 0.4])
     assert float(alphas[1]) == 0.0  # it does not adapt

@@ -57,6 +57,7 @@ def _train(settings: Settings, before: Any = None) -> tuple[TrainingResult, Any]
     validation = make_validation(settings, learner)
     if before is not None:
         learner.model.set_weights(before.model.get_weights())
+        learner.inner.begin_anew()
         for name, counter in getattr(before, "counters", {}).items():
             learner.counters[name].assign(counter.value)
     elif settings.training.init:

@@ -33,7 +33,7 @@ class PerStep:
 
     def at(self, step: int | tf.Tensor) -> list[tf.Tensor]:
         """The alpha of each weight, `[]`, in step 0, 1, ..., which may be known in the graph."""
-        return [_entry(alphas, step) if alphas.shape.rank else alphas for alphas in self.by_weight]
+        return [entry(alphas, step) if alphas.shape.rank else alphas for alphas in self.by_weight]
 
     def after(self, steps: tf.Tensor) -> PerStep:
         """Those that are left after so many steps, an int32 scalar: what was step 2 is now 0."""
@@ -51,6 +51,9 @@ StepSize: TypeAlias = float | tf.Tensor | Sequence[tf.Tensor]
 
 StepSizes: TypeAlias = StepSize | PerStep
 """alpha of several steps: the same in all, or each step's own."""
+
+NextPass: TypeAlias = Callable[[Weights, "int | tf.Tensor"], Weights]
+"""Of weights after some steps, and how many, those that the next pass of the model takes."""
 
 
 class Adaptation(NamedTuple):
@@ -144,6 +147,7 @@ def adapt(
     first_order: bool = False,
     recompute: bool = False,
     constrain: Callable[[Weights], Weights] | None = None,
+    next_pass: NextPass | None = None,
 ) -> Adaptation:
     """Weights before and after each gradient step, one batch per step.
 
@@ -158,6 +162,8 @@ def adapt(
       recompute: keep only the weights between steps for the backward pass and compute the rest
         again, so that memory grows by one set of weights per step, for about a third more time.
       constrain: applied to the weights after each step, as Keras' optimizers apply constraints.
+      next_pass: `(weights, steps taken) -> weights` that the following pass takes, such as
+        `engine.step_weights.StepWeights.after`.
 
     Returns:
       `Adaptation`, S + 1 weights and S losses.
@@ -178,7 +184,7 @@ def adapt(
     path, losses = [list(weights)], []
     for number, batch in enumerate(batches):
         stepped, before = run(path[-1], alphas_of(number), batch)
-        path.append(stepped)
+        path.append(next_pass(stepped, number + 1) if next_pass else stepped)
         losses.append(before)
     return Adaptation(path, losses)
 
@@ -193,6 +199,7 @@ def adapt_for(
     adapts: Sequence[bool] | None = None,
     observe: Callable[[Weights], tf.Tensor] | None = None,
     constrain: Callable[[Weights], Weights] | None = None,
+    next_pass: NextPass | None = None,
 ) -> tuple[Weights, tf.Tensor | None]:
     """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
 
@@ -209,6 +216,7 @@ def adapt_for(
       adapts: which weights move; all by default.
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
+      next_pass: `(weights, steps taken) -> weights` that the following pass takes.
 
     Returns:
       The weights after the last step, of unchanged static shapes, and what was observed
@@ -225,6 +233,7 @@ def adapt_for(
             loss_fn, current, batch, step_size=alphas_of(step), adapts=adapts, first_order=True
         )
         stepped = constrain(stepped) if constrain else stepped
+        stepped = next_pass(stepped, step + 1) if next_pass else stepped
         pairs = zip(stepped, weights, strict=True)
         return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
 
@@ -261,13 +270,13 @@ def _by_step(
     return lambda step: same
 
 
-def _entry(alphas: tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
-    """Entry `step` of `alphas [S]`, or the last one."""
-    last = alphas.shape[0] - 1
+def entry(values: tf.Tensor, step: int | tf.Tensor) -> tf.Tensor:
+    """Entry `step` of `values [S, ...]`, or the last one, where there are no more."""
+    last = values.shape[0] - 1
     return (
-        alphas[min(step, last)]
+        values[min(step, last)]
         if isinstance(step, int)
-        else tf.gather(alphas, tf.minimum(step, last))
+        else tf.gather(values, tf.minimum(step, last))
     )
 
 

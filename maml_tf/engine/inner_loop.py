@@ -24,6 +24,7 @@ from maml_tf.engine.adaptation import (
     stack,
 )
 from maml_tf.engine.fast_weights import FastWeight
+from maml_tf.engine.step_weights import Rows, StepWeights, repeat_theta
 from maml_tf.types import LossFn, Weights
 
 LEARNED = ("weight", "layer", "layer_and_step")
@@ -62,11 +63,18 @@ class InnerLoop:
     """In `differentiable`: trade time for memory that hardly grows with S."""
     per_step: bool = False
     """Whether each of `step_sizes` is `[S]`, an alpha per step: "layer_and_step" of `LEARNED`."""
+    rows: Rows = dataclasses.field(default_factory=dict)
+    """Of some of theta, which do not adapt, what takes their place after each step."""
+
+    @property
+    def beside(self) -> list[keras.Variable]:
+        """What is meta-learned beside theta: step sizes, then weights of each step's own."""
+        return [*self.step_sizes, *self.rows.values()]
 
     @property
     def parameters(self) -> list[keras.Variable]:
-        """All that is meta-learned: theta, then the learned step sizes."""
-        return [*self.variables, *self.step_sizes]
+        """All that is meta-learned: theta, and what is beside it."""
+        return [*self.variables, *self.beside]
 
     def values(self) -> list[tf.Tensor]:
         """Reads all that is meta-learned, in the order of `parameters`."""
@@ -76,11 +84,13 @@ class InnerLoop:
         """Reads the meta-learned weights, theta."""
         return [tf.convert_to_tensor(v.value) for v in self.variables]
 
-    def split(self, parameters: Sequence[tf.Tensor]) -> tuple[Weights, StepSizes]:
-        """Theta and alpha of values of `parameters`, of which both are differentiable functions."""
-        size = len(self.variables)
-        weights, learned = list(parameters[:size]), parameters[size:]
-        return weights, self.of_learned(learned) if self.step_sizes else self.step_size
+    def split(
+        self, parameters: Sequence[tf.Tensor]
+    ) -> tuple[Weights, StepSizes, StepWeights | None]:
+        """Theta, alpha, and weights of steps, as differentiable functions of `parameters`."""
+        size, end = len(self.variables), len(self.variables) + len(self.step_sizes)
+        alphas = self.of_learned(parameters[size:end]) if self.step_sizes else self.step_size
+        return list(parameters[:size]), alphas, self.of_steps(parameters[end:])
 
     def alphas(self, step_size: float | tf.Tensor | None = None) -> StepSizes:
         """The inner step size in force: the given one, the meta-learned, or the fixed."""
@@ -105,6 +115,19 @@ class InnerLoop:
             for v, own in zip(self.variables, self.adapts, strict=True)
         ]
         return PerStep(alphas) if self.per_step else alphas
+
+    def of_steps(self, values: Sequence[tf.Tensor] | None = None) -> StepWeights | None:
+        """Weights that steps have their own of, of values of `rows`: by default the present ones.
+
+        None where there are no such weights.
+        """
+        if values is None:
+            values = [tf.convert_to_tensor(v.value) for v in self.rows.values()]
+        return StepWeights(dict(zip(self.rows, values, strict=True))) if self.rows else None
+
+    def begin_anew(self) -> None:
+        """Gives each step the weights that theta has now: after another model's were put in."""
+        repeat_theta(self.variables, self.rows)
 
     def stacked(self, num_tasks: int | tf.Tensor, weights: Weights | None = None) -> Weights:
         """Gives each task its own copy `[T, *shape]` of every weight that adapts.
@@ -133,7 +156,7 @@ class InnerLoop:
         Returns:
           `Adaptation`, S + 1 weights and S losses.
         """
-        weights, alphas = self.split(parameters)
+        weights, alphas, own = self.split(parameters)
         begin = stack if self.recompute else fast
         return adapt(
             loss_fn,
@@ -144,6 +167,7 @@ class InnerLoop:
             first_order=self.first_order,
             recompute=self.recompute,
             constrain=self.constrain,
+            next_pass=own.after if own else None,
         )
 
     def steps(
@@ -153,6 +177,7 @@ class InnerLoop:
         batches: Sequence[Any],
         *,
         step_size: StepSizes | None = None,
+        own: StepWeights | None = None,
     ) -> Adaptation:
         """Gradient steps that nobody differentiates through.
 
@@ -161,10 +186,12 @@ class InnerLoop:
           weights: where to begin, as `stacked` gives them.
           batches: one per inner step, what `loss_fn` takes.
           step_size: alpha; the own one by default.
+          own: weights of each step's own; the present ones, if there are any, by default.
 
         Returns:
           `Adaptation`, S + 1 weights and S losses.
         """
+        own = self.of_steps() if own is None else own
         return adapt(
             loss_fn,
             weights,
@@ -173,6 +200,7 @@ class InnerLoop:
             adapts=self.adapts,
             first_order=True,
             constrain=self.constrain,
+            next_pass=own.after if own else None,
         )
 
     def loop(
@@ -183,6 +211,7 @@ class InnerLoop:
         steps: tf.Tensor | int,
         *,
         step_size: StepSizes | None = None,
+        own: StepWeights | None = None,
         observe: Callable[[Weights], tf.Tensor] | None = None,
     ) -> tuple[Weights, tf.Tensor | None]:
         """As `steps`, on one batch, where only the running graph knows S; see `adapt_for`.
@@ -193,14 +222,16 @@ class InnerLoop:
           batch: what `loss_fn` takes, the same at every step.
           steps: S, an int32 scalar; or a number, which is written out up to `UNROLLED`.
           step_size: alpha; the own one by default.
+          own: weights of each step's own; the present ones, if there are any, by default.
           observe: `weights -> [T, ...] float32`, called after 0, 1, ... S steps.
 
         Returns:
           The weights after the last step, and what was observed `[S + 1, T, ...]`, or None.
         """
         if isinstance(steps, int) and steps <= UNROLLED and observe is None:
-            path = self.steps(loss_fn, weights, [batch] * steps, step_size=step_size)
+            path = self.steps(loss_fn, weights, [batch] * steps, step_size=step_size, own=own)
             return path.weights[-1], None
+        own = self.of_steps() if own is None else own
         return adapt_for(
             loss_fn,
             weights,
@@ -210,6 +241,7 @@ class InnerLoop:
             adapts=self.adapts,
             observe=observe,
             constrain=self.constrain,
+            next_pass=own.after if own else None,
         )
 
     @property

@@ -41,7 +41,8 @@ class Norms:
         theta = ["head" if in_head and in_head(v) else "body" for v in inner.variables]
         if len(set(theta)) == 1:
             theta = ["all"] * len(theta)
-        return cls([*theta, *["step_sizes"] * len(inner.step_sizes)])
+        of_steps = [theta[index] for index in inner.rows]
+        return cls([*theta, *["step_sizes"] * len(inner.step_sizes), *of_steps])
 
     def __call__(self, tensors: Sequence[tf.Tensor], scale: tf.Tensor | None = None) -> tf.Tensor:
         """The norms, `[len(PARTS)]` float32; NaN for a part that no tensor belongs to.

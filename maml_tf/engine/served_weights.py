@@ -35,6 +35,16 @@ def served_variables(inner: InnerLoop, names: Sequence[str]) -> tuple[Named, Nam
     return initial, step_sizes
 
 
+def served_rows(inner: InnerLoop, names: Sequence[str]) -> list[tf.Variable]:
+    """Copies weights that each step has its own of, for `InnerLoop.of_steps`.
+
+    Args:
+      inner: whose.
+      names: of its weights.
+    """
+    return [tf.Variable(v.value, name=f"{names[i]}_per_step") for i, v in inner.rows.items()]
+
+
 def default_step_size(inner: InnerLoop, step_size: float | None) -> float:
     """An export's default alpha: the given one, else the learner's own; NaN: the meta-learned.
 

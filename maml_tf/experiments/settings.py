@@ -135,6 +135,12 @@ class _OfAllKinds:
         within=ranges.ITERATIONS,
         only=True,
     )
+    per_step_normalization: bool = setting(
+        False,
+        "Meta-learn scale and offset of batch normalization anew for each inner step, and for the "
+        "query set after the last (MAML++).",
+        only=True,
+    )
     pretrain_iterations: int = setting(
         0,
         "Iterations of a pre-training before the meta-training, which minimizes the loss before "
@@ -607,6 +613,7 @@ class Settings:
             learn_step_size=None,
             multi_step_loss=None,
             second_order_after=None,
+            per_step_normalization=None,
             run_name="",
         )
 
@@ -627,6 +634,11 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_problem(problem, given)
     _check_method(problem, method, given)
     problem.check(training)
+    if training.per_step_normalization and training.norm != "batch_norm":
+        raise ValueError(
+            f"--norm={training.norm} leaves no batch normalization to --per_step_normalization; "
+            "drop one of them."
+        )
     training = _derived_training(training, problem, method, run)
     if training.average and training.classes == "all":
         raise ValueError(
@@ -750,6 +762,7 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
     for name in ("sampling_correction", "inner_kl", "multi_step_loss", "second_order_after"):
+    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "per_step_normalization"):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
     if given.get("second_order_after") and method.first_order:

@@ -21,6 +21,7 @@ SHARED = frozenset(
         "init",
         "multi_step_loss",
         "second_order_after",
+        "per_step_normalization",
         "average",
         "ensemble",
     }
@@ -96,6 +97,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         learn_step_size=training.learn_step_size or False,
         multi_step_loss=training.multi_step_loss,
         second_order_after=training.second_order_after,
+        per_step_normalization=training.per_step_normalization,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,

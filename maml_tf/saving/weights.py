@@ -3,7 +3,7 @@
 `<name>.weights.h5` is what `model.save_weights` writes, so that `model.load_weights` reads it
 without this package. A group `maml_tf` beside the model's holds the rest of the learner's state,
 such as meta-learned step sizes, and a description of the network. A release's file has such a group
-only for meta-learned step sizes; one without is read as well.
+only for what is meta-learned beside the model's weights; one without is read as well.
 """
 
 from __future__ import annotations
@@ -71,17 +71,18 @@ class Saved:
 
 
 class Released:
-    """What a release keeps of a learner: the model's weights, and the meta-learned step sizes."""
+    """What a release keeps of a learner: the model's weights, and what is meta-learned beside."""
 
     def __init__(self, learner: Any):
         """Looks at a learner; copies nothing."""
         self.model: keras.Model = learner.model
-        self.step_sizes: Sequence[keras.Variable] = getattr(learner, "step_sizes", ())
+        inner = getattr(learner, "inner", None)
+        self.beside: Sequence[keras.Variable] = inner.beside if inner else ()
 
     @property
     def state(self) -> list[keras.Variable]:
         """All that is kept."""
-        return [*self.model.variables, *self.step_sizes]
+        return [*self.model.variables, *self.beside]
 
 
 def save(learner: Stateful, path: str | Path) -> None:
@@ -110,7 +111,7 @@ def save(learner: Stateful, path: str | Path) -> None:
 
 
 def save_release(learner: Any, path: Path) -> None:
-    """Writes what a release keeps: Keras' own file, with meta-learned step sizes if there are any.
+    """Writes what a release keeps: Keras' own file, and in it step sizes and others, if learned.
 
     Args:
       learner: whose weights.
@@ -120,29 +121,30 @@ def save_release(learner: Any, path: Path) -> None:
       OSError: it cannot be written.
     """
     kept = Released(learner)
-    if kept.step_sizes:
+    if kept.beside:
         save(kept, path)
     else:
         save_model_weights(kept.model, path)
 
 
 def load_release(learner: Any, path: Path, *, begins: bool) -> None:
-    """Puts a release's weights into a learner, and step sizes if both have them.
+    """Puts a release's weights into a learner, and what is learned beside them if both have such.
 
     Args:
       learner: whose weights are replaced.
       path: the release's file.
-      begins: whether a training begins there, which may leave out the step sizes; to evaluate the
-        release takes them all.
+      begins: whether a training begins there, which may leave out step sizes and others; to
+        evaluate the release takes them all.
 
     Raises:
       ValueError: they are another network's, or of another kind of step sizes.
       Exception: Keras and h5py name no types for what may be wrong with a file.
     """
-    if _read(path)[1] and (Released(learner).step_sizes or not begins):
+    if _read(path)[1] and (Released(learner).beside or not begins):
         load(learner, path)
     else:
         learner.model.load_weights(path)
+        learner.inner.begin_anew()
 
 
 def save_model_weights(model: keras.Model, path: Path, size: int = 0) -> None:
@@ -243,7 +245,7 @@ def _check(
         raise ValueError(
             f"{path} holds {len(values)} arrays beside the model's weights and this learner "
             f"{len(beside)} (meta-learned step sizes, for one); make the learner with the options "
-            "of the one that was saved, such as learn_step_size."
+            "of the one that was saved, such as learn_step_size and per_step_normalization."
         )
     mine = network_of(describe(learner))
     others = contradictions(network_of(described), mine) if described else []
@@ -251,8 +253,9 @@ def _check(
     different = [f"{there}, and here {here}" for there, here in shapes if there != here]
     if different and len(others) == len(different):  # the networks are the same
         raise ValueError(
-            f"{path} holds other step sizes than this learner: of shape {different[0]}; make the "
-            "learner with the learn_step_size and inner_steps of the one that was saved."
+            f"{path} holds other arrays beside the model's weights than this learner: of shape "
+            f"{different[0]}; make the learner with the learn_step_size, per_step_normalization "
+            "and inner_steps of the one that was saved."
         )
     if others:
         raise ValueError(

@@ -20,6 +20,7 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
+from maml_tf.engine.step_weights import ids_of, normalizations
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
@@ -48,7 +49,9 @@ class AdaptiveModel(Settings, Saved):
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
         | {"meta_batch_size", "pieces"}
     )
-    fixed = frozenset({"model", "adapts", "loss_weights", "learn_step_size"})
+    fixed = frozenset(
+        {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
+    )
     loss: Objective
     metric: Objective
     metric_name: str
@@ -71,6 +74,7 @@ class AdaptiveModel(Settings, Saved):
         step_size: float,
         learn_step_size: bool | str,
         positive_step_size: bool,
+        per_step_normalization: bool,
         **settings: bool | int,
     ):
         """Sets the model up; nothing is computed yet."""
@@ -94,6 +98,9 @@ class AdaptiveModel(Settings, Saved):
             steps=self.inner_steps,
             positive=positive,
         )
+        each = arguments.boolean("per_step_normalization", per_step_normalization)
+        self.per_step_normalization = each
+        self._rows = normalizations(model, theta, self.adapts, self.inner_steps) if each else {}
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "loss":
@@ -127,7 +134,7 @@ class AdaptiveModel(Settings, Saved):
     @property
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
-        return [*self.model.variables, *self.step_sizes]
+        return [*self.model.variables, *self.inner.beside]
 
     # --- the loss of each task ---
 
@@ -160,11 +167,11 @@ class AdaptiveModel(Settings, Saved):
 
     @property
     def inner(self) -> InnerLoop:
-        """Theta, what adapts and by which step sizes."""
+        """Theta, what adapts, by which step sizes, and what each step has its own of."""
         theta = self.model.trainable_variables
         alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
         each = self.learn_step_size == "layer_and_step"
-        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each)
+        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each, rows=self._rows)
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
@@ -288,10 +295,5 @@ class AdaptiveModel(Settings, Saved):
 
 def _but_normalizations(model: keras.Model) -> Callable[[keras.Variable], bool]:
     """By default all variables adapt but those of normalisation layers, as in the original."""
-    fixed = {
-        id(variable)
-        for layer in model._flatten_layers()
-        if isinstance(layer, NORMALIZATIONS)
-        for variable in layer.trainable_variables
-    }
+    fixed = ids_of(model, NORMALIZATIONS)
     return lambda variable: id(variable) not in fixed

@@ -84,6 +84,9 @@ class MetaLearner(AdaptiveModel):
         losses after each inner step to the last one's alone (MAML++); see `multi_step`. 0: off.
       second_order_after: meta-steps that hold inner gradients constant, as `first_order` does,
         before all others (MAML++, Antoniou et al. 2019, paragraph "Derivative-Order Annealing").
+      per_step_normalization: meta-learn a scale and an offset of every batch normalisation for each
+        inner step and the query set after the last (MAML++); later steps repeat the last. They
+        begin as the layer's are now, and do not adapt.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force has
@@ -120,6 +123,7 @@ class MetaLearner(AdaptiveModel):
         dropout: str = "off",
         multi_step_loss: int = 0,
         second_order_after: int = 0,
+        per_step_normalization: bool = False,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -132,6 +136,7 @@ class MetaLearner(AdaptiveModel):
             step_size=step_size,
             learn_step_size=learn_step_size,
             positive_step_size=positive_step_size,
+            per_step_normalization=per_step_normalization,
             inner_steps=inner_steps,
             first_order=first_order,
             recompute=recompute,

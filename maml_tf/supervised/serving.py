@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from maml_tf.engine.run import BatchStatistics
-from maml_tf.engine.served_weights import given_or_learned, served_variables
+from maml_tf.engine.served_weights import given_or_learned, served_rows, served_variables
 from maml_tf.supervised import serving_arguments as arguments
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.serving_interface import frozen_variables, interface, named, tables
@@ -37,6 +37,7 @@ class ServedLearner(tf.Module):
         names = [spec.name for spec in self.interface.weights]
         self._weight_names, self._statistic_names = names[: len(values)], names[len(values) :]
         self.initial, self.step_sizes = served_variables(learner.inner, self._weight_names)
+        self.rows = served_rows(learner.inner, self._weight_names)
         self.frozen = frozen_variables(learner.model)
         self.tables = tables(learner.model)
 
@@ -60,6 +61,7 @@ class ServedLearner(tf.Module):
             support,
             steps,
             step_size=given_or_learned(learner.inner, step_size, self.step_sizes),
+            own=learner.inner.of_steps([tf.convert_to_tensor(v) for v in self.rows]),
         )
         seen = learner.apply.statistics(weights, support.x)
         values = [w[0] if own else w for w, own in zip(weights, learner.adapts, strict=True)]

@@ -84,6 +84,8 @@ def text(
         f"'{apply.model.name}': {inner_steps} inner step{'s' * (inner_steps != 1)} of {size}, "
         f"{'first' if inner.first_order else 'second'} order, loss {loss.name}"
     )
+    if inner.rows:
+        title += ", batch normalisations per step"
     return table(rows(apply, inner.adapts, noise=noise), title)
 
 
