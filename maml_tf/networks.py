@@ -16,7 +16,7 @@ from maml_tf import arguments
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
-PARTS = ("all", "head", "context")
+PARTS = ("all", "head", "body", "context")
 """Of a network, which the inner loop may adapt."""
 
 CONTEXT_NUMBERS = 5
@@ -64,7 +64,9 @@ def part_of(model: keras.Model, part: str) -> Callable[[keras.Variable], bool] |
 
     Args:
       model: one of this module's networks, or any with a layer of the part's kind.
-      part: "head", the layer of that name; "context", every `Context`; or "all".
+      part: "head", the layer of that name, whose adaptation alone is ANIL (Raghu et al. 2020);
+        "body", what adapts by default but for the head's, which is BOIL (Oh et al. 2021);
+        "context", every `Context`; or "all".
 
     Returns:
       `variable -> bool`; None for "all", a learner's own choice.

@@ -10,13 +10,15 @@ from maml_tf.experiments.records import Kind
 from maml_tf.experiments.schedule_settings import SCHEDULE
 
 if TYPE_CHECKING:
-    from maml_tf.experiments.settings import Settings
+    from maml_tf.engine.inner_optimizers import InnerOptimizer
+    from maml_tf.experiments.settings import Settings, Training
     from maml_tf.types import Learner, TaskSource
 
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init", "multi_step_loss"}
+    | {"inner_optimizer", "inner_momentum", "inner_clip"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -86,10 +88,20 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         first_order=method.first_order,
         learn_step_size=training.learn_step_size or False,
         multi_step_loss=training.multi_step_loss,
+        inner_optimizer=_inner_optimizer(training),
+        inner_clip=training.inner_clip,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,
     )
+
+
+def _inner_optimizer(training: Training) -> str | InnerOptimizer:
+    if training.inner_optimizer != "momentum":
+        return training.inner_optimizer
+    from maml_tf.engine.inner_optimizers import Momentum
+
+    return Momentum(training.inner_momentum)
 
 
 def _pieces(settings: Settings, jit: bool) -> int:

@@ -20,6 +20,7 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
+from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
@@ -46,7 +47,7 @@ class AdaptiveModel(Settings, Saved):
 
     settings = frozenset(
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
-        | {"meta_batch_size", "pieces"}
+        | {"meta_batch_size", "pieces", "inner_optimizer", "inner_clip"}
     )
     fixed = frozenset({"model", "adapts", "loss_weights", "learn_step_size"})
     loss: Objective
@@ -58,6 +59,8 @@ class AdaptiveModel(Settings, Saved):
     recompute: bool
     meta_batch_size: int
     pieces: int
+    inner_optimizer: InnerOptimizer
+    inner_clip: float | None
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class AdaptiveModel(Settings, Saved):
         step_size: float,
         learn_step_size: bool | str,
         positive_step_size: bool,
-        **settings: bool | int,
+        **settings: Any,
     ):
         """Sets the model up; nothing is computed yet."""
         refuse_several_workers()
@@ -104,6 +107,10 @@ class AdaptiveModel(Settings, Saved):
             if self._is_set_up and self.step_sizes:
                 raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
             return arguments.positive(name, value)
+        if name == "inner_optimizer":
+            return inner_optimizer_of(value)
+        if name == "inner_clip":
+            return None if value is None else arguments.positive(name, value)
         if name in _LEAST:
             return arguments.count(name, value, _LEAST[name])
         return arguments.boolean(name, value)
@@ -164,7 +171,8 @@ class AdaptiveModel(Settings, Saved):
         theta = self.model.trainable_variables
         alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
         each = self.learn_step_size == "layer_and_step"
-        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each)
+        made = {"optimizer": self.inner_optimizer, "clip": self.inner_clip}
+        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each, **made)
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
