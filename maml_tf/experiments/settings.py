@@ -731,7 +731,8 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
     ):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
-    if "inner_momentum" in given and given.get("inner_optimizer") != "momentum":
+    of_momentum = given.get("inner_momentum") not in (None, SETTINGS["inner_momentum"].default)
+    if of_momentum and given.get("inner_optimizer") != "momentum":
         raise ValueError("--inner_momentum is for --inner_optimizer=momentum; drop it.")
     if given.get("learn_step_size") and not method.inner_steps:
         raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")

@@ -22,6 +22,7 @@ from maml_tf.engine.inner_loop import (
 )
 from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
 from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
 from maml_tf.saving.weights import Saved
@@ -29,12 +30,6 @@ from maml_tf.supervised import checks
 from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
 from maml_tf.types import Batch, Structure, Weights
-
-NORMALIZATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-)
 
 _LEAST = {"inner_steps": 0, "meta_batch_size": 1, "pieces": 1}
 
