@@ -56,9 +56,7 @@ def per_step():
 
 def unrolled(optimizer, steps=S, step_size=ALPHA, **options):
     batches = [CENTRES] * steps
-    path = adapt(
-        loss_fn, stacked(), batches, step_size=step_size, optimizer=optimizer, **options
-    )
+    path = adapt(loss_fn, stacked(), batches, step_size=step_size, optimizer=optimizer, **options)
     return path.weights
 
 
@@ -221,9 +219,7 @@ TASKS = Sinusoid(shots=5)
 def sine_learner(inner_optimizer="adam", seed=1, **options):
     model = dense_network(1, 1, (6,), seed=seed)
     options = {"inner_steps": 2, "meta_batch_size": 4, **options}
-    return MetaLearner(
-        model, losses.mean_squared_error, inner_optimizer=inner_optimizer, **options
-    )
+    return MetaLearner(model, losses.mean_squared_error, inner_optimizer=inner_optimizer, **options)
 
 
 def values(learner):
