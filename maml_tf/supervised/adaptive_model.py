@@ -166,8 +166,8 @@ class AdaptiveModel(Settings, Saved):
         theta = self.model.trainable_variables
         alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
         each = self.learn_step_size == "layer_and_step"
-        made = {"optimizer": self.inner_optimizer, "clip": self.inner_clip}
-        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each, **made)
+        made = each, self.inner_optimizer, self.inner_clip
+        return InnerLoop(theta, self.adapts, *alphas, *how, *made)
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""
