@@ -163,11 +163,14 @@ class AdaptiveModel(Settings, Saved):
     @property
     def inner(self) -> InnerLoop:
         """Theta, what adapts and by which step sizes."""
-        theta = self.model.trainable_variables
-        alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
-        each = self.learn_step_size == "layer_and_step"
-        made = each, self.inner_optimizer, self.inner_clip
-        return InnerLoop(theta, self.adapts, *alphas, *how, *made)
+        return InnerLoop(
+            self.model.trainable_variables,
+            self.adapts,
+            *(self.step_size, self.step_sizes, self.first_order, self.recompute),
+            per_step=self.learn_step_size == "layer_and_step",
+            optimizer=self.inner_optimizer,
+            clip=self.inner_clip,
+        )
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""

@@ -176,10 +176,8 @@ def test_the_inner_optimizer_is_released_too(tmp_path, capsys):
         assert learner.inner_clip == 5.0
     said = error_of(["train", *settings, "--iterations=9"], capsys)
     assert "--inner_optimizer=momentum, now sgd" in said
-    text = (directory / "flags.txt").read_text()
-    (directory / "flags.txt").write_text(
-        text.replace("=momentum", "=rmsprop")
-    )  # of a later version
+    flags = directory / "flags.txt"
+    flags.write_text(flags.read_text().replace("=momentum", "=rmsprop"))  # of a later version
     said = error_of(["evaluate", str(directory), *EVALUATION], capsys)
     assert "--inner_optimizer must be one of sgd, momentum, adam" in said
 
