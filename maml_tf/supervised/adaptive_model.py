@@ -31,7 +31,14 @@ from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
 from maml_tf.types import Batch, Structure, Weights
 
-_LEAST = {"inner_steps": 0, "meta_batch_size": 1, "pieces": 1}
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "inner_steps": lambda name, value: arguments.count(name, value, 0),
+    "meta_batch_size": lambda name, value: arguments.count(name, value, 1),
+    "pieces": lambda name, value: arguments.count(name, value, 1),
+    "inner_optimizer": lambda name, value: inner_optimizer_of(value),
+    "inner_clip": lambda name, value: None if value is None else arguments.positive(name, value),
+}
+"""Of the settings that are neither of the objectives, nor a step size, nor True or False."""
 
 
 class AdaptiveModel(Settings, Saved):
@@ -102,13 +109,7 @@ class AdaptiveModel(Settings, Saved):
             if self._is_set_up and self.step_sizes:
                 raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
             return arguments.positive(name, value)
-        if name == "inner_optimizer":
-            return inner_optimizer_of(value)
-        if name == "inner_clip":
-            return None if value is None else arguments.positive(name, value)
-        if name in _LEAST:
-            return arguments.count(name, value, _LEAST[name])
-        return arguments.boolean(name, value)
+        return _CHECKS.get(name, arguments.boolean)(name, value)
 
     def _as_loss(self, loss: LossLike) -> Objective:
         made = loss_of(self.model, loss, self.loss_weights)
