@@ -16,8 +16,15 @@ from maml_tf import arguments
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
-PARTS = ("all", "head", "context")
+PARTS = ("all", "head", "body", "context")
 """Of a network, which the inner loop may adapt."""
+
+NORMALIZATIONS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+)
+"""Layers whose weights do not adapt by default, as in the original."""
 
 CONTEXT_NUMBERS = 5
 """Of the context vector beside an input vector (Finn et al. 2017, appendix)."""
@@ -64,7 +71,9 @@ def part_of(model: keras.Model, part: str) -> Callable[[keras.Variable], bool] |
 
     Args:
       model: one of this module's networks, or any with a layer of the part's kind.
-      part: "head", the layer of that name; "context", every `Context`; or "all".
+      part: "head", the layer of that name, whose adaptation alone is ANIL (Raghu et al. 2020);
+        "body", what adapts by default but for the head's, which is BOIL (Oh et al. 2021);
+        "context", every `Context`; or "all".
 
     Returns:
       `variable -> bool`; None for "all", a learner's own choice.
@@ -76,16 +85,20 @@ def part_of(model: keras.Model, part: str) -> Callable[[keras.Variable], bool] |
         raise ValueError(f"part must be one of {', '.join(PARTS)}; not {arguments.shown(part)}.")
     if part == "all":
         return None
+    inside = list(model._flatten_layers())
     found = [
         layer
-        for layer in model._flatten_layers()
+        for layer in inside
         if (isinstance(layer, Context) if part == "context" else layer.name == "head")
     ]
     if not found:
+        what = "context" if part == "context" else "head"
         remedy = "context=True" if part == "context" else "its last layer name='head'"
-        raise ValueError(f"The network '{model.name}' has no {part}; give it {remedy}.")
-    own = [variable for layer in found for variable in layer.trainable_variables]
-    return lambda variable: any(variable is one for one in own)
+        raise ValueError(f"The network '{model.name}' has no {what}; give it {remedy}.")
+    if part == "body":
+        found += [layer for layer in inside if isinstance(layer, NORMALIZATIONS)]
+    named = {id(variable) for layer in found for variable in layer.trainable_variables}
+    return lambda variable: (id(variable) in named) != (part == "body")
 
 
 def dense_network(

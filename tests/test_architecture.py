@@ -26,7 +26,8 @@ WINGS = {
     "rl": VOCABULARY | {"system", "engine", "networks", "saving", "estimates"},
     "training": VOCABULARY | {"system", "engine", "saving", "estimates"},
     "experiments": VOCABULARY
-    | {"system", "networks", "losses", "tasks", "saving", "supervised", "rl", "training"},
+    | {"system", "networks", "losses", "tasks", "saving", "supervised", "rl", "training"}
+    | {"engine"},
     "results": VOCABULARY | {"system", "estimates", "experiments"},
     "plotting": VOCABULARY | {"system", "results", "training"},
     "paper": VOCABULARY | {"results", "plotting"},

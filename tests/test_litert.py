@@ -84,6 +84,12 @@ CASES = {
         {"steps": UNROLLED + 2},
     ),
     "two inputs": (two_inputs, {}, {"step_size": 0.2}),
+    "momentum": (functional, {"inner_optimizer": "momentum", "inner_clip": 0.1}, {}),
+    "adam": (convolutional, {"inner_optimizer": "adam"}, {}),
+    "adam in a loop": (
+        *(sinusoid, {"inner_optimizer": "adam", "inner_clip": 0.1}),
+        {"steps": UNROLLED + 2},
+    ),
 }
 
 

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from maml_tf import MetaLearner
 from maml_tf.networks import conv_network, dense_network, part_of
 
 
@@ -140,10 +141,23 @@ def test_the_weights_of_a_part(part, paths):
     assert part_of(model, "all") is None
 
 
+@pytest.mark.parametrize("norm", ["none", "batch_norm"])
+def test_body_and_head_are_what_adapts_by_default(norm):
+    model = dense_network(2, 3, norm=norm)
+    adapting = {
+        part: MetaLearner(model, "mse", adapts=part_of(model, part)).adapts
+        for part in ("all", "head", "body")
+    }
+    assert adapting["all"] == np.logical_xor(adapting["head"], adapting["body"]).tolist()
+    assert sum(adapting["head"]) == 2 and sum(adapting["body"]) == 4
+    with pytest.raises(ValueError, match="has no head; give it its last layer name='head'"):
+        part_of(keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]), "body")
+
+
 @pytest.mark.parametrize(
     "part, said",
     [
-        ("body", "part must be one of all, head, context; not 'body'"),
+        ("tail", "part must be one of all, head, body, context; not 'tail'"),
         ("context", "'dense_network' has no context; give it context=True"),
     ],
 )

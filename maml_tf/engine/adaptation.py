@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.fast_weights import FastWeight
+from maml_tf.engine.inner_optimizers import PLAIN, SGD, InnerOptimizer, State, updated
 from maml_tf.engine.second_derivatives import refusing_dead_ends
 from maml_tf.types import LossFn, Weights
 
@@ -93,6 +94,7 @@ def gradient_step(
     step_size: StepSize,
     adapts: Sequence[bool] | None = None,
     first_order: bool = False,
+    clip: float | None = None,
 ) -> tuple[Weights, tf.Tensor]:
     """One step of gradient descent for every task: theta' = theta - alpha dL/dtheta (eq. 1).
 
@@ -106,34 +108,23 @@ def gradient_step(
       step_size: alpha, one for all or one per weight.
       adapts: which weights move; all by default.
       first_order: hold the gradient constant when differentiating through this step.
+      clip: bound on the size of each element of the gradient.
 
     Returns:
       The new weights, and the losses `[T]` before the step.
     """
-    if not callable(loss_fn):
-        raise ValueError(
-            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
-        )
-    adapts = _adapting(adapts, weights)
-    alphas = _one_per_weight(step_size, weights)
-    hold = tf.stop_gradient if first_order else tf.identity
-    weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
-    moving = [w for w, own in zip(weights, adapts, strict=True) if own]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([w.matrix if isinstance(w, FastWeight) else w for w in moving])
-        losses = loss_fn(weights, batch)
-        total = tf.reduce_sum(losses)
-    sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
-    with refusing_dead_ends(second_order=not first_order):
-        gradients = iter(tf.nest.map_structure(_dense, tape.gradient(total, sources)))
-    stepped = []
-    for weight, alpha, own in zip(weights, alphas, adapts, strict=True):
-        gradient = next(gradients) if own else None
-        if isinstance(weight, FastWeight):  # one gradient per use
-            weight = weight.stepped(alpha, gradient or [], hold)
-        elif gradient is not None:
-            weight = weight + -alpha * hold(gradient)  # the sign on alpha: one pass fewer
-        stepped.append(weight)
+    stepped, _, losses = _step(
+        loss_fn,
+        weights,
+        _no_state(weights),
+        batch,
+        0,
+        alphas=_one_per_weight(step_size, weights),
+        adapts=adapts,
+        first_order=first_order,
+        optimizer=PLAIN,
+        clip=clip,
+    )
     return stepped, losses
 
 
@@ -148,6 +139,8 @@ def adapt(
     recompute: bool = False,
     constrain: Callable[[Weights], Weights] | None = None,
     next_pass: NextPass | None = None,
+    optimizer: InnerOptimizer = PLAIN,
+    clip: float | None = None,
 ) -> Adaptation:
     """Weights before and after each gradient step, one batch per step.
 
@@ -164,6 +157,10 @@ def adapt(
       constrain: applied to the weights after each step, as Keras' optimizers apply constraints.
       next_pass: `(weights, steps taken) -> weights` that the following pass takes, such as
         `engine.step_weights.StepWeights.after`.
+      optimizer: how a gradient becomes a step; its state begins at zero here. Gradient descent by
+        default.
+      clip: bound on the size of each element of an inner gradient, which is differentiated as what
+        it is: a constant where it is in force.
 
     Returns:
       `Adaptation`, S + 1 weights and S losses.
@@ -174,16 +171,22 @@ def adapt(
         )
     alphas_of = _by_step(step_size, weights)
 
-    def step(weights, alphas, batch):
-        stepped, losses = gradient_step(
-            loss_fn, weights, batch, step_size=alphas, adapts=adapts, first_order=first_order
+    def step(weights, state, alphas, batch, number):
+        stepped, state, losses = _step(
+            *(loss_fn, weights, state, batch, number),
+            alphas=alphas,
+            adapts=adapts,
+            first_order=first_order,
+            optimizer=optimizer,
+            clip=clip,
         )
-        return constrain(stepped) if constrain else stepped, losses
+        return constrain(stepped) if constrain else stepped, state, losses
 
-    run = _recomputed(step) if recompute else step
-    path, losses = [list(weights)], []
+    counts = not isinstance(optimizer, SGD)
+    run = _recomputed(step, counts) if recompute else step
+    path, losses, state = [list(weights)], [], _initial_state(optimizer, weights, adapts)
     for number, batch in enumerate(batches):
-        stepped, before = run(path[-1], alphas_of(number), batch)
+        stepped, state, before = run(path[-1], state, alphas_of(number), batch, number)
         path.append(next_pass(stepped, number + 1) if next_pass else stepped)
         losses.append(before)
     return Adaptation(path, losses)
@@ -200,6 +203,8 @@ def adapt_for(
     observe: Callable[[Weights], tf.Tensor] | None = None,
     constrain: Callable[[Weights], Weights] | None = None,
     next_pass: NextPass | None = None,
+    optimizer: InnerOptimizer = PLAIN,
+    clip: float | None = None,
 ) -> tuple[Weights, tf.Tensor | None]:
     """Weights after `steps` gradient steps on one batch, where only the running graph knows S.
 
@@ -217,6 +222,8 @@ def adapt_for(
       observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
       next_pass: `(weights, steps taken) -> weights` that the following pass takes.
+      optimizer: how a gradient becomes a step; the loop carries its state.
+      clip: bound on the size of each element of a gradient.
 
     Returns:
       The weights after the last step, of unchanged static shapes, and what was observed
@@ -227,22 +234,86 @@ def adapt_for(
     def note(step, current, seen):
         return [kept.write(step, observe(current)) for kept in seen] if observe else []
 
-    def body(step, current, seen):
+    def body(step, current, state, seen):
         seen = note(step, current, seen)
-        stepped, _ = gradient_step(
-            loss_fn, current, batch, step_size=alphas_of(step), adapts=adapts, first_order=True
+        stepped, state, _ = _step(
+            *(loss_fn, current, state, batch, step),
+            alphas=alphas_of(step),
+            adapts=adapts,
+            first_order=True,
+            optimizer=optimizer,
+            clip=clip,
         )
         stepped = constrain(stepped) if constrain else stepped
         stepped = next_pass(stepped, step + 1) if next_pass else stepped
-        pairs = zip(stepped, weights, strict=True)
-        return step + 1, [tf.ensure_shape(new, old.shape) for new, old in pairs], seen
+        kept = tf.nest.map_structure(
+            lambda new, old: tf.ensure_shape(new, old.shape), (stepped, state), (weights, begin)
+        )
+        return step + 1, *kept, seen
 
+    weights, begin = list(weights), _initial_state(optimizer, weights, adapts)
     # No array where nothing is observed: small runtimes have no operation for one of no size.
     seen = [tf.TensorArray(tf.float32, size=tf.maximum(steps, 0) + 1)] if observe else []
-    step, weights, seen = tf.while_loop(
-        lambda step, *_: step < steps, body, [tf.constant(0), list(weights), seen]
+    step, weights, _, seen = tf.while_loop(
+        lambda step, *_: step < steps, body, [tf.constant(0), weights, begin, seen]
     )
     return weights, note(step, weights, seen)[0].stack() if observe else None
+
+
+def _step(
+    loss_fn: LossFn,
+    weights: Weights,
+    state: Sequence[State],
+    batch: Any,
+    number: int | tf.Tensor,
+    *,
+    alphas: Sequence[tf.Tensor],
+    adapts: Sequence[bool] | None,
+    first_order: bool,
+    optimizer: InnerOptimizer,
+    clip: float | None,
+) -> tuple[Weights, list[State], tf.Tensor]:
+    """Step `number` of each task: the new weights, the optimizer's state, the losses before."""
+    if not callable(loss_fn):
+        raise ValueError(
+            f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
+        )
+    adapts = _adapting(adapts, weights)
+    hold = tf.stop_gradient if first_order else tf.identity
+    weights = [w.recording() if isinstance(w, FastWeight) else w for w in weights]
+    moving = [w for w, own in zip(weights, adapts, strict=True) if own]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch([w.matrix if isinstance(w, FastWeight) else w for w in moving])
+        losses = loss_fn(weights, batch)
+        total = tf.reduce_sum(losses)
+    sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
+    with refusing_dead_ends(second_order=not first_order):
+        gradients = iter(tf.nest.map_structure(_dense, tape.gradient(total, sources)))
+    stepped, after = [], []
+    for weight, alpha, own, memory in zip(weights, alphas, adapts, state, strict=True):
+        gradient = next(gradients) if own else None
+        if isinstance(weight, FastWeight):  # one gradient per use
+            weight = weight.stepped(alpha, gradient or [], hold)
+        elif gradient is not None:
+            if clip is not None:
+                gradient = tf.clip_by_value(gradient, -clip, clip)
+            change, memory = updated(optimizer, hold(gradient), memory, number, alpha)
+            weight = weight + change
+        stepped.append(weight)
+        after.append(memory)
+    return stepped, after, losses
+
+
+def _no_state(weights: Weights) -> list[State]:
+    return [[] for _ in weights]
+
+
+def _initial_state(
+    optimizer: InnerOptimizer, weights: Weights, adapts: Sequence[bool] | None
+) -> list[State]:
+    """What the optimizer remembers of each weight that adapts, before the first step."""
+    moving = zip(weights, _adapting(adapts, weights), strict=True)
+    return [list(optimizer.initial_state(w)) if own else [] for w, own in moving]
 
 
 def _adapting(adapts: Sequence[bool] | None, weights: Weights) -> list[bool]:
@@ -299,7 +370,7 @@ def _as_type(number: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.constant(number, dtype) if isinstance(number, float | int) else tf.cast(number, dtype)
 
 
-def _recomputed(step):
+def _recomputed(step, counts):
     """`step`, whose backward pass runs it again instead of keeping its intermediate tensors.
 
     `tf.recompute_grad` does not serve: it stops every tape while `step` runs, `step`'s own too.
@@ -311,30 +382,30 @@ def _recomputed(step):
     )
 
     @own_function
-    def forward(weights, alphas, batch):
-        stepped, losses = step(weights, alphas, batch)
-        return [*stepped, losses]
+    def forward(moving, batch, number):
+        return step(*moving, batch, number)
 
     @own_function
-    def backward(weights, alphas, batch, upstream):
-        sources = [*weights, *alphas]
+    def backward(moving, batch, number, upstream):
+        sources = tf.nest.flatten(moving)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            stepped, losses = step(weights, alphas, batch)
+            made = tf.nest.flatten(step(*moving, batch, number))
         return tape.gradient(
-            [*stepped, losses],
-            sources,
-            upstream,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            made, sources, upstream, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
 
-    def run(weights, alphas, batch):
+    def run(weights, state, alphas, batch, number):
+        moving = weights, state, alphas
+        number = tf.constant(number) if counts else 0  # a tensor: it is not traced anew
+
         @tf.custom_gradient
         def again(*flat):
-            arguments = list(flat[: len(weights)]), list(flat[len(weights) :]), batch
-            return forward(*arguments), lambda *upstream: backward(*arguments, list(upstream))
+            given = tf.nest.pack_sequence_as(moving, flat), batch, number
+            made = forward(*given)
+            return tf.nest.flatten(made), lambda *upstream: backward(*given, list(upstream))
 
-        *stepped, losses = again(*weights, *alphas)
-        return stepped, losses
+        made = again(*tf.nest.flatten(moving))
+        return tf.nest.pack_sequence_as((weights, state, 0), made)
 
     return run

@@ -24,6 +24,7 @@ from maml_tf.engine.adaptation import (
     stack,
 )
 from maml_tf.engine.fast_weights import FastWeight
+from maml_tf.engine.inner_optimizers import PLAIN, SGD, InnerOptimizer
 from maml_tf.engine.step_weights import Rows, StepWeights, repeat_theta
 from maml_tf.types import LossFn, Weights
 
@@ -65,6 +66,11 @@ class InnerLoop:
     """Whether each of `step_sizes` is `[S]`, an alpha per step: "layer_and_step" of `LEARNED`."""
     rows: Rows = dataclasses.field(default_factory=dict)
     """Of some of theta, which do not adapt, what takes their place after each step."""
+    optimizer: InnerOptimizer = PLAIN
+    """How a gradient becomes a step. Its state begins at zero with `differentiable`, `steps` and
+    `loop`."""
+    clip: float | None = None
+    """Bound on the size of each element of an inner gradient."""
 
     @property
     def beside(self) -> list[keras.Variable]:
@@ -157,16 +163,16 @@ class InnerLoop:
           `Adaptation`, S + 1 weights and S losses.
         """
         weights, alphas, own = self.split(parameters)
-        begin = stack if self.recompute else fast
+        plain = isinstance(self.optimizer, SGD) and self.clip is None
+        begin = fast if plain and not self.recompute else stack
         return adapt(
             loss_fn,
             begin(weights, num_tasks, self.adapts),
             batches,
             step_size=alphas,
-            adapts=self.adapts,
             first_order=self.first_order,
             recompute=self.recompute,
-            constrain=self.constrain,
+            **self._how,
             next_pass=own.after if own else None,
         )
 
@@ -197,9 +203,8 @@ class InnerLoop:
             weights,
             batches,
             step_size=self.alphas() if step_size is None else step_size,
-            adapts=self.adapts,
             first_order=True,
-            constrain=self.constrain,
+            **self._how,
             next_pass=own.after if own else None,
         )
 
@@ -238,11 +243,16 @@ class InnerLoop:
             batch,
             steps,
             step_size=self.alphas() if step_size is None else step_size,
-            adapts=self.adapts,
             observe=observe,
-            constrain=self.constrain,
+            **self._how,
             next_pass=own.after if own else None,
         )
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """What all three ways to take steps have in common."""
+        how = {"optimizer": self.optimizer, "clip": self.clip}
+        return {"adapts": self.adapts, "constrain": self.constrain, **how}
 
     @property
     def constrain(self) -> Callable[[Weights], Weights] | None:

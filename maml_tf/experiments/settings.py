@@ -103,11 +103,28 @@ class _OfAllKinds:
         choices=("weight", "layer", "layer_and_step"),
         switch="weight",
     )
+    inner_optimizer: str = setting(
+        "sgd",
+        "How the inner loop makes a step of a gradient; the state of momentum and adam is each "
+        "task's own, and begins at zero at each adaptation.",
+        choices=("sgd", "momentum", "adam"),
+        only=True,
+    )
+    inner_momentum: float = setting(
+        0.9, "Momentum of --inner_optimizer=momentum.", within=ranges.SHARE, only=True
+    )
+    inner_clip: float | None = setting(
+        None,
+        "Bound on the size of each element of an inner gradient. By default none; --clip, which "
+        "the original has for MiniImagenet, bounds the meta-gradient.",
+        within=ranges.POSITIVE,
+        only=True,
+    )
     adapt: str = setting(
         "all",
         "Weights that the inner loop changes: all but those of normalization layers, or the head's "
-        "only.",
-        choices=("all", "head"),
+        "only (head: ANIL), or all but the head's (body: BOIL).",
+        choices=("all", "head", "body"),
     )
     loss_reduction: str = setting(
         "sum",
@@ -587,7 +604,7 @@ class Settings:
 
     @property
     def adapts(self) -> str:
-        """What an inner step changes: "all", "head" or "context"."""
+        """What an inner step changes: "all", "head", "body" or "context"."""
         return self.training.adapt if self.method.adapts == "all" else self.method.adapts
 
     def replace(self, **changes: SettingValue) -> Settings:
@@ -614,6 +631,9 @@ class Settings:
             multi_step_loss=None,
             second_order_after=None,
             per_step_normalization=None,
+            inner_optimizer=None,
+            inner_momentum=None,
+            inner_clip=None,
             run_name="",
         )
 
@@ -761,10 +781,16 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "second_order_after"):
-    for name in ("sampling_correction", "inner_kl", "multi_step_loss", "per_step_normalization"):
+    for name in (
+        *("sampling_correction", "inner_kl", "multi_step_loss"),
+        *("second_order_after", "per_step_normalization"),
+        *("inner_optimizer", "inner_momentum", "inner_clip"),
+    ):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
+    of_momentum = given.get("inner_momentum") not in (None, SETTINGS["inner_momentum"].default)
+    if of_momentum and given.get("inner_optimizer") != "momentum":
+        raise ValueError("--inner_momentum is for --inner_optimizer=momentum; drop it.")
     if given.get("second_order_after") and method.first_order:
         raise ValueError(f"{own} has no second derivatives; drop --second_order_after.")
     if given.get("learn_step_size") and not method.inner_steps:

@@ -10,7 +10,8 @@ from maml_tf.experiments.records import Kind
 from maml_tf.experiments.schedule_settings import SCHEDULE
 
 if TYPE_CHECKING:
-    from maml_tf.experiments.settings import Settings
+    from maml_tf.engine.inner_optimizers import InnerOptimizer
+    from maml_tf.experiments.settings import Settings, Training
     from maml_tf.types import Learner, TaskSource
 
 SHARED = frozenset(
@@ -25,6 +26,7 @@ SHARED = frozenset(
         "average",
         "ensemble",
     }
+    | {"inner_optimizer", "inner_momentum", "inner_clip"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -98,10 +100,20 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         multi_step_loss=training.multi_step_loss,
         second_order_after=training.second_order_after,
         per_step_normalization=training.per_step_normalization,
+        inner_optimizer=_inner_optimizer(training),
+        inner_clip=training.inner_clip,
         recompute=settings.machine.recompute,
         query_weight=training.queries / training.shots if summed else 1.0,
         **shared,
     )
+
+
+def _inner_optimizer(training: Training) -> str | InnerOptimizer:
+    if training.inner_optimizer != "momentum":
+        return training.inner_optimizer
+    from maml_tf.engine.inner_optimizers import Momentum
+
+    return Momentum(training.inner_momentum)
 
 
 def _pieces(settings: Settings, jit: bool) -> int:

@@ -24,6 +24,7 @@ SETTINGS = (
     ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "clip_norm")
     + ("query_weight", "metric_name", "lower_is_better", "dropout", "penalty", "pull")
     + ("learn_step_size", "multi_step_loss", "second_order_after", "per_step_normalization")
+    + ("inner_clip",)
     + ("head", "discount", "gae_lambda", "max_kl", "damping", "curvature", "curvature_share")
     + ("sampling_correction", "epochs", "minibatches", "clip_ratio")
 )
@@ -62,6 +63,7 @@ def describe(learner: Any, tasks: Any = None) -> dict[str, Any]:
         "learner": type(learner).__name__,
         **_attributes(learner, SETTINGS),
         "loss": _callable(loss),
+        "inner_optimizer": _callable(getattr(learner, "inner_optimizer", None)),
         "optimizer": _object(optimizer) if optimizer is not None else None,
         "adapts": [bool(own) for own in getattr(learner, "adapts", [])],
         "learned_step_sizes": len(getattr(learner, "step_sizes", [])),

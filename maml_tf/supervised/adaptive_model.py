@@ -20,8 +20,10 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
+from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
 from maml_tf.engine.step_weights import ids_of, normalizations
 from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
 from maml_tf.saving.weights import Saved
@@ -30,13 +32,14 @@ from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
 from maml_tf.types import Batch, Structure, Weights
 
-NORMALIZATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-)
-
-_LEAST = {"inner_steps": 0, "meta_batch_size": 1, "pieces": 1}
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "inner_steps": lambda name, value: arguments.count(name, value, 0),
+    "meta_batch_size": lambda name, value: arguments.count(name, value, 1),
+    "pieces": lambda name, value: arguments.count(name, value, 1),
+    "inner_optimizer": lambda name, value: inner_optimizer_of(value),
+    "inner_clip": lambda name, value: None if value is None else arguments.positive(name, value),
+}
+"""Of the settings that are neither of the objectives, nor a step size, nor True or False."""
 
 
 class AdaptiveModel(Settings, Saved):
@@ -47,7 +50,7 @@ class AdaptiveModel(Settings, Saved):
 
     settings = frozenset(
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
-        | {"meta_batch_size", "pieces"}
+        | {"meta_batch_size", "pieces", "inner_optimizer", "inner_clip"}
     )
     fixed = frozenset(
         {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
@@ -61,6 +64,8 @@ class AdaptiveModel(Settings, Saved):
     recompute: bool
     meta_batch_size: int
     pieces: int
+    inner_optimizer: InnerOptimizer
+    inner_clip: float | None
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class AdaptiveModel(Settings, Saved):
         learn_step_size: bool | str,
         positive_step_size: bool,
         per_step_normalization: bool,
-        **settings: bool | int,
+        **settings: Any,
     ):
         """Sets the model up; nothing is computed yet."""
         refuse_several_workers()
@@ -111,9 +116,7 @@ class AdaptiveModel(Settings, Saved):
             if self._is_set_up and self.step_sizes:
                 raise ValueError("Step sizes are learned; assign to those in `step_sizes`.")
             return arguments.positive(name, value)
-        if name in _LEAST:
-            return arguments.count(name, value, _LEAST[name])
-        return arguments.boolean(name, value)
+        return _CHECKS.get(name, arguments.boolean)(name, value)
 
     def _as_loss(self, loss: LossLike) -> Objective:
         made = loss_of(self.model, loss, self.loss_weights)
@@ -168,10 +171,15 @@ class AdaptiveModel(Settings, Saved):
     @property
     def inner(self) -> InnerLoop:
         """Theta, what adapts, by which step sizes, and what each step has its own of."""
-        theta = self.model.trainable_variables
-        alphas, how = (self.step_size, self.step_sizes), (self.first_order, self.recompute)
-        each = self.learn_step_size == "layer_and_step"
-        return InnerLoop(theta, self.adapts, *alphas, *how, per_step=each, rows=self._rows)
+        return InnerLoop(
+            self.model.trainable_variables,
+            self.adapts,
+            *(self.step_size, self.step_sizes, self.first_order, self.recompute),
+            per_step=self.learn_step_size == "layer_and_step",
+            rows=self._rows,
+            optimizer=self.inner_optimizer,
+            clip=self.inner_clip,
+        )
 
     def initial_weights(self) -> Weights:
         """Reads the meta-learned weights, theta."""

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.curvature_check import warn_of_curvature
+from maml_tf.engine.inner_optimizers import InnerOptimizer
 from maml_tf.engine.outer_step import Norms, clipped_by_norm, scheduled_step_size
 from maml_tf.objectives.labels import check_task
 from maml_tf.objectives.optimizers import (
@@ -65,6 +66,11 @@ class MetaLearner(AdaptiveModel):
         (Meta-SGD); "layer": one for each weight tensor; "layer_and_step": one for each weight
         tensor and inner step (MAML++), of which later steps repeat the last.
       positive_step_size: keep learned step sizes at a thousandth of `step_size` or more.
+      inner_optimizer: how the inner loop makes a step of a gradient: "sgd", "momentum" of 0.9,
+        "adam", or an `engine.inner_optimizers.InnerOptimizer`, such as `Momentum(0.5)` there. Its
+        state is each task's own, and begins at zero at each adaptation; alpha is its step size.
+      inner_clip: clip each element of an inner gradient to [-inner_clip, inner_clip]; the
+        meta-gradient takes what is clipped for a constant.
       adapts: which trainable variables the inner loop moves; by default all but those of
         normalisation layers, as in the original. All are meta-learned.
       recompute: trade a third more time for memory that hardly grows with S.
@@ -113,6 +119,8 @@ class MetaLearner(AdaptiveModel):
         first_order: bool = False,
         learn_step_size: bool | str = False,
         positive_step_size: bool = False,
+        inner_optimizer: str | InnerOptimizer = "sgd",
+        inner_clip: float | None = None,
         adapts: Callable[[keras.Variable], bool] | None = None,
         recompute: bool = False,
         clip: float | None = None,
@@ -138,6 +146,8 @@ class MetaLearner(AdaptiveModel):
             positive_step_size=positive_step_size,
             per_step_normalization=per_step_normalization,
             inner_steps=inner_steps,
+            inner_optimizer=inner_optimizer,
+            inner_clip=inner_clip,
             first_order=first_order,
             recompute=recompute,
             meta_batch_size=meta_batch_size,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from maml_tf.engine.functional import Functional
 from maml_tf.engine.inner_loop import InnerLoop
+from maml_tf.engine.inner_optimizers import SGD
 from maml_tf.engine.single_task import uses_averages
 from maml_tf.objectives.base import Objective
 
@@ -79,9 +80,11 @@ def text(
       loss: what the inner loop descends.
       noise: whether dropout is on while meta-training.
     """
+    rule = type(inner.optimizer).__name__
+    by = "" if isinstance(inner.optimizer, SGD) else f" by {rule}"
     size = "learned size" if inner.step_sizes else format(inner.step_size, "g")
     title = (
-        f"'{apply.model.name}': {inner_steps} inner step{'s' * (inner_steps != 1)} of {size}, "
+        f"'{apply.model.name}': {inner_steps} inner step{'s' * (inner_steps != 1)} of {size}{by}, "
         f"{'first' if inner.first_order else 'second'} order, loss {loss.name}"
     )
     if inner.rows:

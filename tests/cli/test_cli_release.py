@@ -163,6 +163,25 @@ def test_what_a_release_cannot_be_made_of(trained, tmp_path, capsys):
     assert "--to=models/NAME" in error_of(["release", str(directory)], capsys)
 
 
+def test_the_inner_optimizer_is_released_too(tmp_path, capsys):
+    settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}", "--inner_clip=5"]
+    adaptive = [*settings, "--inner_optimizer=momentum", "--inner_momentum=0.5"]
+    assert run(["train", *adaptive]) == 0
+    directory, release = tmp_path / "logs" / "run", tmp_path / "models" / "sine"
+    assert run(["evaluate", str(directory), *EVALUATION]) == 0
+    assert run(["release", str(directory), f"--to={release}"]) == 0
+    for place in (directory, release):
+        learner = maml_tf.load(place)
+        assert learner.inner_optimizer.get_config() == {"momentum": 0.5}
+        assert learner.inner_clip == 5.0
+    said = error_of(["train", *settings, "--iterations=9"], capsys)
+    assert "--inner_optimizer=momentum, now sgd" in said
+    flags = directory / "flags.txt"
+    flags.write_text(flags.read_text().replace("=momentum", "=rmsprop"))  # of a later version
+    said = error_of(["evaluate", str(directory), *EVALUATION], capsys)
+    assert "--inner_optimizer must be one of sgd, momentum, adam" in said
+
+
 @pytest.mark.parametrize("kind", ["weight", "layer_and_step"])
 def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
     settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}"]

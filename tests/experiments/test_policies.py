@@ -76,6 +76,14 @@ def test_settings_reach_the_learner():
     assert np.abs(first - other).max() > 0.1
 
 
+def test_body_and_head_are_all_of_a_policy():
+    every, head, body = (
+        make_learner(make_settings(**SMALL, adapt=part)).adapts for part in ("all", "head", "body")
+    )
+    assert all(every) and sum(head) == 2
+    assert list(body) == [not own for own in head]  # the log-std, too, is of the body
+
+
 def test_settings_reach_the_environment():
     plain, squared = (
         make_tasks(make_settings(**SMALL, squared_reward=on), "train").env for on in (False, True)

@@ -77,6 +77,13 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({"method": "random", "learn_step_size": True}, "drop --learn_step_size"),
         ({"learn_step_size": True, "tune_step_size": True}, "--learn_step_size learned"),
         ({"method": "context", "adapt": "head"}, "drop --adapt"),
+        ({"inner_optimizer": "rmsprop"}, "--inner_optimizer must be one of sgd, momentum, adam"),
+        ({"method": "random", "inner_optimizer": "adam"}, "no inner step; drop --inner_optimizer"),
+        ({"method": "pretrained", "inner_clip": 1.0}, "no inner step; drop --inner_clip"),
+        ({"inner_momentum": 0.5}, "--inner_momentum is for --inner_optimizer=momentum; drop it"),
+        ({"inner_clip": 0.0}, "--inner_clip must be above 0"),
+        ({**NAVIGATION, "inner_optimizer": "adam"}, "--inner_optimizer is for --problem=sinusoid"),
+        ({**NAVIGATION, "inner_clip": 1.0}, "--inner_clip is for --problem=sinusoid"),
         ({"method": "multitask_l2", "distribute": "mirrored"}, "drop --distribute"),
         ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
         ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be from 0 to 1e\\+30, or None"),
@@ -261,8 +268,9 @@ OTHER = {
     "color": "grey",
     "meta_lr_schedule": "cosine",
     "learn_step_size": "layer_and_step",
+    "inner_optimizer": "adam",
 }
-SHARES = ("discount", "gae_lambda", "curvature_share")
+SHARES = ("discount", "gae_lambda", "curvature_share", "inner_momentum")
 
 
 def other_value(each):
@@ -282,6 +290,7 @@ PROMP = {**CHEETAH, "meta_optimizer": "promp"}
 BASES = {"l2": {"method": "multitask_l2"}, "environment": GYMNASIUM, "dynamics": CHEETAH}
 BASES |= {name: PROMP for name in ("epochs", "minibatches", "clip_ratio", "inner_kl")}
 BASES |= dict.fromkeys(("final_meta_step_size", "schedule_iterations"), COSINE)
+BASES["inner_momentum"] = {"inner_optimizer": "momentum"}
 BASES["classes"] = {**OMNIGLOT, "method": "pretrained"}
 
 
