@@ -21,7 +21,7 @@ from maml_tf.engine.inner_loop import (
     which_adapt,
 )
 from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
-from maml_tf.engine.step_weights import ids_of, normalizations
+from maml_tf.engine.step_weights import Rows, ids_of, normalizations
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
@@ -86,26 +86,25 @@ class AdaptiveModel(Settings, Saved):
         refuse_several_workers()
         self.strategy = tf.distribute.get_strategy()
         self.model = model
+        self.loss_weights, self._direction = loss_weights, lower_is_better
         if lower_is_better is not None:
             arguments.boolean("lower_is_better", lower_is_better)
-        self.loss_weights, self._direction = loss_weights, lower_is_better
-        given = {"loss": loss, "metric": metric, "step_size": step_size, **settings}
-        for name, value in given.items():
+        self._rows: Rows = {}
+        for name, value in dict(loss=loss, metric=metric, step_size=step_size, **settings).items():
             setattr(self, name, value)
         self.apply = functional(model)
         theta = model.trainable_variables
         self.adapts = which_adapt(theta, adapts, default=_but_normalizations(model))
-        positive = arguments.boolean("positive_step_size", positive_step_size)
         self.learn_step_size = what_is_learned(learn_step_size)
         self.step_sizes = learned_step_sizes(
             *(theta, self.adapts, self.step_size),
             per=self.learn_step_size,
             steps=self.inner_steps,
-            positive=positive,
+            positive=arguments.boolean("positive_step_size", positive_step_size),
         )
-        each = arguments.boolean("per_step_normalization", per_step_normalization)
-        self.per_step_normalization = each
-        self._rows = normalizations(model, theta, self.adapts, self.inner_steps) if each else {}
+        self.per_step_normalization = per_step_normalization
+        if arguments.boolean("per_step_normalization", per_step_normalization):
+            self._rows = normalizations(model, theta, self.adapts, self.inner_steps)
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "loss":
@@ -235,10 +234,7 @@ class AdaptiveModel(Settings, Saved):
         num_tasks, inner = checks.num_tasks(support), self.inner
         steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
         _, seen = inner.loop(
-            self.task_loss,
-            inner.stacked(num_tasks),
-            support,
-            tf.constant(steps),
+            *(self.task_loss, inner.stacked(num_tasks), support, tf.constant(steps)),
             step_size=inner.alphas(step_size),
             observe=observe,
         )
