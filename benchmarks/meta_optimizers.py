@@ -5,7 +5,8 @@
 
 `run` trains on one core with the settings of `flags/ant_direction_fast.flags`, the meta-optimizer
 apart, and writes a line an iteration: seconds of the clock and of the processor, environment steps,
-returns before and after the inner step. `plot` draws the mean over seeds and its 95 % interval.
+returns before and after the inner step. `plot` draws the mean over seeds and its 95 % interval,
+of less than three seeds each curve alone.
 """
 
 from __future__ import annotations
@@ -110,7 +111,12 @@ def plot(options: argparse.Namespace) -> None:
                 at, mean, half = curve(list(seeds.values()), along)
                 label = f"{optimizer}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
                 panel.plot(at / unit, mean, label=label)
-                panel.fill_between(at / unit, mean - half, mean + half, alpha=0.2)
+                if len(seeds) < 3:  # whose interval says nothing
+                    for each in seeds.values():
+                        alone, values, _ = curve([each], along)
+                        panel.plot(alone / unit, values, color=panel.lines[-1].get_color(), lw=0.7)
+                else:
+                    panel.fill_between(at / unit, mean - half, mean + half, alpha=0.2)
                 ends = f"{mean[-1]:.1f} ± {half[-1]:.1f} at {at[-1] / unit:.1f} {title}"
                 print(f"{environment:20s}{optimizer:8s}{ends}")
             panel.set(xlabel=title, ylabel="return after a step", title=environment)
