@@ -223,7 +223,17 @@ def test_every_flagfile_is_named_by_its_experiment(path):
     assert not words and path.stem.startswith(flagfile_names(make_settings(**given)))
 
 
-@pytest.mark.parametrize("path", FLAGFILES, ids=lambda p: p.stem)
+def first_of_each(paths):
+    """The first flagfile of each problem and of each method; the others take minutes together."""
+    seen = set()
+    for path in paths:
+        settings = make_settings(**flags.parse([f"--flagfile={path}"])[0])
+        names = {settings.problem.name, settings.method.name}
+        yield pytest.param(path, marks=() if names - seen else pytest.mark.slow, id=path.stem)
+        seen |= names
+
+
+@pytest.mark.parametrize("path", list(first_of_each(FLAGFILES)))
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
