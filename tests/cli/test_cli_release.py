@@ -203,7 +203,7 @@ def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
     theirs.load(release)
     np.testing.assert_array_equal(theirs.step_sizes[0], ours.step_sizes[0])
     other = ["evaluate", *again, "--learn_step_size=layer"]
-    assert "other step sizes than this learner: of shape" in error_of(other, capsys)
+    assert "weights than this learner: of shape" in error_of(other, capsys)
     assert "this learner 0" in error_of(["evaluate", *again, "--learn_step_size=False"], capsys)
     # A run that starts there takes the step sizes, or none.
     start = [f"--init={release}", "--iterations=1", "--meta_step_size=1e-30"]
