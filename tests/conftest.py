@@ -1,5 +1,6 @@
 """Set-up that must happen before TensorFlow starts its devices."""
 
+import logging
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -21,6 +22,14 @@ def pytest_collection_modifyitems(items):
         definitions = item._fixtureinfo.name2fixturedefs.values()
         if any(each[-1].scope == "module" for each in definitions):
             item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before():
+    """Commands log to the screen of the test that runs them; tests share a process."""
+    yield
+    log = logging.getLogger("maml_tf")
+    log.handlers, log.propagate = [], True
 
 
 @pytest.fixture
