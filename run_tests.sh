@@ -11,4 +11,4 @@ environment "[dev]"
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -n "${TEST_WORKERS:-2}" --dist loadgroup -m "not slow" "$@"
+python -m pytest -n "${TEST_WORKERS:-2}" --dist loadfile -m "not slow" "$@"
