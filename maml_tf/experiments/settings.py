@@ -18,6 +18,7 @@ from maml_tf.experiments.fields import setting
 from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import Kind, Method, Problem, SettingValue
+from maml_tf.experiments.supervised import OF_INNER_STEPS
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
@@ -627,13 +628,7 @@ class Settings:
             iterations=before,
             pretrain_iterations=0,
             **schedule_settings.CONSTANT,
-            learn_step_size=None,
-            multi_step_loss=None,
-            second_order_after=None,
-            per_step_normalization=None,
-            inner_optimizer=None,
-            inner_momentum=None,
-            inner_clip=None,
+            **dict.fromkeys(("learn_step_size", *OF_INNER_STEPS)),
             run_name="",
         )
 
@@ -781,11 +776,7 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
         raise ValueError(f"{own} has no penalty; drop --l2.")
     if method.adapts != "all" and given.get("adapt", "all") != "all":
         raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
-    for name in (
-        *("sampling_correction", "inner_kl", "multi_step_loss"),
-        *("second_order_after", "per_step_normalization"),
-        *("inner_optimizer", "inner_momentum", "inner_clip"),
-    ):
+    for name in ("sampling_correction", "inner_kl", *OF_INNER_STEPS):
         if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
     of_momentum = given.get("inner_momentum") not in (None, SETTINGS["inner_momentum"].default)

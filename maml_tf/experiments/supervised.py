@@ -14,19 +14,16 @@ if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings, Training
     from maml_tf.types import Learner, TaskSource
 
+OF_INNER_STEPS = (
+    *("multi_step_loss", "second_order_after", "per_step_normalization"),
+    *("inner_optimizer", "inner_momentum", "inner_clip"),
+)
+"""Settings that say nothing where there are no inner steps, and that policies do not have."""
+
 SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
-    | {
-        "pretrain_iterations",
-        "init",
-        "multi_step_loss",
-        "second_order_after",
-        "per_step_normalization",
-        "average",
-        "ensemble",
-    }
-    | {"inner_optimizer", "inner_momentum", "inner_clip"}
+    | {"pretrain_iterations", "init", "average", "ensemble", *OF_INNER_STEPS}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
