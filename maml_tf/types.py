@@ -127,6 +127,14 @@ class Servable(NamedTuple):
     description: Mapping[str, Any]  # what JSON can hold, for `maml_tf.json`
 
 
+class Programs(NamedTuple):
+    """What `export` writes as StableHLO: a learner's functions, for JAX without TensorFlow."""
+
+    functions: Mapping[str, bytes]  # serialized `jax.export.Exported`s, by name
+    variables: Mapping[str, np.ndarray]  # that each of them takes
+    description: Mapping[str, Any]  # what JSON can hold, for `maml_tf.json`
+
+
 TasksT_contra = TypeVar("TasksT_contra", contravariant=True)
 
 

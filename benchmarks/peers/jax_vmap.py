@@ -49,6 +49,12 @@ def _patches(x: jax.Array, stride: int) -> jax.Array:
     return jnp.concatenate(taps, axis=-1)
 
 
+def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """[B, H, W, C] by a kernel [3, 3, C, F], padded as TensorFlow's "SAME"."""
+    x = _patches(x, stride)
+    return x @ kernel.reshape(x.shape[-1], -1)
+
+
 def _normalise(x: jax.Array, offset: jax.Array) -> jax.Array:
     """Batch normalisation by the current set's own statistics, with an offset and no scale.
 
@@ -73,8 +79,7 @@ def apply(setting: Setting, weights: Weights, x: jax.Array) -> jax.Array:
     depth = len(settings.layers(setting))
     for i in range(1, depth):
         if setting.convolutional:
-            x = _patches(x, 1 if setting.max_pool else 2)
-            x = x @ weights[f"conv{i}"].reshape(x.shape[-1], -1) + weights[f"b{i}"]
+            x = convolve(x, weights[f"conv{i}"], 1 if setting.max_pool else 2) + weights[f"b{i}"]
         else:
             x = x @ weights[f"w{i}"] + weights[f"b{i}"]
         if f"beta{i}" in weights:

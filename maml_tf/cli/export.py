@@ -11,11 +11,11 @@ from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings, query_shots
 
 _LOG = logging.getLogger(__name__)
-_FOLDERS = {"saved_model": "export", "litert": "litert"}
+_FOLDERS = {"saved_model": "export", "litert": "litert", "stablehlo": "stablehlo"}
 
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
-    """Writes a trained run as a SavedModel, or for LiteRT."""
+    """Writes a trained run as a SavedModel, for LiteRT, or for JAX."""
     runs.refuse_ensemble(given, "export")
     directory, settings = runs.locate(given, words)
     if not settings.method.adapts_at_test:
@@ -26,7 +26,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     chosen = settings.run.format or "saved_model"
     # A fresh head knows nothing before it has adapted.
     options: dict[str, Any] = {"steps": settings.evaluation.steps} if settings.joint else {}
-    if chosen == "litert":
+    if chosen != "saved_model":
         options |= _sizes(settings) | _fixed(given)
     start.on(settings.machine)
     from maml_tf.saving.export import export
@@ -39,7 +39,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
 
 
 def _sizes(settings: Settings) -> dict[str, Any]:
-    """What is fixed in a file for LiteRT: how many examples there are, whose statistics count."""
+    """What is fixed where sizes are: how many examples there are, whose statistics count."""
     support, query = settings.run.support_examples, settings.run.query_examples
     if settings.problem.kind is Kind.POLICY:
         horizon = None if support is None else settings.training.horizon

@@ -6,7 +6,7 @@ usage: maml-tf [train|evaluate|export|figures|reproduce|render|release|prepare|r
   train      meta-train; goes on from the newest checkpoint of the same settings
   evaluate   adapt to held-out tasks and measure after every gradient step
   export     write a SavedModel with predict, adapt and adapt_and_predict; --format=litert: a file
-             for phones and boards
+             for phones and boards; --format=stablehlo: programs for JAX
   figures    draw result files: each run's, and the paper's figures and tables as far as they go
   reproduce  train, evaluate and draw experiments of the paper: quick, all, list or a NAME
   render     show a policy on one held-out task before and after adaptation: --to=FILE.gif or .mp4

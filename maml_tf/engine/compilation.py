@@ -27,10 +27,7 @@ def compile_loop(
     Returns:
       `(start, count) -> results` with a leading axis `[count]`; no count compiles again.
     """
-
-    @tf.function(autograph=False, jit_compile=jit_compile)
-    def call(start, count):
-        return _repeat(lambda i: step(start + tf.cast(i, tf.int64)), count, spec)
+    call = looped(step, spec, jit_compile=jit_compile)
 
     def loop(start: int, count: int) -> Any:
         pieces = []
@@ -41,6 +38,19 @@ def compile_loop(
         return _join(pieces, spec)
 
     return loop
+
+
+def looped(step: Callable[[tf.Tensor], Any], spec: Any, *, jit_compile: bool = False) -> Callable:
+    """The compiled function of `compile_loop`: `(start int64, count int32) -> flat results`.
+
+    Each result is `[CAPACITY, ...]`, of which the first `count` mean something.
+    """
+
+    @tf.function(autograph=False, jit_compile=jit_compile)
+    def call(start, count):
+        return _repeat(lambda i: step(start + tf.cast(i, tf.int64)), count, spec)
+
+    return call
 
 
 def compile_fed_loop(

@@ -15,34 +15,46 @@ from maml_tf.engine.inner_loop import InnerLoop
 Named = dict[str, tf.Variable]
 
 
-def served_variables(inner: InnerLoop, names: Sequence[str]) -> tuple[Named, Named]:
+def served_variables(
+    inner: InnerLoop, names: Sequence[str], *, copied: bool = True
+) -> tuple[Named, Named]:
     """Copies what is meta-learned into variables that a `tf.Module` can hold.
 
     Args:
       inner: whose weights are copied, as they are now.
       names: of its weights; see `unique_names`.
+      copied: False gives the variables themselves.
 
     Returns:
       Theta, and the learned step sizes of those that adapt, both by the names of the weights.
     """
-    values = zip(names, inner.initial_weights(), strict=True)
-    initial = {name: tf.Variable(value, name=name) for name, value in values}
+
+    def variable(own, name):
+        return tf.Variable(own.value, name=name) if copied else own.value
+
+    initial = {n: variable(own, n) for n, own in zip(names, inner.variables, strict=True)}
     moving = [name for name, own in zip(names, inner.adapts, strict=True) if own]
     step_sizes = {
-        name: tf.Variable(alpha.value, name=f"{name}_step_size")
+        name: variable(alpha, f"{name}_step_size")
         for name, alpha in zip(moving, inner.step_sizes, strict=False)
     }
     return initial, step_sizes
 
 
-def served_rows(inner: InnerLoop, names: Sequence[str]) -> list[tf.Variable]:
+def served_rows(
+    inner: InnerLoop, names: Sequence[str], *, copied: bool = True
+) -> list[tf.Variable]:
     """Copies weights that each step has its own of, for `InnerLoop.of_steps`.
 
     Args:
       inner: whose.
       names: of its weights.
+      copied: as for `served_variables`.
     """
-    return [tf.Variable(v.value, name=f"{names[i]}_per_step") for i, v in inner.rows.items()]
+    rows = inner.rows.items()
+    if not copied:
+        return [v.value for _, v in rows]
+    return [tf.Variable(v.value, name=f"{names[i]}_per_step") for i, v in rows]
 
 
 def default_step_size(inner: InnerLoop, step_size: float | None) -> float:

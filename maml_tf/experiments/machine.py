@@ -15,12 +15,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def set_up(machine: Machine) -> None:
-    """Chooses thread counts, which are global to the process: before TensorFlow's first operation.
+    """Chooses what is global to the process: threads, before TensorFlow's first operation; TF32.
 
     On a CPU each core works on its own piece of the meta-batch, with single-threaded operations.
     """
     import tensorflow as tf
 
+    # TensorFlow's own default is True.
+    tf.config.experimental.enable_tensor_float_32_execution(machine.tf32)
     cpu = on_cpu()
     intra, inter = machine.intra_op_threads, machine.inter_op_threads
     intra = (1 if cpu else 0) if intra is None else intra

@@ -457,6 +457,11 @@ class Machine:
         within=ranges.COUNT,
     )
     jit_compile: bool | None = setting(None, "Compile with XLA. By default for regression only.")
+    tf32: bool = setting(
+        False,
+        "Let a GPU multiply in TF32, whose factors have 10 bits: faster, and some percent off in a "
+        "meta-gradient.",
+    )
     intra_op_threads: int | None = setting(
         None,
         "Threads inside one operation; 0: TensorFlow's choice. By default 1 on a CPU, where each "
@@ -536,27 +541,27 @@ class Run:
     progress: bool = setting(True, "Show a progress bar.")
     to: str = setting(
         "",
-        "What to write: the directory of an export (by default RUN/export, for LiteRT RUN/litert, "
-        "where NAME.tflite is a file), of a release, or of the paper's figures (by default "
-        "figures/ in the first directory named); the file of render (by default "
+        "What to write: the directory of an export (by default RUN/export, RUN/litert or "
+        "RUN/stablehlo; for LiteRT NAME.tflite is a file), of a release, or of the paper's figures "
+        "(by default figures/ in the first directory named); the file of render (by default "
         "RUN/figures/*.gif).",
     )
     format: str | None = setting(
         None,
-        "What export writes: a SavedModel for TensorFlow, the default, or a file for LiteRT on "
-        "phones and boards, whose sizes are fixed.",
-        choices=("saved_model", "litert"),
+        "What export writes: a SavedModel for TensorFlow, the default, a file for LiteRT on phones "
+        "and boards, or StableHLO for JAX; of the last two the sizes are fixed.",
+        choices=("saved_model", "litert", "stablehlo"),
     )
     support_examples: int | None = setting(
         None,
-        "Support examples of all classes together that an export for LiteRT adapts to; meta-RL: "
-        "trajectories of --horizon steps, by default none, and the export only acts. By default "
-        "the shots of an evaluation, times the ways.",
+        "Support examples of all classes together that an export of fixed sizes adapts to; "
+        "meta-RL: trajectories of --horizon steps, by default none, and the export only acts. By "
+        "default the shots of an evaluation, times the ways.",
         within=ranges.COUNT,
     )
     query_examples: int | None = setting(
         None,
-        "Query examples of all classes together that an export for LiteRT predicts at a time; "
+        "Query examples of all classes together that an export of fixed sizes predicts at a time; "
         "meta-RL: observations, by default 1. By default as many as a task of an evaluation has.",
         within=ranges.COUNT,
     )

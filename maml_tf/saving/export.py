@@ -1,4 +1,4 @@
-"""Exports any learner as a program for one task: a SavedModel, or a file for LiteRT."""
+"""Exports any learner: a SavedModel, a file for LiteRT, or programs for JAX."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 from typing import Any
 
 from maml_tf import arguments
-from maml_tf.saving import litert
+from maml_tf.saving import litert, stablehlo
 from maml_tf.saving.saved_models import (
     FORMATS,
     LITERT,
     SAVED_MODEL,
+    STABLEHLO,
     SUFFIX,
     describe,
     replacing,
@@ -35,7 +36,8 @@ def export(
     "saved_model" runs on TensorFlow alone, and takes sets of any size. "litert" is one file,
     `model.tflite`, for LiteRT (TensorFlow Lite) on phones and boards, with the same signatures for
     sets of the sizes that are given here; `maml_tf.json` says which of its operations need
-    TensorFlow Select, if any.
+    TensorFlow Select, if any. "stablehlo" is for JAX, which then runs, on any processor that it
+    knows, `meta_step.jax` too; see docs/stablehlo.md.
 
     The directory appears whole or not at all: it is written beside its place and moved there. An
     earlier export in that place is replaced; anything else is left alone.
@@ -44,14 +46,15 @@ def export(
       learner: what to export, with its weights as they are now.
       directory: where to; it and its parents are created. For LiteRT a name that ends in `.tflite`
         is that of the file, which is then written alone.
-      format: "saved_model" or "litert".
-      **options: those of `learner.servable`, or for LiteRT of `learner.portable`: `steps` and
-        `step_size`, of a SavedModel only defaults; for LiteRT `support_examples`,
-        `query_examples`, `transductive`; and others.
+      format: "saved_model", "litert" or "stablehlo".
+      **options: those of `learner.servable`, or for the others of `learner.portable`: `steps` and
+        `step_size`, of a SavedModel only defaults; for the others `support_examples`,
+        `query_examples`, `transductive`; and more.
 
     Raises:
-      ValueError: `learner` is no learner, an option is out of range, an operation cannot be
-        converted, or the directory holds something else than an export.
+      ValueError: `learner` is no learner, or of a kind that has not this format; an option is out
+        of range; an operation cannot be converted; JAX, for "stablehlo", is not installed; or the
+        directory holds something else than an export.
       OSError: nothing can be written there.
     """
     if format not in FORMATS:
@@ -63,6 +66,16 @@ def export(
             with tracing_to_save():
                 module, signatures, description = learner.servable(**options)
             write(place, module, signatures, description)
+        return
+    if format == "stablehlo":
+        if not hasattr(learner, "programs"):
+            raise ValueError(
+                f"{type(learner).__name__} has no programs for JAX, MetaLearner has; export a "
+                "SavedModel."
+            )
+        stablehlo.require_jax()
+        with replacing(directory, STABLEHLO) as place:
+            stablehlo.write(place, learner.programs(**options))
         return
     arguments.learner(learner, ("portable",))
     with replacing(directory, LITERT) as place:

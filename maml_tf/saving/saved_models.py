@@ -25,7 +25,8 @@ from maml_tf.system.files import (
 
 SAVED_MODEL = "saved_model.pb"
 LITERT = "model.tflite"
-FORMATS = {"saved_model": SAVED_MODEL, "litert": LITERT}
+STABLEHLO = "adapt.jax"
+FORMATS = {"saved_model": SAVED_MODEL, "litert": LITERT, "stablehlo": STABLEHLO}
 """What is exported, and the file by which it is known."""
 SUFFIX = ".tflite"
 """Of a path that names a file for LiteRT, not a directory."""

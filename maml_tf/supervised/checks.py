@@ -1,4 +1,4 @@
-"""Checks of what users give, where it comes in: support sets, activations.
+"""Checks of what users give, where it comes in: support sets, settings, activations.
 
 Nothing here runs in a training step.
 
@@ -147,6 +147,28 @@ def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
                 f"x of shape {leaf.shape} is one example; give a set, with a first axis for "
                 "examples: x[None]."
             )
+
+
+# --- settings ---
+
+
+def check_settings(learner: Any) -> None:
+    """Compares a `MetaLearner`'s settings with each other.
+
+    Raises:
+      ValueError: two contradict each other.
+    """
+    replicas = learner.strategy.num_replicas_in_sync
+    if learner.meta_batch_size % (replicas * learner.pieces):
+        raise ValueError(
+            f"A meta-batch of {learner.meta_batch_size} tasks does not divide into {replicas} "
+            f"replicas x {learner.pieces} pieces; choose a multiple, or fewer pieces."
+        )
+    if learner.multi_step_loss and not learner.inner_steps:
+        raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
+    if learner.second_order_after and (learner.first_order or not learner.inner_steps):
+        why = "first_order is True" if learner.first_order else "inner_steps is 0"
+        raise ValueError(f"Nothing becomes of second order, for {why}; drop second_order_after.")
 
 
 # --- activations ---

@@ -35,8 +35,8 @@ from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.supervised.meta_gradient import MetaGradient, MetaMetrics
 from maml_tf.supervised.meta_steps import MetaSteps, StepMetrics, share_of
-from maml_tf.supervised.portable import portable
-from maml_tf.types import Servable, Task, TaskSource, Weights
+from maml_tf.supervised.portable import portable, programs
+from maml_tf.types import Programs, Servable, Task, TaskSource, Weights
 
 
 class MetaLearner(AdaptiveModel):
@@ -176,19 +176,7 @@ class MetaLearner(AdaptiveModel):
         return super()._checked(name, value)
 
     def _set_up(self) -> None:
-        replicas = self.strategy.num_replicas_in_sync
-        if self.meta_batch_size % (replicas * self.pieces):
-            raise ValueError(
-                f"A meta-batch of {self.meta_batch_size} tasks does not divide into {replicas} "
-                f"replicas x {self.pieces} pieces; choose a multiple, or fewer pieces."
-            )
-        if self.multi_step_loss and not self.inner_steps:
-            raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
-        if self.second_order_after and (self.first_order or not self.inner_steps):
-            why = "first_order is True" if self.first_order else "inner_steps is 0"
-            raise ValueError(
-                f"Nothing becomes of second order, for {why}; drop second_order_after."
-            )
+        checks.check_settings(self)
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
@@ -243,6 +231,10 @@ class MetaLearner(AdaptiveModel):
     def portable(self, **options: Any) -> Servable:
         """What `export(..., format="litert")` converts; see `supervised.portable` for options."""
         return portable(self, **options)
+
+    def programs(self, **options: Any) -> Programs:
+        """What `export(..., format="stablehlo")` writes; the options are those of `portable`."""
+        return programs(self, **options)
 
     def check_tasks(self, tasks: Tasks) -> None:
         """Refuses what is no source of tasks; draws nothing.

@@ -64,7 +64,7 @@ class MetaSteps:
         self._strategy = strategy
         self._jit = jit_compile and strategy.num_replicas_in_sync == 1
         number, norms = tf.TensorSpec([]), tf.TensorSpec([len(PARTS)])
-        self._spec = StepMetrics(tf.TensorSpec([inner_steps]), number, number, norms, norms, number)
+        self.spec = StepMetrics(tf.TensorSpec([inner_steps]), number, number, norms, norms, number)
         # A source is kept beside what was made of it, so that its id stays its own.
         self._sources: dict[int, tuple[Tasks, InGraph | ReadAhead]] = {}
         self._loops: dict[int, Callable[[int, int], StepMetrics]] = {}
@@ -100,12 +100,10 @@ class MetaSteps:
             )
 
         if isinstance(source, InGraph):
-            return compile_loop(
-                lambda index: step(index, source), self._spec, jit_compile=self._jit
-            )
+            return compile_loop(lambda index: step(index, source), self.spec, jit_compile=self._jit)
         return compile_fed_loop(
             lambda index, task: step(index, lambda *_: task),
-            self._spec,
+            self.spec,
             source.draw,
             capacity=source.capacity,
             jit_compile=self._jit,

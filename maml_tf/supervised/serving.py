@@ -26,9 +26,14 @@ class ServedLearner(tf.Module):
     """Holds what is saved: variables, and the functions that `compiled` adds."""
 
     def __init__(
-        self, learner: AdaptiveModel, inputs: Specs | None = None, target: Specs | None = None
+        self,
+        learner: AdaptiveModel,
+        inputs: Specs | None = None,
+        target: Specs | None = None,
+        *,
+        copied: bool = True,
     ):
-        """Reads the learner's weights as they are now; see `MetaLearner.servable`."""
+        """Copies the learner's weights as they are now, or not; see `MetaLearner.servable`."""
         super().__init__(name="maml")
         self._learner = learner
         learner.apply.refuse_changes()
@@ -36,8 +41,10 @@ class ServedLearner(tf.Module):
         self.interface = interface(learner, values, inputs, target)
         names = [spec.name for spec in self.interface.weights]
         self._weight_names, self._statistic_names = names[: len(values)], names[len(values) :]
-        self.initial, self.step_sizes = served_variables(learner.inner, self._weight_names)
-        self.rows = served_rows(learner.inner, self._weight_names)
+        self.initial, self.step_sizes = served_variables(
+            learner.inner, self._weight_names, copied=copied
+        )
+        self.rows = served_rows(learner.inner, self._weight_names, copied=copied)
         self.frozen = frozen_variables(learner.model)
         self.tables = tables(learner.model)
 

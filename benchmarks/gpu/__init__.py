@@ -1,0 +1,1 @@
+"""The package's own programs on a GPU without TensorFlow: made here, run by JAX there."""
