@@ -1,11 +1,11 @@
 """Times one meta-step of each setting, beside peers where they are installed.
 
     python -m benchmarks.meta_step                                       every setting
-    python -m benchmarks.meta_step --settings omniglot_5way_1shot --peers torch jax
+    python -m benchmarks.meta_step --settings omniglot_5way_1shot --peers torch jax graph
 
 For each: milliseconds (median of at least ten steps), tasks a second, arithmetic rate and its share
 of the matrix-product rate measured in the same process, peak memory, seconds to compile, and the
-ratio to the faster peer. Each measurement is a process of its own, because thread counts are global
+ratio to the fastest peer. Each measurement is a process of its own, because thread counts are global
 to one; ours and the peers' take turns, round after round, because machines drift.
 """
 
@@ -18,7 +18,7 @@ import sys
 from benchmarks import settings
 from benchmarks.worker import child
 
-PEERS = ("torch", "jax")
+PEERS = ("torch", "jax", "graph")
 COLUMNS = "{:<32}{:>9}{:>9}{:>9}{:>9}{:>8}{:>10}{:>10}"
 
 
@@ -68,7 +68,7 @@ def main() -> None:
             print(COLUMNS.format(label, *numbers), flush=True)
         best = min((medians[p] for p in options.peers if p in medians), default=None)
         if best:
-            print(f"  ratio to the faster peer: {medians['maml_tf'] / best:.3f}", flush=True)
+            print(f"  ratio to the fastest peer: {medians['maml_tf'] / best:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def test_it_trains_and_is_evaluated_exported_and_drawn(line, tmp_path, capsys):
     assert (directory / "figures" / "adaptation_accuracy.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_every_method_of_classification_serves_it(line, tmp_path):
     few = [*line, "--iterations=1", "--meta_batch_size=2", "--filters=2", "--method=pretrained"]
     assert run(["train", *few]) == 0

@@ -45,6 +45,7 @@ def _as_if_pretrained(base):
     return base
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_and_a_folder_of_images(tmp_path, capsys, monkeypatch):
     _folders(tmp_path)
     program = _program()

@@ -347,7 +347,13 @@ NOISY = {
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(name for name in NOISY if name != "recurrent"),
+        pytest.param("recurrent", marks=pytest.mark.slow),
+    ],
+)
 def test_dropout_per_step_is_one_function_of_the_weights(name):
     """The meta-gradient is the derivative of what was computed, noise and all."""
     model = randomize(sequential([4], *NOISY[name](), layers.Dense(2)))

@@ -119,7 +119,12 @@ def expected(learner, support_x, support_y, query_x, *, steps=STEPS, step_size=N
     return learner.predict(weights, support, with_task(query_x), inductive=inductive)[0]
 
 
-@pytest.mark.parametrize("name", CASES)
+LONGER = {"adam in a loop", "the same in a loop", "step sizes per step", "convolutional, inductive"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in CASES]
+)
 def test_the_file_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()

@@ -320,6 +320,7 @@ FLAGS += ["--validation_tasks=24", "--progress=False", "--run_name=run"]
 OWN = "--per_step_normalization"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_evaluated_released_and_begun_from(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "set_up", lambda settings: None)
     logs, release = f"--logdir={tmp_path}", tmp_path / "models" / "own"

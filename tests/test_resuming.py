@@ -389,6 +389,7 @@ def test_it_learns_in_memory():
     assert after == pytest.approx(result.best_score, rel=1e-5) and after < before
 
 
+@pytest.mark.slow
 def test_a_source_that_fails_within_a_call_keeps_no_weights_of_its_middle(tmp_path, monkeypatch):
     """Steps of a compiled call count when it ends; weights kept before would be of no iteration."""
 

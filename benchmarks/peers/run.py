@@ -46,6 +46,10 @@ def _load(peer: str) -> ModuleType:
         from benchmarks.peers import torch_func
 
         return torch_func
+    if peer == "graph":
+        from benchmarks.peers import graph
+
+        return graph
     from benchmarks.peers import jax_vmap
 
     return jax_vmap
@@ -99,7 +103,7 @@ def main() -> None:
     from benchmarks import settings
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", choices=["torch", "jax"], required=True)
+    parser.add_argument("--peer", choices=["torch", "jax", "graph"], required=True)
     parser.add_argument("--setting", choices=sorted(settings.SETTINGS), required=True)
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()

@@ -77,6 +77,7 @@ def test_a_resumed_run_says_so_once_and_one_that_is_done_says_that(tmp_path, cap
     assert description["step_size"] == 0.01 and description["tasks"]["shots"] == 10
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_that_it_is_not_distributed(tmp_path, capsys):
     flags = sinusoid(tmp_path, "--run_name=mine")
     assert run(["train", *flags]) == 0
@@ -88,6 +89,7 @@ def test_an_evaluation_says_that_it_is_not_distributed(tmp_path, capsys):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_pretraining_and_the_oracle_as_the_original_spelled_them(tmp_path):
     flags = sinusoid(tmp_path, "--pretrain_iterations=5", "--metatrain_iterations=0")
     assert run([*flags]) == 0
@@ -183,7 +185,7 @@ SMALL += ["--num_classes=2", "--test_steps=1", "--progress=False"]
 @pytest.mark.parametrize(
     "layout, order",
     [
-        ("folders", []),
+        pytest.param("folders", [], marks=pytest.mark.slow),
         ("npy", ["--stop_grad"]),
         pytest.param("csv", [], marks=pytest.mark.slow),
         pytest.param("npz", [], marks=pytest.mark.slow),
@@ -274,6 +276,7 @@ def results_of(directory):
     return {p.name: json.loads(p.read_text()) for p in (directory / "results").iterdir()}
 
 
+@pytest.mark.slow
 def test_other_weights_and_other_tasks_have_files_of_their_own(tmp_path):
     assert run(sinusoid(tmp_path, "--validate_every=5", "--save_every=5")) == 0
     (directory,) = tmp_path.iterdir()
@@ -540,6 +543,7 @@ def test_a_log_directory_that_cannot_be_written(tmp_path, capsys):
     assert "Cannot write to" in message and "--logdir" in message
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_other_settings(tmp_path, capsys):
     flags = sinusoid(tmp_path, "--run_name=mine")
     assert run(flags) == 0
@@ -557,6 +561,7 @@ def test_pretraining_on_a_problem_of_ones_own_is_of_n_way_tasks(monkeypatch):
     assert original.translate(given)["classes"] == "task"
 
 
+@pytest.mark.slow
 def test_a_runs_method_is_its_own(tmp_path, capsys):
     assert run(sinusoid(tmp_path, "--run_name=mine")) == 0
     name = str(tmp_path / "mine")
@@ -575,6 +580,7 @@ def test_another_network_in_the_same_directory(tmp_path, capsys):
     assert "another network" in error_of([*flags, "--norm=batch_norm"], capsys)
 
 
+@pytest.mark.slow
 def test_all_checkpoints_broken(tmp_path, capsys):
     flags = sinusoid(tmp_path, "--run_name=mine")
     assert run(flags) == 0

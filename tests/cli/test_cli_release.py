@@ -63,6 +63,7 @@ def test_a_release_is_small_and_knows_nothing_of_this_machine(trained):
     assert said["results"][0]["mean"] == results(directory)["mean"]
 
 
+@pytest.mark.slow
 def test_a_release_tells_what_its_training_began_from(trained, tmp_path):
     _, release = trained
     comments = [t for t in (release / "flags.txt").read_text().splitlines() if t.startswith("#")]
@@ -163,6 +164,7 @@ def test_what_a_release_cannot_be_made_of(trained, tmp_path, capsys):
     assert "--to=models/NAME" in error_of(["release", str(directory)], capsys)
 
 
+@pytest.mark.slow
 def test_the_inner_optimizer_is_released_too(tmp_path, capsys):
     settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}", "--inner_clip=5"]
     adaptive = [*settings, "--inner_optimizer=momentum", "--inner_momentum=0.5"]
@@ -183,7 +185,7 @@ def test_the_inner_optimizer_is_released_too(tmp_path, capsys):
     assert "--inner_optimizer must be one of sgd, momentum, adam" in said
 
 
-@pytest.mark.parametrize("kind", ["weight", "layer_and_step"])
+@pytest.mark.parametrize("kind", [pytest.param("weight", marks=pytest.mark.slow), "layer_and_step"])
 def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
     settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}"]
     learned = [*settings, f"--learn_step_size={kind}", "--step_size=0.1"]
@@ -214,6 +216,7 @@ def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
     assert not maml_tf.load(tmp_path / "logs" / "without").step_sizes
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_release_and_then_goes_its_own_way(trained, tmp_path, capsys):
     _, release = trained
     start = [*SETTINGS, f"--init={release}", f"--logdir={tmp_path}", "--run_name="]

@@ -129,6 +129,7 @@ def test_the_best_weights_and_a_tuned_step_size(navigation, capsys):
     assert result["mean"][-1] == pytest.approx(max(tuning["scores"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_as_many_threads_of_robots_as_one_likes(tmp_path):
     for threads in (1, 2):
         flags = line("cheetah_velocity", tmp_path / str(threads), "--metatrain_iterations=1")
@@ -193,6 +194,7 @@ def test_another_policy_than_the_trained_one_is_refused(release, tmp_path, capsy
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_environment_steps_of_a_pre_training_count(tmp_path):
     flags = line("navigation_2d", tmp_path, "--pretrain_iterations=2", "--iterations=1")
     assert run(["train", *flags, "--run_name=", "--horizon=8"]) == 0
@@ -216,7 +218,10 @@ def scalars(directory):
     return found
 
 
-@pytest.mark.parametrize("name, iterations", [("navigation_2d", 3), ("cheetah_velocity", 1)])
+@pytest.mark.parametrize(
+    "name, iterations",
+    [("navigation_2d", 3), pytest.param("cheetah_velocity", 1, marks=pytest.mark.slow)],
+)
 def test_the_paper_s_sizes_from_end_to_end(name, iterations, tmp_path, capsys):
     """The flagfile's own tasks, trajectories and horizon; fewer iterations."""
     flags = [f"--flagfile={FLAGS / name}.flags", f"--logdir={tmp_path}", "--progress=False"]
@@ -364,6 +369,7 @@ def test_what_an_environment_of_ones_own_does_wrong_is_one_line(
     assert not list(tmp_path.glob("logs/*/checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_tasks_without_a_generator_that_are_names(bent_module, tmp_path, capsys):
     names = ["def sample_tasks(self, n):", "    return [f'{x:.2f}' for x in np.random.rand(n)]"]
     names += ["def set_task(self, task):", "    self.goal = float(task)", "    task.upper()"]

@@ -96,6 +96,7 @@ def test_step_sizes_were_learned_or_not(words):
     assert name == (f"{usual}.learn_step_size_True" if learned else usual)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_learner_with_step_sizes_goes_on(tmp_path, monkeypatch):
     """Its flags as an earlier version wrote them, in the directory that it named."""
     monkeypatch.chdir(tmp_path)

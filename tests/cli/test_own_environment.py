@@ -17,6 +17,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_the_readme_s_environment_trains_and_is_evaluated(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("### Your own environment")[2]

@@ -75,6 +75,7 @@ def test_names_that_would_lose_a_run_are_refused_before_it(
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_long_name_is_cut_and_still_tells_runs_apart(tmp_path):
     long = "ä" * 150
     for last in "xy":

@@ -195,6 +195,7 @@ def test_each_step_has_its_own_step_sizes_in_an_export(tmp_path):
     assert "first_step" in model.signatures["adapt"].structured_input_signature[1]
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_adapt_stay(tmp_path):
     learner = make_learner(adapts=lambda variable: "bias" in variable.path)
     export(learner, tmp_path / "it", step_size=0.5)

@@ -61,6 +61,7 @@ def test_images_of_bytes_are_standardized():
     np.testing.assert_allclose(layer(x), -1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_statistics(tmp_path):
     def run(directory, *iterations):
         for count in iterations:

@@ -91,7 +91,14 @@ def roll(make, **options):
 # --- the same ---
 
 
-@pytest.mark.parametrize("make", [Walk, Reset, kind(), lambda: Walk(), "Walk-v0"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Walk,
+        Reset,
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (kind(), lambda: Walk(), "Walk-v0")),
+    ],
+)
 def test_what_is_drawn_is_the_same_to_the_bit(make):
     options = {"horizon": None} if make == "Walk-v0" else {}
     alone, together = (roll(make, asynchronous=a, **options) for a in (True, False))
@@ -124,7 +131,11 @@ def not_all(self, task):
     "methods, message",
     [
         ({"step": later}, r"Bent raised RuntimeError \(no device\) in step 3 .* task {'place': "),
-        ({"step": four}, r"Bent, in step 1 of an episode with task {'place': .*, returned 4 val"),
+        pytest.param(
+            {"step": four},
+            r"Bent, in step 1 of an episode with task {'place': .*, returned 4 val",
+            marks=pytest.mark.slow,
+        ),
         ({"set_task": not_all}, r"Bent raised RuntimeError \(no device\) in set_task with task {"),
     ],
 )
@@ -189,9 +200,10 @@ def with_a_generator():
         (kind(step=dies), "Bent's process ended with status 7 in step 3 .* with task {'place': "),
         (kind(__init__=made_once), r"Bent raised RuntimeError \(no device\) in __init__"),
         (kind(sample_tasks=unsendable), "Bent has the task {'place': .* let it be plain data, or"),
-        (
+        pytest.param(
             kind(sample_tasks=unreadable, set_task=placed),
             r"Bent has a task that cannot be read .* \(RuntimeError \(not here\)\); let it be",
+            marks=pytest.mark.slow,
         ),
         (with_a_generator(), "Walk is made by <function .* cannot be sent .* or leave asynchron"),
     ],
@@ -269,7 +281,13 @@ while True:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGKILL)),
+    ],
+)
 def test_a_signal_leaves_no_process_behind(number, tmp_path):
     path = [os.getcwd(), os.path.dirname(__file__)]
     script = tmp_path / "program.py"
