@@ -5,7 +5,7 @@
 
 For each: milliseconds (median of at least ten steps), tasks a second, arithmetic rate and its share
 of the matrix-product rate measured in the same process, peak memory, seconds to compile, and the
-ratio to the fastest peer. Each measurement is a process of its own, because thread counts are global
+ratio to the fastest peer. Each is a process of its own, because thread counts are global
 to one; ours and the peers' take turns, round after round, because machines drift.
 """
 

@@ -79,7 +79,9 @@ class Step:
         )
         self._names = list(weights)
         with tf.Graph().as_default() as graph:
-            variables = {n: v1.get_variable(n, initializer=tf.constant(weights[n])) for n in weights}
+            variables = {
+                n: v1.get_variable(n, initializer=tf.constant(weights[n])) for n in weights
+            }
             parts = ("support_x", "support_y", "query_x", "query_y")
             fed = [v1.placeholder(data[part].dtype, data[part].shape) for part in parts]
             read = {name: tf.convert_to_tensor(variable) for name, variable in variables.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def set_up(machine: Machine) -> None:
     import tensorflow as tf
 
     # TensorFlow's own default is True.
-    tf.config.experimental.enable_tensor_float_32_execution(machine.tf32)
+    tf.config.experimental.enable_tensor_float_32_execution(machine.precision == "tf32")
     cpu = on_cpu()
     intra, inter = machine.intra_op_threads, machine.inter_op_threads
     intra = (1 if cpu else 0) if intra is None else intra
@@ -47,6 +49,20 @@ def on_cpu() -> bool:
     import tensorflow as tf
 
     return all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+
+
+@contextlib.contextmanager
+def dtype_policy(machine: Machine) -> Iterator[None]:
+    """Where a network is to be made: its layers compute in the precision that was asked for."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    if machine.precision == "bfloat16":
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def strategy(machine: Machine) -> tf.distribute.Strategy:

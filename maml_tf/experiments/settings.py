@@ -457,10 +457,12 @@ class Machine:
         within=ranges.COUNT,
     )
     jit_compile: bool | None = setting(None, "Compile with XLA. By default for regression only.")
-    tf32: bool = setting(
-        False,
-        "Let a GPU multiply in TF32, whose factors have 10 bits: faster, and some percent off in a "
-        "meta-gradient.",
+    precision: str = setting(
+        "float32",
+        "What is computed with; weights and the inner steps are of float32. tf32: a GPU's products "
+        "have factors of 10 bits, and a meta-gradient is some percent off; bfloat16: all layers "
+        "have 8 bits, not for meta-RL.",
+        choices=("float32", "tf32", "bfloat16"),
     )
     intra_op_threads: int | None = setting(
         None,
@@ -658,6 +660,11 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
         raise ValueError(
             f"--norm={training.norm} leaves no batch normalization to --per_step_normalization; "
             "drop one of them."
+        )
+    if machine.precision == "bfloat16" and problem.kind is Kind.POLICY:
+        raise ValueError(
+            f"--precision=bfloat16 is too coarse for the curvature of --problem={problem.name}; "
+            "drop it."
         )
     training = _derived_training(training, problem, method, run)
     if training.average and training.classes == "all":

@@ -65,7 +65,8 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
 
     training, problem, method = settings.training, settings.problem, settings.method
     assert problem.network is not None
-    model = problem.network(training, classes or training.ways)
+    with machine.dtype_policy(settings.machine):
+        model = problem.network(training, classes or training.ways)
     # Small steps are mostly dispatch, which XLA takes away; its matrix products are slower.
     regression, jit = problem.kind is Kind.REGRESSION, settings.machine.jit_compile
     jit = regression if jit is None else jit

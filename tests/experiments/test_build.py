@@ -1,8 +1,11 @@
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import make_settings
 
 from maml_tf import MetaLearner, MultitaskLearner
+from maml_tf.experiments import machine, settings
 from maml_tf.experiments.build import make_learner, make_tasks
 from maml_tf.experiments.methods import METHODS
 
@@ -56,3 +59,25 @@ def test_half_of_the_inputs_is_for_held_out_tasks():
     config = make_settings(inputs="half")
     assert make_tasks(config, "test").half and make_tasks(config, "val").half
     assert np.min(make_tasks(config, "train")(0, 20).support.x) < 0
+
+
+def test_bfloat16_is_of_the_layers_alone():
+    before = keras.config.dtype_policy()
+    chosen = {"problem": "omniglot", "ways": 3, "filters": 4, "precision": "bfloat16"}
+    learner = make_learner(settings.make(chosen))
+    assert learner.model.layers[0].compute_dtype == "bfloat16"
+    assert {v.dtype for v in learner.model.variables} == {"float32"}
+    assert keras.config.dtype_policy() == before
+    with pytest.raises(ValueError, match="--precision=bfloat16 is too coarse for the curvature of"):
+        settings.make({"problem": "navigation_2d", "precision": "bfloat16"})
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_products_of_full_precision_unless_asked_for(precision):
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    try:
+        machine.set_up(settings.make({"problem": "sinusoid", "precision": precision}).machine)
+        enabled = tf.config.experimental.tensor_float_32_execution_enabled()
+        assert enabled == (precision == "tf32")
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
