@@ -66,6 +66,11 @@ def check(training: Training, iterations: int) -> None:
             f"--schedule_iterations={length} is longer than the run, --iterations={iterations}; "
             "lower it, or raise --iterations."
         )
+    if training.second_order_after and training.second_order_after >= iterations > 0:
+        raise ValueError(
+            f"--second_order_after={training.second_order_after} is not before the end of the run, "
+            f"--iterations={iterations}; lower it, or choose --method=fomaml."
+        )
     if warmup and warmup >= length:
         raise ValueError(
             f"--warmup_iterations={warmup} leaves nothing of a schedule of {length} iterations; "

@@ -53,6 +53,10 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
             "--schedule_iterations=20 is longer than the run, --iterations=10; lower it, or raise",
         ),
         (
+            {"second_order_after": 10, "iterations": 10},
+            "--second_order_after=10 is not before the end of the run, --iterations=10; lower it, or",
+        ),
+        (
             {**COSINE, "warmup_iterations": 10, "iterations": 10},
             "--warmup_iterations=10 leaves nothing of a schedule of 10 iterations",
         ),
