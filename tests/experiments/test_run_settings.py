@@ -54,7 +54,7 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ),
         (
             {"second_order_after": 10, "iterations": 10},
-            "--second_order_after=10 is not before the end of the run, --iterations=10; lower it, or",
+            "--second_order_after=10 is not before the end of the run, --iterations=10; lower it",
         ),
         (
             {**COSINE, "warmup_iterations": 10, "iterations": 10},
