@@ -18,6 +18,7 @@ from maml_tf.experiments.identity import contradictions, directory_name, to_flag
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import SETTINGS, Settings, make
+from maml_tf.ranges import Span
 from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system import bundled, checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
@@ -205,6 +206,8 @@ def _in_force(place: Path, given: Mapping[str, SettingValue]) -> Settings:
     changes = dict(given)
     if changes.get("method") is None:  # as earlier versions' --method=auto is read
         changes["method"] = own.method.name
+    if isinstance(changes.get("shots"), Span) and changes["shots"] == own.training.shots:
+        del changes["shots"]  # said again
     for name, of_the_evaluation in (("shots", "test_shots"), ("step_size", "test_step_size")):
         if name in changes:
             changes.setdefault(of_the_evaluation, changes.pop(name))

@@ -14,6 +14,7 @@ from maml_tf import estimates
 from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import Settings, query_shots
+from maml_tf.ranges import Span
 from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask, Tuning
 from maml_tf.types import Estimate
 
@@ -117,7 +118,7 @@ class _Common(TypedDict):
     split: str
     seed: int
     shots: int
-    train_shots: int | None
+    train_shots: int | Span | None
     inputs: str
     step_size: float | None
     asked_step_size: float

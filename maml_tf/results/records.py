@@ -49,7 +49,8 @@ class Result(Stored):
     split: str = stored(choices=("train", "val", "test"))
     seed: int = stored(within=ranges.SEED)
     shots: int = stored(within=ranges.COUNT)  # K of the evaluation; trajectories of a policy
-    train_shots: int | None = stored(within=ranges.COUNT)  # None: all classes at once
+    train_shots: int | ranges.Span | None = stored(within=ranges.COUNT)
+    """Of the training; a range, of which each task drew its own; None: all classes at once."""
     inputs: str = stored(choices=("all", "half"))  # half: support points of half the input range
     step_size: float | None = stored(within=ranges.POSITIVE)  # in force; None: learned, or no step
     asked_step_size: float | None = stored(within=ranges.POSITIVE, default=None)  # before tuning
