@@ -99,8 +99,10 @@ def _measured(place: Path) -> str:
 
 
 def _which(curve: Curve) -> str:
-    """The split of a result, and its K where that is not the training's."""
-    return curve.split if curve.shots == curve.train_shots else f"{curve.split}, {curve.amount}"
+    """The split of a result, and its K and N where they are not the training's."""
+    parts = [curve.split]
+    parts += [curve.amount] if curve.shots != curve.train_shots else []
+    return ", ".join([*parts, f"{curve.ways}-way"] if curve.fewer_ways else parts)
 
 
 def _table(found: list[_Row]) -> str:

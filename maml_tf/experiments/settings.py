@@ -367,6 +367,14 @@ class Evaluation:
         choices=("val", "test"),
         section="Evaluation, export and render",
     )
+    ways: int = setting(
+        None,
+        "Classes of a task of an evaluation, as many as in training (the default) or fewer; the "
+        "head's further outputs adapt, too, and are left out of the prediction.",
+        within=ranges.COUNT,
+        flag="test_ways",
+        only=True,
+    )
     shots: int = setting(
         None,
         "Support examples per class, or per regression task, in an evaluation (meta-RL: "
@@ -615,9 +623,9 @@ class Settings:
         return make({**self.given, **changes})
 
     def trained(self) -> Settings:
-        """The settings of the run that these evaluate, with its own K and step size."""
+        """The settings of the run that these evaluate, with its own N, K and step size."""
         method = self.method.evaluates or self.method.name
-        return self.replace(method=method, test_shots=None, test_step_size=None)
+        return self.replace(method=method, test_ways=None, test_shots=None, test_step_size=None)
 
     def pretraining(self) -> Settings | None:
         """The settings of the pre-training that comes before this run, if one does."""
@@ -708,6 +716,7 @@ def _derived_evaluation(
     same = evaluation.step_size in (None, training.step_size)
     tunes = method.tunes_step_size and same and problem.kind is not Kind.POLICY
     derived: dict[str, Any] = {
+        "ways": training.ways,
         "shots": largest(training.shots),
         "step_size": training.step_size,
         "steps": _default("test_steps", problem),
@@ -717,7 +726,13 @@ def _derived_evaluation(
     derived = {name: v for name, v in derived.items() if getattr(evaluation, name) is None}
     if not method.adapts_at_test:
         derived["steps"] = 0
-    return dataclasses.replace(evaluation, **derived)
+    evaluation = dataclasses.replace(evaluation, **derived)
+    if evaluation.ways > training.ways:
+        raise ValueError(
+            f"--test_ways={evaluation.ways} is more than the {training.ways} outputs that --ways "
+            f"gives the network; give at most {training.ways}."
+        )
+    return evaluation
 
 
 def _derived_run(run: Run, training: Training, problem: Problem, method: Method) -> Run:

@@ -46,7 +46,7 @@ def tasks(settings: Settings, split: str) -> TaskSource:
 def validation(settings: Settings, learner: Learner) -> TaskSource:
     """Makes what `train` takes as validation."""
     del learner
-    return tasks(settings, "val")
+    return tasks(settings.replace(test_ways=None), "val")
 
 
 def learner(settings: Settings, classes: int | None = None) -> Learner:

@@ -14,9 +14,9 @@ from maml_tf.results import files
 from maml_tf.results.records import Curve, Result
 
 _FIELDS = (
-    *("problem", "experiment", "method", "split", "seed", "ways", "shots", "train_shots"),
-    *("queries", "inputs", "batch_statistics", "step_size", "iteration", "environment_steps"),
-    *("ensemble", "num_tasks", "metric"),
+    *("problem", "experiment", "method", "split", "seed"),
+    *("ways", "outputs", "shots", "train_shots", "queries", "inputs", "batch_statistics"),
+    *("step_size", "iteration", "environment_steps", "ensemble", "num_tasks", "metric"),
 )
 
 

@@ -317,8 +317,7 @@ def test_what_changes_what_is_learned_changes_the_directory(each):
 def test_every_training_setting_is_read_by_a_problem():
     for each in fields.declared(Training):
         assert problems.readers(each.name) or each.name in ("problem", "method")
-    known = {each.name for each in SETTINGS.values()}
-    assert all(problem.reads <= known for problem in problems.known().values())
+    assert all(problem.reads <= set(SETTINGS) for problem in problems.known().values())
 
 
 def test_the_networks_take_every_normalization():
