@@ -1,8 +1,10 @@
-"""Which numbers a setting may be."""
+"""Which numbers a setting may be; a setting that is a range of numbers itself."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,41 @@ class Range:
         """The range in words."""
         first = "above" if self.above else "from"
         return f"{first} {_number(self.least)} to {_number(self.most)}"
+
+
+class Span(NamedTuple):
+    """Whole numbers from `low` to `high`, of which each task draws one; written LOW..HIGH."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.low}..{self.high}"
+
+    def __repr__(self) -> str:
+        """As it is written."""
+        return str(self)
+
+    @classmethod
+    def read(cls, text: str) -> int | Span:
+        """Reads what is written; a number where both ends are the same.
+
+        Raises:
+          ValueError: says how it is written.
+        """
+        found = re.fullmatch(r"([+-]?[0-9]{1,100})\.\.([+-]?[0-9]{1,100})", text)
+        if not found:
+            raise ValueError("write a range as LOW..HIGH, such as 1..5")
+        low, high = map(int, found.groups())
+        if low > high:
+            raise ValueError(f"write the smaller number of a range first, {high}..{low}")
+        return low if low == high else cls(low, high)
+
+
+def largest(size: int | Span) -> int:
+    """The upper end of a range, or the number that is given in its place."""
+    return size.high if isinstance(size, Span) else size
 
 
 COUNT = Range(1, 10**6)

@@ -151,4 +151,6 @@ def test_what_a_source_of_tasks_draws():
     described = describe(learner(typical()), episodes)["tasks"]
     expected = {"seed": 7, "split": "train", "ways": 3, "shots": 1, "queries": 2, "rotations": True}
     assert described == expected | {"scale": None}
+    drawn = Episodes(images, ways=3, shots=(1, 2), queries=2)
+    assert describe(learner(typical()), drawn)["tasks"]["shots"] == [1, 2]
     assert describe(learner(typical()), lambda index, num_tasks: None)["tasks"] == {}

@@ -185,7 +185,7 @@ def test_draws_measured_at_a_time_measure_the_same():
 
 
 def test_an_option_that_there_is_not_is_named():
-    said = r"has no option split; it has num_tasks, steps, step_size, batch_statistics, workers"
+    said = "has no option split; it has num_tasks, steps, step_size, batch_statistics, ways, work"
     for measure in (evaluate, tune_step_size):
         with pytest.raises(ValueError, match=said):
             measure(make_learner(), TASKS, split="test")

@@ -111,6 +111,7 @@ def test_a_release_holds_several_results_in_one_file(tmp_path):
         {"method": "fomaml"},
         {"datasource": "miniimagenet"},
         {"ways": 20},
+        {"outputs": 20},
         {"shots": 5},
         {"train_shots": 5},
         {"conv": False},

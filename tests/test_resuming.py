@@ -165,6 +165,7 @@ def sgd(rate=0.01):
         ({"model": auto_named(layers=2)}, "layers=3 of them, now 4"),
         ({"tasks": Sinusoid(shots=5, seed=1)}, "tasks.seed=0, now 1"),
         ({"tasks": Sinusoid(shots=6)}, "tasks.shots=5, now 6"),
+        ({"tasks": Sinusoid(shots=(1, 5))}, r"tasks.shots=5, now \[1, 5\]"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -126,6 +126,8 @@ def _protocol(settings: Settings, split: str) -> dict[str, Any]:
     if settings.problem.kind is Kind.POLICY:
         return {**common, "split": split}
     common["batch_statistics"] = settings.evaluation.batch_statistics
+    if settings.evaluation.ways != settings.training.ways:
+        common["ways"] = settings.evaluation.ways
     if settings.problem.kind is Kind.REGRESSION:  # Its small operations leave cores idle.
         common["workers"] = machine.workers(settings.machine)
     return common
@@ -161,7 +163,7 @@ def _keep(directory: Path, settings: Settings, curve: Curve, others: list[Result
         _LOG.info("Wrote %s", write(result, directory))
     evaluation = settings.evaluation
     supervised = settings.problem.kind is not Kind.POLICY and evaluation.split == "test"
-    supervised &= not evaluation.ensemble
+    supervised &= not evaluation.ensemble and evaluation.ways == settings.training.ways
     if supervised and evaluation.batch_statistics == "transductive" and evaluation.inputs == "all":
         write_atomically(directory / original_name(curve), _original_csv(curve.estimate))
 
@@ -175,6 +177,7 @@ def _say(settings: Settings, curve: Curve) -> None:
     policy = settings.problem.kind is Kind.POLICY
     heading += [f"{curve.split} split"]
     heading += [f"{curve.shots} trajectories" if policy else f"K = {curve.shots}"]
+    heading += [f"{curve.ways} ways of {curve.outputs} outputs"] if curve.fewer_ways else []
     if settings.method.adapts_at_test:
         alpha = curve.step_size
         heading += ["meta-learned step sizes" if alpha is None else f"step size {alpha:g}"]

@@ -48,7 +48,7 @@ def _sizes(settings: Settings) -> dict[str, Any]:
             "query_examples": 1 if query is None else query,
             "horizon": horizon,
         }
-    ways = settings.training.ways if settings.problem.kind is Kind.CLASSIFICATION else 1
+    ways = settings.evaluation.ways if settings.problem.kind is Kind.CLASSIFICATION else 1
     shots = settings.evaluation.shots
     return {
         "support_examples": ways * shots if support is None else support,

@@ -15,6 +15,7 @@ from maml_tf.experiments import fields, problems
 from maml_tf.experiments.fields import Setting
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import GROUPS, SETTINGS, Settings
+from maml_tf.ranges import Span
 from maml_tf.system import bundled
 
 RECIPE = "recipe"
@@ -34,6 +35,19 @@ class _Whole(flags.ArgumentParser):
         if not re.fullmatch(r"[+-]?[0-9]{1,100}", str(argument)):
             raise ValueError("write a whole number of at most 100 digits, such as 3")
         return int(argument)
+
+    def flag_type(self) -> str:
+        return "int"
+
+
+class _WholeOrRange(flags.ArgumentParser):
+    """Reads a whole number, or a range of such."""
+
+    syntactic_help = "a whole number, or a range LOW..HIGH"
+
+    def parse(self, argument: int | str | Span) -> int | Span:
+        text = str(argument)
+        return Span.read(text) if ".." in text else _Whole().parse(text)
 
     def flag_type(self) -> str:
         return "int"
@@ -139,7 +153,7 @@ def parse(arguments: list[str]) -> Parsed:
             flag.boolean = True
             flags.DEFINE_flag(flag, values)
             continue
-        _define(values, each.flag, each.kind, each.default, each.help, each.optional)
+        _define(values, each.flag, each.kind, each.default, each.help, each.optional, each.spans)
     for old, new in original.RENAMED.items():
         flags.DEFINE_alias(old, new, flag_values=values)
     for name, (default, today, _) in original.REPLACED.items():
@@ -171,14 +185,21 @@ def _with_recipes(arguments: list[str]) -> Iterator[str]:
 
 
 def _define(
-    values: flags.FlagValues, name: str, kind: type, default: Any, text: str, optional: bool
+    values: flags.FlagValues,
+    name: str,
+    kind: type,
+    default: Any,
+    text: str,
+    optional: bool,
+    spans: bool = False,
 ) -> None:
     if kind is bool and not optional:
         flag = flags.BooleanFlag(name, default, text)
         flag.parser = _Boolean()
         flags.DEFINE_flag(flag, values)
         return
-    parser = _Optional(_PARSERS[kind]()) if optional else _PARSERS[kind]()
+    parser = _WholeOrRange() if spans else _PARSERS[kind]()
+    parser = _Optional(parser) if optional else parser
     flags.DEFINE(parser, name, default, text, flag_values=values)
 
 

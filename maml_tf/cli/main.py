@@ -80,7 +80,8 @@ def run(arguments: list[str]) -> int:
     try:
         command, said = _parse(arguments)
         earlier = said.earlier
-        _log_to_screen(int(said.given.pop(command_line.VERBOSITY, 0) or 0))
+        verbosity = said.given.pop(command_line.VERBOSITY, None)
+        _log_to_screen(verbosity if isinstance(verbosity, int) else 0)
         given = original.translate(said.given, run_named=bool(said.words))
         return _dispatch(command, given, said.words)
     except flags.Error as error:

@@ -110,7 +110,7 @@ def _evaluation_of_another_training(
         if trained == -1:
             continue
         within = SETTINGS[name].within
-        if within is not None and float(trained or 0) not in within:
+        if within is not None and float(str(trained or 0)) not in within:
             raise ValueError(f"--{old} must be {within}, or -1 for the same; got {trained}.")
         today.setdefault(own, today.get(name, SETTINGS[name].default))
         today[name] = trained
@@ -183,6 +183,8 @@ def _value(kind: type, name: str, text: str) -> SettingValue:
     if kind is str:
         match = QUOTED.fullmatch(text)
         return match[2] if match else text
+    if ".." in text and name not in REPLACED:  # a range, which `make` reads
+        return text
     try:
         return kind(text)
     except ValueError as error:

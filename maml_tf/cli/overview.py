@@ -95,7 +95,14 @@ def _measured(place: Path) -> str:
         with contextlib.suppress(OSError, ValueError):
             curves += [r for r in files.read(path) if isinstance(r, Curve) and not r.ensemble]
     curves.sort(key=lambda curve: (curve.split == "test", curve.iteration))
-    return f"{wording.sentence(curves[-1])}, {curves[-1].split}" if curves else ""
+    return f"{wording.sentence(curves[-1])}, {_which(curves[-1])}" if curves else ""
+
+
+def _which(curve: Curve) -> str:
+    """The split of a result, and its K and N where they are not the training's."""
+    parts = [curve.split]
+    parts += [curve.amount] if curve.shots != curve.train_shots else []
+    return ", ".join([*parts, f"{curve.ways}-way"] if curve.fewer_ways else parts)
 
 
 def _table(found: list[_Row]) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from maml_tf.cli import original
 from maml_tf.experiments.identity import contradictions, directory_name, to_flags
 from maml_tf.experiments.methods import METHODS
-from maml_tf.experiments.records import SettingValue
+from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import SETTINGS, Settings, make
+from maml_tf.ranges import Span
 from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system import bundled, checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
@@ -199,13 +200,18 @@ def _was_started_from_it(given: Mapping[str, SettingValue], paths: list[str]) ->
 def _in_force(place: Path, given: Mapping[str, SettingValue]) -> Settings:
     """The settings of a run or a release, and before them those of the command line.
 
-    Its training is over: another K or step size is the evaluation's.
+    Its training is over: another N, K or step size is the evaluation's.
     """
     own = read_flags(place)
     changes = dict(given)
     if changes.get("method") is None:  # as earlier versions' --method=auto is read
         changes["method"] = own.method.name
-    for name, of_the_evaluation in (("shots", "test_shots"), ("step_size", "test_step_size")):
+    if isinstance(changes.get("shots"), Span) and changes["shots"] == own.training.shots:
+        del changes["shots"]  # said again
+    evaluations = [("shots", "test_shots"), ("step_size", "test_step_size")]
+    if own.problem.kind is Kind.CLASSIFICATION and not own.joint:  # whose head is made anew
+        evaluations.append(("ways", "test_ways"))
+    for name, of_the_evaluation in evaluations:
         if name in changes:
             changes.setdefault(of_the_evaluation, changes.pop(name))
     _refuse_other_model(place, own, {**own.given, **changes})

@@ -16,6 +16,9 @@ import tensorflow as tf
 Run: TypeAlias = Any
 """`run.Run`, which stands on this module."""
 
+_NORMS = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
+"""Regularisers whose terms are of one number each, and 0 for 0."""
+
 
 def total(run: Run, variables: list[keras.Variable]) -> tf.Tensor | None:
     """Regularisers of `variables`, and what the layers of a call added: `[T]`, or None."""
@@ -32,11 +35,32 @@ def of_outputs(run: Run, layer: keras.Layer, outputs: Any) -> None:
     if layer.activity_regularizer is None:
         return
     for y in tf.nest.flatten(outputs):
+        examples = tf.shape(y)[1] if y.shape[1] is None else y.shape[1]
+        if run.mask is not None:
+            y, examples = _existing(layer, y, run.mask)
         losses = _one_a_task(layer.activity_regularizer, y)
-        if _is_divided():
-            examples = tf.shape(y)[1] if y.shape[1] is None else y.shape[1]
-            losses /= tf.cast(examples, losses.dtype)
-        run.penalties.append(losses)
+        run.penalties.append(losses / tf.cast(examples, losses.dtype) if _is_divided() else losses)
+
+
+def refuse_padding(name: str) -> None:
+    """Refuses a padded set where what a layer adds to the loss may be of any example.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError(
+        f"'{name}' adds a loss of its own, which would count examples that only pad a set; give "
+        "sets without a mask, or a model that adds none."
+    )
+
+
+def _existing(layer: keras.Layer, y: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Outputs `[T, B, ...]` with 0 for examples that do not exist, and how many do, `[T]`."""
+    if type(layer.activity_regularizer) not in _NORMS or y.shape[1] != mask.shape[1]:
+        refuse_padding(layer.name)
+    exists = tf.cast(mask, y.dtype)
+    shaped = tf.reshape(exists, [*mask.shape, *[1] * (y.shape.rank - 2)])
+    return y * shaped, tf.reduce_sum(exists, 1)
 
 
 @functools.cache
@@ -58,8 +82,7 @@ def _of_weight(run: Run, variable: keras.Variable) -> tf.Tensor:
 def _one_a_task(regularizer: Any, x: tf.Tensor) -> tf.Tensor:
     """`regularizer` of each `x[t]`: `[T]`."""
     axes = range(1, x.shape.rank)
-    kinds = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
-    if type(regularizer) in kinds:
+    if type(regularizer) in _NORMS:
         absolute, square = getattr(regularizer, "l1", 0.0), getattr(regularizer, "l2", 0.0)
         return tf.cast(absolute, x.dtype) * tf.reduce_sum(tf.abs(x), axes) + tf.cast(
             square, x.dtype

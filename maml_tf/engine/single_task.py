@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from maml_tf.engine.penalties import refuse_padding
 from maml_tf.engine.second_derivatives import exact_moments
 from maml_tf.engine.task_axis import get_mask, with_mask
 from maml_tf.engine.vectorized import exact_mapping
@@ -111,6 +112,8 @@ class _Call:
                 kwargs = {**kwargs, "training": self.run.switch if training is None else training}
             outputs = self.operation(*args, **kwargs)
         scope.refuse_changes()
+        if scope.losses and self.run.mask is not None:
+            refuse_padding(getattr(self.operation, "name", type(self.operation).__name__))
         self._seen = [layer for layer, _ in batches.seen]
         flat = tf.nest.flatten(outputs)
         places = [i for i, leaf in enumerate(flat) if tf.is_tensor(leaf)]

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from maml_tf.ranges import Range
+from maml_tf.ranges import Range, Span
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 _NOT_IN_A_LINE = ("Cc", "Cs", "Zl", "Zp")
@@ -51,6 +51,7 @@ class Setting(typing.NamedTuple):
     name: str  # of the field
     flag: str
     kind: type  # bool, int, float or str
+    spans: bool  # whether a range LOW..HIGH of whole numbers is a value, too
     optional: bool  # whether None is a value: derived, or none
     default: Any
     help: str
@@ -75,13 +76,14 @@ def _declared_once(group: type) -> tuple[Setting, ...]:
 
 def _declared(field: dataclasses.Field, hint: Any) -> Setting:
     union = isinstance(hint, types.UnionType)
-    kind = typing.get_args(hint)[0] if union else hint
+    kinds = typing.get_args(hint) if union else (hint,)
     rules = dict(field.metadata)
     return Setting(
         name=field.name,
         flag=rules["flag"] or field.name,
-        kind=kind,
-        optional=union or field.default is None,
+        kind=kinds[0],
+        spans=Span in kinds,
+        optional=types.NoneType in kinds or field.default is None,
         default=field.default,
         help=rules["help"],
         within=rules["within"],
@@ -93,7 +95,16 @@ def _declared(field: dataclasses.Field, hint: Any) -> Setting:
 
 
 def meant(each: Setting | None, value: Any) -> Any:
-    """A value of a setting, whose switch may be said as True or False, in words too."""
+    """A value of a setting, whose switch may be said as True or False, and a range as text.
+
+    Raises:
+      ValueError: it seems to be a range, and is none.
+    """
+    if each and each.spans and isinstance(value, str) and ".." in value:
+        try:
+            return Span.read(value)
+        except ValueError as error:
+            raise ValueError(f"--{each.flag}={value}: {error}.") from error
     if each and each.switch and (isinstance(value, bool) or value in ("True", "False")):
         return each.switch if value in (True, "True") else None
     return value
@@ -113,9 +124,14 @@ def _check_value(each: Setting, value: Any) -> None:
     if value is None and each.optional:
         return
     name = f"--{each.flag}"
+    if each.spans and isinstance(value, Span):
+        if each.within is not None and not all(end in each.within for end in value):
+            raise ValueError(f"{name} must be {each.within}; got {value}.")
+        return
     allowed: Any = (int, float) if each.kind is float else each.kind
     if not isinstance(value, allowed) or isinstance(value, bool) != (each.kind is bool):
-        raise ValueError(f"{name} must be {_KINDS[each.kind]}, not {value!r}.")
+        kind = _KINDS[each.kind] + (", or a range such as 1..5" if each.spans else "")
+        raise ValueError(f"{name} must be {kind}, not {value!r}.")
     if each.within is not None and value not in each.within:
         text = str(value) if isinstance(value, float) or abs(value) < 10**20 else "a longer number"
         rest = ", or None for the default" if each.optional else ""

@@ -56,11 +56,13 @@ def image_problem(
         from maml_tf.experiments.settings import query_shots
 
         training, machine = settings.training, settings.machine
-        shots = training.shots if split == "train" else settings.evaluation.shots
+        ways, shots = training.ways, training.shots
+        if split != "train":
+            ways, shots = settings.evaluation.ways, settings.evaluation.shots
         return episodes(
             machine.data_dir or None,
             split,
-            ways=training.ways,
+            ways=ways,
             shots=shots,
             queries=query_shots(settings, shots),
             seed=training.seed,
@@ -79,7 +81,7 @@ def image_problem(
         title=title,
         kind=Kind.CLASSIFICATION,
         reads=supervised.SHARED
-        | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool"}
+        | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool", "test_ways"}
         | own,
         data=data,
         defaults=defaults or {},

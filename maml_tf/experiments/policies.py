@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_tf.experiments import meta_optimizers
 from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
+from maml_tf.ranges import largest
 
 if TYPE_CHECKING:
     from maml_tf.experiments.settings import Settings
@@ -44,7 +45,7 @@ def tasks(settings: Settings, split: str) -> Sampler:
         )
     resample = settings.method.all_tasks
     sampler = _sampler(
-        settings, training.meta_batch_size, episodes=training.shots, resample=resample
+        settings, training.meta_batch_size, episodes=largest(training.shots), resample=resample
     )
     steps = sampler.tasks * sampler.episodes * sampler.horizon
     _LOG.info(

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maml_tf.ranges import Span
+
 if TYPE_CHECKING:
     import keras
 
     from maml_tf.experiments.settings import Machine, Settings, Training
     from maml_tf.types import Learner, TaskSource
 
-SettingValue = str | int | float | bool | None
+SettingValue = str | int | float | bool | Span | None
 
 
 class Kind(enum.Enum):

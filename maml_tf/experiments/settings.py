@@ -19,6 +19,7 @@ from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import Kind, Method, Problem, SettingValue
 from maml_tf.experiments.supervised import OF_INNER_STEPS
+from maml_tf.ranges import Span, largest
 
 NORMS = ("batch_norm", "layer_norm", "none")
 
@@ -57,16 +58,17 @@ class _OfAllKinds:
         section="Tasks",
     )
     ways: int = setting(5, "Classes of a classification task, N.", within=ranges.COUNT)
-    shots: int = setting(
+    shots: int | Span = setting(
         5,
-        "Support examples per class, or per regression task, K. Meta-RL: trajectories per task and "
-        "gradient step.",
+        "Support examples per class, or per regression task, K; or a range, such as 1..5, of which "
+        "each task of the training draws its own K. Meta-RL: trajectories per task and gradient "
+        "step.",
         within=ranges.COUNT,
     )
     queries: int = setting(
         None,
-        "Query examples per class, or per regression task. By default as many as support examples; "
-        "15 for MiniImagenet.",
+        "Query examples per class, or per regression task. By default as many as support examples "
+        "(the upper end of a range); 15 for MiniImagenet.",
         within=ranges.COUNT,
     )
     oracle: bool = setting(
@@ -365,10 +367,18 @@ class Evaluation:
         choices=("val", "test"),
         section="Evaluation, export and render",
     )
+    ways: int = setting(
+        None,
+        "Classes of a task of an evaluation, as many as in training (the default) or fewer; the "
+        "head's further outputs adapt, too, and are left out of the prediction.",
+        within=ranges.COUNT,
+        flag="test_ways",
+        only=True,
+    )
     shots: int = setting(
         None,
         "Support examples per class, or per regression task, in an evaluation (meta-RL: "
-        "trajectories). By default as in training.",
+        "trajectories). By default as in training, or the upper end of its range.",
         within=ranges.COUNT,
         flag="test_shots",
     )
@@ -620,9 +630,9 @@ class Settings:
         return make({**self.given, **changes})
 
     def trained(self) -> Settings:
-        """The settings of the run that these evaluate, with its own K and step size."""
+        """The settings of the run that these evaluate, with its own N, K and step size."""
         method = self.method.evaluates or self.method.name
-        return self.replace(method=method, test_shots=None, test_step_size=None)
+        return self.replace(method=method, test_ways=None, test_shots=None, test_step_size=None)
 
     def pretraining(self) -> Settings | None:
         """The settings of the pre-training that comes before this run, if one does."""
@@ -634,6 +644,7 @@ class Settings:
             classes="task" if self.problem.kind is Kind.CLASSIFICATION else None,
             iterations=before,
             pretrain_iterations=0,
+            shots=largest(self.training.shots),
             **schedule_settings.CONSTANT,
             **dict.fromkeys(("learn_step_size", *OF_INNER_STEPS)),
             run_name="",
@@ -679,10 +690,10 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     return Settings(training, evaluation, machine, run, given)
 
 
-def query_shots(settings: Settings, shots: int) -> int:
+def query_shots(settings: Settings, shots: int | Span) -> int:
     """Query examples per class, or per regression task, beside `shots` support examples."""
     said = settings.given.get("queries", settings.problem.defaults.get("queries"))
-    return int(said) if said is not None else shots
+    return said if isinstance(said, int) else largest(shots)
 
 
 def _group(group: type, given: Mapping[str, SettingValue]) -> Any:
@@ -699,7 +710,7 @@ def _derived_training(training: Training, problem: Problem, method: Method, run:
     classification = problem.kind is Kind.CLASSIFICATION
     joint = method.all_classes and classification and training.classes != "task"
     derived: dict[str, Any] = {
-        "queries": problem.defaults.get("queries", training.shots),
+        "queries": problem.defaults.get("queries", largest(training.shots)),
         "clip": problem.defaults.get("clip"),
         "l2": method.penalty,
         **meta_optimizers.derived(training),
@@ -717,7 +728,8 @@ def _derived_evaluation(
     same = evaluation.step_size in (None, training.step_size)
     tunes = method.tunes_step_size and same and problem.kind is not Kind.POLICY
     derived: dict[str, Any] = {
-        "shots": training.shots,
+        "ways": training.ways,
+        "shots": largest(training.shots),
         "step_size": training.step_size,
         "steps": _default("test_steps", problem),
         "tasks": _default("test_tasks", problem),
@@ -726,7 +738,13 @@ def _derived_evaluation(
     derived = {name: v for name, v in derived.items() if getattr(evaluation, name) is None}
     if not method.adapts_at_test:
         derived["steps"] = 0
-    return dataclasses.replace(evaluation, **derived)
+    evaluation = dataclasses.replace(evaluation, **derived)
+    if evaluation.ways > training.ways:
+        raise ValueError(
+            f"--test_ways={evaluation.ways} is more than the {training.ways} outputs that --ways "
+            f"gives the network; give at most {training.ways}."
+        )
+    return evaluation
 
 
 def _derived_run(run: Run, training: Training, problem: Problem, method: Method) -> Run:
@@ -758,6 +776,8 @@ def _check_problem(problem: Problem, given: Mapping[str, SettingValue]) -> None:
             raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop --{flag}.")
     if problem.kind is Kind.POLICY and given.get("distribute", "none") != "none":
         raise ValueError(f"{own} trains on one device; drop --distribute.")
+    if problem.kind is Kind.POLICY and isinstance(given.get("shots"), Span):
+        raise ValueError(f"{own} samples as many trajectories in each task; give one --shots.")
 
 
 def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingValue]) -> None:
@@ -794,6 +814,10 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
     of_momentum = given.get("inner_momentum") not in (None, SETTINGS["inner_momentum"].default)
     if of_momentum and given.get("inner_optimizer") != "momentum":
         raise ValueError("--inner_momentum is for --inner_optimizer=momentum; drop it.")
+    if isinstance(given.get("shots"), Span) and not method.inner_steps:
+        raise ValueError(
+            f"{own} takes no inner step, so that a range of --shots says nothing; give one number."
+        )
     if given.get("second_order_after") and method.first_order:
         raise ValueError(f"{own} has no second derivatives; drop --second_order_after.")
     if given.get("learn_step_size") and not method.inner_steps:
@@ -808,7 +832,7 @@ def _serves(method: Method, problem: Problem) -> bool:
 
 def _check_size(training: Training, problem: Problem) -> None:
     """Refuses a meta-step that no machine has the memory for."""
-    each = training.shots + (0 if problem.kind is Kind.POLICY else training.queries)
+    each = largest(training.shots) + (0 if problem.kind is Kind.POLICY else training.queries)
     each *= training.ways if problem.kind is Kind.CLASSIFICATION else 1
     if training.meta_batch_size * each > _LARGEST_STEP:
         raise ValueError(

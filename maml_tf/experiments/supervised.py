@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from maml_tf.experiments import machine
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.schedule_settings import SCHEDULE
+from maml_tf.ranges import Span, largest
 
 if TYPE_CHECKING:
     from maml_tf.engine.inner_optimizers import InnerOptimizer
@@ -45,7 +46,7 @@ def tasks(settings: Settings, split: str) -> TaskSource:
 def validation(settings: Settings, learner: Learner) -> TaskSource:
     """Makes what `train` takes as validation."""
     del learner
-    return tasks(settings, "val")
+    return tasks(settings.replace(test_ways=None), "val")
 
 
 def learner(settings: Settings, classes: int | None = None) -> Learner:
@@ -86,8 +87,10 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         return method.learner(model, settings, shared)
     if classes:
         return JointClassifier(model, losses.cross_entropy, **shared)
-    # The original divides the summed loss of the query set by K too.
+    # The original divides the summed loss of the query set by K too. Where each task draws its own
+    # K, it is divided by Q, so that all tasks count alike.
     summed = not regression and training.loss_reduction == "sum"
+    shots = training.queries if isinstance(training.shots, Span) else training.shots
     cross_entropy = losses.summed_cross_entropy if summed else losses.cross_entropy
     return MetaLearner(
         model,
@@ -101,7 +104,7 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         inner_optimizer=_inner_optimizer(training),
         inner_clip=training.inner_clip,
         recompute=settings.machine.recompute,
-        query_weight=training.queries / training.shots if summed else 1.0,
+        query_weight=training.queries / shots if summed else 1.0,
         **shared,
     )
 
@@ -123,7 +126,7 @@ def _pieces(settings: Settings, jit: bool) -> int:
 
     training = settings.training
     share = training.meta_batch_size // tf.distribute.get_strategy().num_replicas_in_sync
-    images = training.ways * max(training.shots, training.queries)
+    images = training.ways * max(largest(training.shots), training.queries)
     least = IMAGES_PER_PIECE["convolutional" if training.conv else "dense"]
     fits = range(math.ceil(least / images), share + 1)
     return share // min((n for n in fits if share % n == 0), default=share)

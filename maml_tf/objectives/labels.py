@@ -34,6 +34,28 @@ def check_task(model: keras.Model, loss: Objective, metric: Objective, drawn: Ta
             targets(judge, arrays, shapes, f"The {name} set's y", there)
 
 
+def check_ways(model: keras.Model, ways: int, drawn: Task) -> None:
+    """Checks tasks of fewer classes than a model has outputs, whose values are known.
+
+    Raises:
+      ValueError: the model has fewer outputs, or several, or the labels are no indices of so many.
+    """
+    y, shape = drawn.query.y, output_shapes(model, drawn.support.x)
+    if not isinstance(shape, tf.TensorShape) or tf.nest.is_nested(y):
+        raise ValueError("ways is of models of one output; drop it.")
+    y, outputs = np.asarray(y), shape[-1] if shape.rank else None
+    if shape.rank == y.ndim and y.shape[-1] != 1:
+        raise ValueError(f"ways takes class indices, and y has shape {y.shape[1:]}; drop ways.")
+    if outputs is not None and ways > outputs:
+        raise ValueError(f"ways is {ways}, and the model has {outputs} outputs; give no more.")
+    seen = y if isinstance(drawn.query.mask, tuple) else y[np.asarray(drawn.query.mask, bool)]
+    if (seen >= ways).any():
+        raise ValueError(
+            f"The query set's y holds {_some(seen[seen >= ways])}, and ways is {ways}: give class "
+            f"indices 0 ... {ways - 1}, or more ways."
+        )
+
+
 def targets(
     loss: Objective, y: Structure, shapes: Structure, name: str, mask: Structure | None = None
 ) -> Structure:

@@ -14,6 +14,7 @@ from maml_tf import estimates
 from maml_tf.experiments.identity import flag_lines
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import Settings, query_shots
+from maml_tf.ranges import Span
 from maml_tf.results.records import Curve, Paths, PathTask, Samples, SampleTask, Tuning
 from maml_tf.types import Estimate
 
@@ -57,7 +58,8 @@ def curve(
         steps=tuple(range(len(estimate.mean))),
         metric=metric,
         num_tasks=estimate.num_tasks,
-        ways=training.ways if kind is Kind.CLASSIFICATION else None,
+        ways=settings.evaluation.ways if kind is Kind.CLASSIFICATION else None,
+        outputs=training.ways if kind is Kind.CLASSIFICATION else None,
         queries=None if kind is Kind.POLICY else query_shots(settings, shots),
         conv=kind is Kind.CLASSIFICATION and training.conv,
         batch_statistics=settings.evaluation.batch_statistics,
@@ -117,7 +119,7 @@ class _Common(TypedDict):
     split: str
     seed: int
     shots: int
-    train_shots: int | None
+    train_shots: int | Span | None
     inputs: str
     step_size: float | None
     asked_step_size: float

@@ -31,7 +31,10 @@ class Wanted(Generic[R]):
     batch_statistics: str = "transductive"
 
     def fits(self, result: Result) -> bool:
-        """Whether `result` is one: of the test split, by the paper's protocol; no ensemble's."""
+        """Whether `result` is one: of the test split, by the paper's protocol.
+
+        None is of an ensemble, or of fewer classes than the head has outputs.
+        """
         if any(getattr(self, n) != getattr(result, n) for n in ("method", "problem", "inputs")):
             return False
         if result.split != "test" or self.step not in result.steps:
@@ -46,7 +49,7 @@ class Wanted(Generic[R]):
             return False
         if not isinstance(result, Curve):
             return True
-        if result.ensemble:
+        if result.ensemble or result.fewer_ways:
             return False
         if result.ways and self.train_shots != result.train_shots:
             return False  # of classification, None is a training on all classes at once

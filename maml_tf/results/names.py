@@ -17,6 +17,7 @@ def file_name(result: Result) -> str:
     if not isinstance(result, Curve):
         return f"{result.kind}_{result.shots}trajectories{own}.json"
     amount = result.amount.replace("-", "").replace(" ", "")
+    amount += f"_{result.ways}way" if result.fewer_ways else ""
     name = f"{result.split}_{amount}_{_adaptation_name(result)}{_inputs_name(result)}"
     name += "_inductive" if result.batch_statistics == "inductive" else ""
     name += f"_ensemble{result.ensemble}" if result.ensemble else ""

@@ -49,7 +49,8 @@ class Result(Stored):
     split: str = stored(choices=("train", "val", "test"))
     seed: int = stored(within=ranges.SEED)
     shots: int = stored(within=ranges.COUNT)  # K of the evaluation; trajectories of a policy
-    train_shots: int | None = stored(within=ranges.COUNT)  # None: all classes at once
+    train_shots: int | ranges.Span | None = stored(within=ranges.COUNT)
+    """Of the training; a range, of which each task drew its own; None: all classes at once."""
     inputs: str = stored(choices=("all", "half"))  # half: support points of half the input range
     step_size: float | None = stored(within=ranges.POSITIVE)  # in force; None: learned, or no step
     asked_step_size: float | None = stored(within=ranges.POSITIVE, default=None)  # before tuning
@@ -110,6 +111,8 @@ class Curve(Result):
     metric: str
     num_tasks: int = stored(within=ranges.COUNT)
     ways: int | None = stored(within=ranges.COUNT)
+    outputs: int | None = stored(within=ranges.COUNT, default=None)
+    """Of the head; None: as many as ways. Those beyond the ways adapt, and are not predicted."""
     queries: int | None = stored(within=ranges.COUNT, default=None)  # of a class
     conv: bool
     batch_statistics: str = stored(choices=("transductive", "inductive"))
@@ -137,6 +140,11 @@ class Curve(Result):
         return Estimate(self.mean, self.std, self.ci95, self.num_tasks)
 
     @property
+    def fewer_ways(self) -> bool:
+        """Whether its tasks have fewer classes than the head has outputs."""
+        return self.outputs not in (None, self.ways)
+
+    @property
     def tuned(self) -> bool:
         """Whether alpha was chosen on validation tasks."""
         return self.tuning is not None
@@ -150,6 +158,7 @@ class Curve(Result):
     def label(self) -> str:
         """What tells it from the other results of its run."""
         parts = [self.split, self.amount]
+        parts += [f"{self.ways}-way"] if self.fewer_ways else []
         if self.inputs == "half":
             parts.append("half range")
         if self.batch_statistics != "transductive":

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from maml_tf.ranges import Span
 from maml_tf.results import files
 from maml_tf.results.records import Curve, Result
 
 _FIELDS = (
-    *("problem", "experiment", "method", "split", "seed", "ways", "shots", "train_shots"),
-    *("queries", "inputs", "batch_statistics", "step_size", "iteration", "environment_steps"),
-    *("ensemble", "num_tasks", "metric"),
+    *("problem", "experiment", "method", "split", "seed"),
+    *("ways", "outputs", "shots", "train_shots", "queries", "inputs", "batch_statistics"),
+    *("step_size", "iteration", "environment_steps", "ensemble", "num_tasks", "metric"),
 )
 
 
@@ -52,7 +53,9 @@ def to_csv(table: Iterable[dict[str, Any]]) -> str:
 def _of_curve(curve: Curve) -> list[dict[str, Any]]:
     place = curve.path.parent
     run = place.parent if place.name == files.FOLDER else place
-    shared = {"run": run.name, **{name: getattr(curve, name) for name in _FIELDS}}
+    fields = {name: getattr(curve, name) for name in _FIELDS}
+    fields |= {name: str(value) for name, value in fields.items() if isinstance(value, Span)}
+    shared = {"run": run.name, **fields}
     measured = zip(curve.steps, curve.mean, curve.ci95, curve.std, strict=True)
     return [
         {**shared, "step": step, "mean": float(mean), "ci95": float(ci95), "std": float(std)}

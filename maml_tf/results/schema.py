@@ -8,6 +8,7 @@ JSON has neither NaN nor infinity: a number that is not finite is written as nul
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,7 +21,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from maml_tf.experiments.fields import is_one_line
-from maml_tf.ranges import Range
+from maml_tf.ranges import Range, Span
 
 LARGEST = 64 * 2**20
 """Bytes of a result file, at most."""
@@ -118,6 +119,8 @@ def _written(given: object) -> Json:
         return given.to_json()
     if isinstance(given, np.ndarray):
         return _written(np.asarray(given, float).tolist())
+    if isinstance(given, Span):
+        return str(given)
     if isinstance(given, (list, tuple)):
         return [_written(item) for item in given]
     if isinstance(given, float):
@@ -174,7 +177,7 @@ def value(name: str, given: Json, hint: Any, rules: Mapping[str, Any] | None = N
       name: what it is called.
       given: what the file has.
       hint: the annotation: a simple type, an array with `Axes`, a tuple, a `Stored` dataclass, or
-        one of those or None.
+        one of those or None; or a whole number, a `Span` or None.
       rules: `choices` and `within`, as `stored` takes them.
 
     Returns:
@@ -184,8 +187,10 @@ def value(name: str, given: Json, hint: Any, rules: Mapping[str, Any] | None = N
       ValueError: it is of another type, none of its choices, or outside its range.
     """
     if isinstance(hint, types.UnionType):
-        hint, nothing = typing.get_args(hint)
-        assert nothing is types.NoneType
+        hint, *others = typing.get_args(hint)
+        assert others in ([types.NoneType], [Span, types.NoneType])
+        if Span in others and isinstance(given, str):
+            return _span(name, given, (rules or {})["within"])
         return None if given is None else value(name, given, hint, rules)
     if typing.get_origin(hint) is Annotated:
         return numbers(name, given, typing.get_args(hint)[1].number)
@@ -209,6 +214,14 @@ def _part(name: str, given: Json, kind: type[_S]) -> _S:
         return kind.from_json(an_object(name, given))
     except KeyError as error:
         raise ValueError(f"{name} has no {error}") from error
+
+
+def _span(name: str, given: str, within: Range) -> Span:
+    with contextlib.suppress(ValueError):
+        made = Span.read(given)
+        if isinstance(made, Span) and made.low in within and made.high in within:
+            return made
+    raise ValueError(f"{name} is {shown(given)}, not a range of whole numbers {within}")
 
 
 def _simple(name: str, given: Json, kind: type, rules: Mapping[str, Any]) -> Json:

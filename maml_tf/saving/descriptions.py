@@ -150,8 +150,14 @@ def _callable(thing: Any) -> Any:
 
 def _attributes(thing: Any, names: tuple[str, ...]) -> dict[str, Any]:
     found = {name: getattr(thing, name, ...) for name in names}
-    simple = (bool, int, float, str, type(None), np.generic)
-    return {name: _plain(v) for name, v in found.items() if isinstance(v, simple)}
+    return {name: _plain(value) for name, value in found.items() if _is_simple(value)}
+
+
+def _is_simple(value: Any) -> bool:
+    """Whether it is one plain value, or a range of sizes."""
+    if isinstance(value, tuple):
+        return bool(value) and all(map(_is_simple, value))
+    return isinstance(value, (bool, int, float, str, type(None), np.generic))
 
 
 def _plain_items(config: dict[Any, Any]) -> dict[str, Any]:

@@ -233,18 +233,17 @@ class AdaptiveModel(Settings, Saved):
         """
         num_tasks, inner = checks.num_tasks(support), self.inner
         steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
-        _, seen = inner.loop(
-            *(self.task_loss, inner.stacked(num_tasks), support, tf.constant(steps)),
-            step_size=inner.alphas(step_size),
-            observe=observe,
-        )
-        return seen
+        alphas = inner.alphas(step_size)
+        given = self.task_loss, inner.stacked(num_tasks), support, tf.constant(steps)
+        return inner.loop(*given, step_size=alphas, observe=observe)[1]
 
     def adapt(
         self,
         x: Structure,
         y: Structure,
         *,
+        sample_weight: Any = None,
+        mask: Any = None,
         steps: int | None = None,
         step_size: float | None = None,
     ) -> keras.Model:
@@ -253,6 +252,8 @@ class AdaptiveModel(Settings, Saved):
         Args:
           x: `[B, ...]` support examples.
           y: `[B]` class indices, or `[B, ...]` targets.
+          sample_weight: `[B]`, factors of the examples' losses, as in Keras.
+          mask: `[B]` booleans: False where the set is padded, with whatever values.
           steps: gradient steps; the learner's inner steps by default.
           step_size: alpha; the learner's own by default.
 
@@ -264,7 +265,7 @@ class AdaptiveModel(Settings, Saved):
           ValueError: an argument is out of range, or the labels do not fit the loss.
         """
         self.apply.refuse_changes()
-        support = Batch(*checks.support_set(self.model, self.loss, x, y))
+        support = checks.support_set(self.model, self.loss, x, y, sample_weight, mask)
         steps = self.inner_steps if steps is None else arguments.count("steps", steps, 0)
         step_size = None if step_size is None else arguments.positive("step_size", step_size)
         weights = self.adapt_weights(support, steps, step_size=step_size).weights[-1]

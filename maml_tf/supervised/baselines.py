@@ -27,6 +27,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.functional import functional
+from maml_tf.objectives.base import given
 from maml_tf.objectives.resolve import LossLike
 from maml_tf.sources.supplies import Tasks
 from maml_tf.supervised.learner import MetaLearner
@@ -72,12 +73,16 @@ class JointClassifier(MetaLearner):
         Arguments and result are those of `MetaLearner.predict`.
         """
         body = [w for w, own in zip(weights, self._in_body, strict=True) if own]
-        del mask  # of what is judged alone, nothing is padded
-        seen = self._features.statistics(body, support.x) if inductive else None
-        known = self._features(body, support.x)  # [T, B, features]
-        asked = self._features(body, x, statistics=seen)  # [T, Q, features]
+        seen = self._features.run(body, support.x, mask=support.mask)
+        known: Any = seen.outputs  # [T, B, features]
+        statistics = seen.statistics if inductive else None
+        asked: Any = self._features(body, x, statistics=statistics, mask=mask)  # [T, Q, features]
         difference = tf.math.squared_difference(asked[:, :, None], known[:, None])
-        nearest = tf.argmin(tf.reduce_sum(difference, -1), -1)  # [T, Q]
+        distance = tf.reduce_sum(difference, -1)  # [T, Q, B]
+        if given(support.mask):
+            exists = tf.convert_to_tensor(support.mask)[:, None]
+            distance = tf.where(exists, distance, distance.dtype.max)
+        nearest = tf.argmin(distance, -1)  # [T, Q]
         classes = tf.gather(support.y, nearest, batch_dims=1)
         return tf.one_hot(classes, self.model.output_shape[-1], dtype=asked.dtype)
 
@@ -163,7 +168,8 @@ class MultitaskLearner(MetaLearner):
           regressor, without the penalty.
         """
         del index
-        both: Batch = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *task)
+        sets = _factors_of(task.support, task.query), _factors_of(task.query, task.support)
+        both: Batch = tf.nest.map_structure(lambda *pair: tf.concat(pair, 1), *sets)
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
@@ -193,6 +199,17 @@ class MultitaskLearner(MetaLearner):
             self.model.trainable_variables, self.regressors, strict=True
         ):
             variable.assign(tf.reduce_mean(regressors.value, 0))
+
+
+def _factors_of(batch: Batch, other: Batch) -> Batch:
+    """A set with a mask and sample weights of its own, 1 for each, where another has such."""
+    shape = tf.shape(tf.nest.flatten(batch.x)[0])[:2]
+    weights, mask = batch[2:]
+    if given(other.sample_weight) and not given(weights):
+        weights = tf.ones(shape, tf.convert_to_tensor(other.sample_weight).dtype)
+    if given(other.mask) and not given(mask):
+        mask = tf.ones(shape, tf.bool)
+    return batch._replace(sample_weight=weights, mask=mask)
 
 
 def _mean_of_those_before(weight: tf.Tensor) -> tf.Tensor:

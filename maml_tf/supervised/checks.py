@@ -49,8 +49,13 @@ def num_tasks(batch: Batch) -> int | tf.Tensor:
 
 
 def support_set(
-    model: keras.Model, loss: Objective, x: Structure, y: Structure
-) -> tuple[Structure, Structure]:
+    model: keras.Model,
+    loss: Objective,
+    x: Structure,
+    y: Structure,
+    sample_weight: Any = None,
+    mask: Any = None,
+) -> Batch:
     """Checks one task's support set, and gives it a task axis.
 
     Args:
@@ -58,9 +63,11 @@ def support_set(
       loss: that it descends.
       x: `[B, ...]` examples, or a structure of such.
       y: `[B]` class indices, or `[B, ...]` targets, or a structure of such.
+      sample_weight: `[B]`, or None.
+      mask: `[B]` booleans, or None; the examples of True are the set.
 
     Returns:
-      x and y as tensors `[1, B, ...]`; labels in the form that the loss takes.
+      `Batch` of tensors `[1, B, ...]`, without a mask; labels in the form that the loss takes.
 
     Raises:
       ValueError: it cannot be adapted to; says why.
@@ -76,14 +83,34 @@ def support_set(
     if lengths["x"] != lengths["y"] or len(lengths["x"]) > 1:
         said = " and ".join(f"{n} {'/'.join(map(str, sorted(v)))}" for n, v in lengths.items())
         raise ValueError(f"The support set's lengths differ ({said}); give one target an example.")
-    if lengths["x"] == {0}:
+    (examples,) = lengths["x"]
+    weights = () if sample_weight is None else _factor("sample_weight", sample_weight, examples)
+    if mask is not None:
+        there = _factor("mask", mask, examples)
+        x, y, weights = tf.nest.map_structure(lambda a: a[there], (x, y, weights))
+        examples = there.sum()
+    if not examples:
         raise ValueError("The support set is empty; give at least one example.")
     for leaf in tf.nest.flatten(x):
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
             raise ValueError("x holds numbers that are not finite (NaN or infinite).")
-    x, y = (tf.nest.map_structure(lambda a: a[np.newaxis], s) for s in (x, y))
+    x, y, weights = tf.nest.map_structure(lambda a: a[np.newaxis], (x, y, weights))
     y = labels.targets(loss, y, labels.output_shapes(model, x), "y")
-    return tuple(tf.nest.map_structure(tf.convert_to_tensor, s) for s in (x, y))
+    return Batch(*tf.nest.map_structure(tf.convert_to_tensor, (x, y, weights)))
+
+
+def _factor(name: str, value: Any, examples: int) -> np.ndarray:
+    """A sample weight, or a mask, of each example."""
+    array = np.asarray(value)
+    if array.shape != (examples,):
+        raise ValueError(
+            f"{name} has shape {array.shape} for {examples} examples; give one number an example."
+        )
+    if name == "mask" and array.dtype != bool:
+        raise ValueError(f"mask is {array.dtype}; give booleans: mask != 0.")
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} holds what is no finite number; give one number an example.")
+    return array
 
 
 def _refuse_no_data(name: str, value: Any) -> None:

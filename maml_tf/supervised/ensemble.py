@@ -124,7 +124,7 @@ class EnsembleEvaluator(MetricEvaluator):
         task = self._source(drawn, DRAW) if self._source else drawn
 
         def measure(outputs):
-            return tf.cast(self.learner.measure(self._as_outputs(outputs), task.query), tf.float32)
+            return self._metric(self._as_outputs(outputs), task.query)
 
         curves = tf.map_fn(measure, _swapped(mean), fn_output_signature=tf.TensorSpec([DRAW]))
         return tf.transpose(curves)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +16,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine.strategies import refuse_several_workers
 from maml_tf.estimates import summarize
-from maml_tf.objectives.labels import check_task
+from maml_tf.objectives.labels import check_task, check_ways
 from maml_tf.sources.resolve import InGraph, Piece, held_out
 from maml_tf.sources.supplies import Tasks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
@@ -44,6 +45,7 @@ class MetricEvaluator:
         steps: int = 10,
         step_size: float | None = None,
         batch_statistics: str = "transductive",
+        ways: int | None = None,
         workers: int = 1,
     ):
         """Sets the evaluation up.
@@ -58,6 +60,9 @@ class MetricEvaluator:
           batch_statistics: "transductive": batch normalisation sees the whole query set (the
             paper's figures). "inductive": it uses the statistics of the support set, so that each
             query example is predicted alone.
+          ways: classes of the tasks, N', where the model has more outputs. The inner loop is over
+            all outputs, as in training; those beyond the first N' are left out of the prediction,
+            so that it is of a class that the task has. By default all count.
           workers: draws of tasks that are measured at a time, each in a thread of its own and with
             memory of its own. It pays for small networks, whose operations leave cores idle; what
             is measured stays the same.
@@ -83,6 +88,7 @@ class MetricEvaluator:
         self._alpha: tf.Variable | None = None
         self.step_size = step_size
         self.inductive = batch_statistics == "inductive"
+        self.ways = None if ways is None else arguments.count("ways", ways, 1)
         met = held_out(tasks, num_tasks, DRAW)
         self._source = met if isinstance(met, InGraph) else None
         self._pieces: Sequence[Piece | tuple[tf.Tensor, int]] = (
@@ -131,6 +137,8 @@ class MetricEvaluator:
         if not self._is_checked:
             drawn = self._source(pieces[0][0], DRAW) if self._source else pieces[0][0]
             check_task(self.learner.model, self.learner.loss, self.learner.metric, drawn)
+            if self.ways is not None:
+                check_ways(self.learner.model, self.ways, drawn)
             self._is_checked = True
         if self._revision != self.learner.revision:  # a setting was changed
             self._compile()
@@ -185,10 +193,15 @@ class MetricEvaluator:
             outputs = learner.predict(
                 weights, task.support, task.query.x, inductive=self.inductive, mask=task.query.mask
             )
-            return tf.cast(learner.measure(outputs, task.query), tf.float32)
+            return self._metric(outputs, task.query)
 
         curves = learner.adapt_and_observe(task.support, self.steps, measure, step_size=self._alpha)
         return tf.transpose(curves)
+
+    def _metric(self, outputs: Any, query: Batch) -> tf.Tensor:
+        """The metric of each task, `[T]`, of the outputs that count."""
+        counting = outputs if self.ways is None else outputs[..., : self.ways]
+        return tf.cast(self.learner.measure(counting, query), tf.float32)
 
 
 def predictions_while_adapting(

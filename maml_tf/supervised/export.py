@@ -19,6 +19,10 @@ entries as inputs of their own, and predictions are called "predictions". The si
 defaults for TensorFlow Serving and for sessions. TensorFlow's Python loader does not read those:
 a call through `model.signatures` names every input.
 
+Sets have any size. Of one that is padded, `mask=`, a boolean for each example, says which exist, in
+`adapt` and `adapt_and_predict`; the others are cut off before anything is computed. There are no
+sample weights.
+
 Several inputs, outputs or targets are dictionaries by name; inputs that a model takes in a list,
 and that nobody named, are `input_0`, `input_1`.
 

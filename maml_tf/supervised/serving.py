@@ -158,8 +158,10 @@ def _call_from_python(
     support_x, support_y, query_x, *_ = functions[2].input_signature
     x, weights, switch = functions[1].input_signature
 
-    @arguments.taking(adapt, arguments.mixes(support_x, support_y))
-    def adapt_any(support_x, support_y, steps=usual_steps, step_size=usual):
+    sets = support_x, support_y, query_x
+
+    @arguments.taking(adapt, [*arguments.mixes(*sets[:2]), *arguments.masked(*sets[:2])])
+    def adapt_any(support_x, support_y, steps=usual_steps, step_size=usual, mask=None):
         """Adapts."""
 
     queries = arguments.examples(x) + arguments.whole_examples(x)
@@ -168,11 +170,18 @@ def _call_from_python(
     def predict_any(x, weights, transductive=True):
         """Predicts."""
 
-    mixes = arguments.mixes(support_x, support_y, query_x)
+    mixes = [(*given, switch) for given in arguments.mixes(*sets)]
+    mixes += [(*given[:-1], switch, given[-1]) for given in arguments.masked(*sets)]
 
-    @arguments.taking(both, [(*given, switch) for given in mixes])
+    @arguments.taking(both, mixes)
     def both_any(
-        support_x, support_y, query_x, steps=usual_steps, step_size=usual, transductive=True
+        support_x,
+        support_y,
+        query_x,
+        steps=usual_steps,
+        step_size=usual,
+        transductive=True,
+        mask=None,
     ):
         """Adapts and predicts."""
 

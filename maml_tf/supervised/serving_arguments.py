@@ -59,6 +59,31 @@ def mixes(support_x: Specs, support_y: Specs, query_x: Specs = ()) -> Iterator[t
         yield support_x, y, *sets[1:], *numbers[0]
 
 
+def masked(support_x: Specs, support_y: Specs, query_x: Specs = ()) -> Iterator[tuple[Specs, ...]]:
+    """Choices of types beside a mask of the support set: the model's own, and NumPy's.
+
+    Each choice takes its room and its milliseconds, and few sets are padded.
+
+    Args:
+      support_x: specifications of a support set's x.
+      support_y: of its y.
+      query_x: of a query set's x, if there is one.
+
+    Yields:
+      Specifications of the sets, of the number of steps, of the step size, and of the mask.
+    """
+    sets = (support_x,) if query_x == () else (support_x, query_x)
+    rest = (
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec([], tf.float32),
+        tf.TensorSpec([None], tf.bool),
+    )
+    for (x, *query), y in itertools.product(
+        itertools.product(*map(examples, sets)), targets(support_y)[:2]
+    ):
+        yield x, y, *query, *rest
+
+
 def narrow_indices(specs: Specs) -> list[Specs]:
     """Class indices of few bits, as image folders and label files have them."""
     if not isinstance(specs, tf.TensorSpec) or not specs.dtype.is_integer:
@@ -106,7 +131,8 @@ def taking(
 
     Args:
       function: a `tf.function` of one input signature, which does the work.
-      choices: of the specifications of all arguments, the likeliest first.
+      choices: of the specifications of all arguments, the likeliest first. One more than `function`
+        takes is a mask: where it is False, the first two arguments, a support set, are cut.
 
     Returns:
       A decorator; the result is a `tf.function` with one trace a choice.
@@ -116,16 +142,34 @@ def taking(
         @functools.wraps(like)
         def cast(*given):
             specs = tuple(function.input_signature)
+            mask = given[len(specs)] if len(given) > len(specs) else None
+            given = given[: len(specs)]
+            if mask is not None:
+                given = (*_existing(given[:2], mask), *given[2:])
             return function(*tf.nest.map_structure(_cast, given, specs))
 
         compiled = tf.function(cast, autograph=False)
         names = list(inspect.signature(like).parameters)
         for specs in choices:
-            given = [_named(spec, name) for spec, name in zip(specs, names, strict=True)]
+            given = [_named(*pair) for pair in zip(specs, names, strict=False)]
             compiled.get_concrete_function(*given)
         return compiled
 
     return traced
+
+
+def _existing(support: Structure, mask: tf.Tensor) -> Structure:
+    """Of a support set, those examples that exist."""
+
+    def cut(x):
+        fits = tf.equal(tf.shape(x)[0], tf.shape(mask)[0]) & tf.reduce_any(mask)
+        message = (
+            "mask takes one boolean for each example of the support set, one of them True; not"
+        )
+        with tf.control_dependencies([tf.debugging.Assert(fits, [message, tf.shape(mask)])]):
+            return tf.gather(x, tf.where(mask)[:, 0])
+
+    return tf.nest.map_structure(cut, support)
 
 
 def fitted(given: Sequence[Structure], specs: Sequence[Specs]) -> tuple[Structure, ...]:

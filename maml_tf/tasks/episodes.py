@@ -25,7 +25,7 @@ from maml_tf.tasks.examples import (
     to_device,
     with_rotations,
 )
-from maml_tf.tasks.sizes import check_counts, span
+from maml_tf.tasks.sizes import check_counts, drawn, span
 from maml_tf.types import Batch, Task
 
 
@@ -204,9 +204,8 @@ class Episodes(Constructors):
         mask: Any = ()
         if sizes[0] < most:
             purpose = {"support": "episode shots", "query": "episode queries"}[name]
-            drawn = self._draw(purpose, index, (num_tasks, 1, 1)) * (most - sizes[0] + 1)
-            mask = tf.range(most) < sizes[0] + tf.cast(drawn, tf.int32)  # [T, 1, K]
-            mask = tf.broadcast_to(mask, rows.shape)
+            mask = drawn(self._draw(purpose, index, (num_tasks,)), sizes)
+            mask = tf.broadcast_to(mask[:, tf.newaxis], rows.shape)  # [T, N, K]
             x = tf.nest.map_structure(lambda values: _where(mask, values), x)
             mask = tf.reshape(mask, [num_tasks, ways * most])
         merged = tf.nest.map_structure(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maml_tf import arguments, seeds
+from maml_tf.tasks.sizes import drawn, span
 from maml_tf.types import Batch, Task
 
 AMPLITUDE_RANGE = (0.1, 5.0)
@@ -40,7 +41,7 @@ class Sinusoid:
     def __init__(
         self,
         *,
-        shots: int,
+        shots: int | tuple[int, int],
         queries: int | None = None,
         seed: int = 0,
         split: str = "train",
@@ -51,8 +52,9 @@ class Sinusoid:
         """Describes the tasks; draws nothing yet.
 
         Args:
-          shots: K, support points per task.
-          queries: Q, query points per task; K if not given.
+          shots: K, support points per task. With (low, high) each task draws its own K, uniformly,
+            both ends included; sets are padded to `high`, and the mask says so.
+          queries: Q, query points per task. If not given, K, or its upper end.
           seed: the run's seed.
           split: "train", "val" or "test": independent streams of tasks.
           oracle: show the model the task: x becomes [x, amplitude, phase].
@@ -62,8 +64,9 @@ class Sinusoid:
         Raises:
           ValueError: if a count is not a positive whole number, or the split is unknown.
         """
-        queries = shots if queries is None else queries
-        for name, count in (("shots", shots), ("queries", queries)):
+        self._shots = span("shots", shots)
+        queries = self._shots[1] if queries is None else queries
+        for name, count in (("shots", self._shots[0]), ("queries", queries)):
             if arguments.whole(name, count) < 1:
                 raise ValueError(f"{name} is {count}; a sinusoid task needs at least 1.")
         for name, flag in (("oracle", oracle), ("half", half), ("fixed", fixed)):
@@ -85,16 +88,23 @@ class Sinusoid:
 
         Returns:
           Task with support x and y [T, K, 1] and query x and y [T, Q, 1], float32; with `oracle`
-          x is [T, K, 3] and [T, Q, 3].
+          x is [T, K, 3] and [T, Q, 3]. A support set whose size is drawn has a mask [T, K]; where
+          that is False a point does not exist.
         """
         num_tasks = arguments.count("num_tasks", num_tasks, 1)
+        fewest, most = self._shots
         seed = seeds.stream(self.seed, self.split, "sinusoid inputs", index)
-        x = seeds.uniform(seed, (num_tasks, self.shots + self.queries, 1), *INPUT_RANGE)
-        support, query = x[:, : self.shots], x[:, self.shots :]
+        x = seeds.uniform(seed, (num_tasks, most + self.queries, 1), *INPUT_RANGE)
+        support, query = x[:, :most], x[:, most:]
         if self.half:
             support = tf.abs(support)  # U[-5, 5] becomes U[0, 5]
         curves = self.parameters(index, num_tasks)
-        return Task(support=self.examples(curves, support), query=self.examples(curves, query))
+        task = Task(support=self.examples(curves, support), query=self.examples(curves, query))
+        if fewest == most:
+            return task
+        seed = seeds.stream(self.seed, self.split, "sinusoid shots", index)
+        mask = drawn(seeds.uniform(seed, (num_tasks,)), self._shots)
+        return task._replace(support=task.support._replace(mask=mask))
 
     def examples(self, curves: SineParameters, x: tf.Tensor) -> Batch:
         """Points x [T, B, 1] of curves: what the model sees, [T, B, 1 or 3], and y [T, B, 1]."""

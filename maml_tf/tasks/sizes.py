@@ -1,4 +1,7 @@
-"""Sizes of an episode: N ways, K shots, Q queries per class; checked."""
+"""Sizes of a task: N ways, K shots, Q queries per class; checked, and drawn where they vary.
+
+Shape letters: T tasks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
+import tensorflow as tf
 
 from maml_tf import arguments
 
@@ -20,6 +24,22 @@ def span(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
     if low > high:
         raise ValueError(f"{name} is {size}; give (low, high) with low <= high.")
     return int(low), int(high)
+
+
+def drawn(numbers: tf.Tensor, sizes: tuple[int, int]) -> tf.Tensor:
+    """Which examples of a padded set exist: the first ones, as many as each task draws.
+
+    Args:
+      numbers: uniform in [0, 1), one a task, [T].
+      sizes: the smallest and the largest size; these and all between are equally likely.
+
+    Returns:
+      bool [T, largest].
+    """
+    low, high = sizes
+    # The largest number, 1 - 2^-24, times a whole number is rounded to below it: never high + 1.
+    size = low + tf.cast(numbers * (high - low + 1), tf.int32)
+    return tf.range(high) < size[:, tf.newaxis]
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:

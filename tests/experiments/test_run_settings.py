@@ -4,10 +4,12 @@ from helpers import make_settings, write_result
 from maml_tf import networks
 from maml_tf.cli.original import from_flags
 from maml_tf.experiments import fields, problems
+from maml_tf.experiments.build import make_learner
 from maml_tf.experiments.identity import contradictions, directory_name, to_flags
 from maml_tf.experiments.methods import METHODS
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import NORMS, SETTINGS, Training, query_shots
+from maml_tf.ranges import Span
 from maml_tf.results import files as result_files
 
 PRETRAINED = {"pretrain_iterations": 5, "iterations": 0}
@@ -24,6 +26,14 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({"problem": "mnist"}, "--problem must be one of sinusoid, omniglot, miniimagenet"),
         ({"ways": 0}, "--ways must be from 1 to 1000000; got 0"),
         ({"shots": -3}, "--shots must be from 1 to"),
+        ({"shots": "0..3"}, "--shots must be from 1 to 1000000; got 0..3"),
+        ({"shots": "5..1"}, "--shots=5..1: write the smaller number of a range first, 1..5"),
+        ({"shots": "1.."}, "--shots=1..: write a range as LOW..HIGH, such as 1..5"),
+        ({"shots": "few"}, "--shots must be a whole number, or a range such as 1..5, not 'few'"),
+        ({"queries": "1..5"}, "--queries must be a whole number, not '1..5'"),
+        ({"test_shots": "1..5"}, "--test_shots must be a whole number, not '1..5'"),
+        ({**NAVIGATION, "shots": "1..5"}, "as many trajectories in each task; give one --shots"),
+        ({"method": "pretrained", "shots": "1..5"}, "no inner step, so that a range of --shots"),
         ({"queries": 0}, "--queries must be from 1 to 1000000, or None for the default"),
         ({"inner_steps": -1}, "--inner_steps must be from 0 to"),
         ({"step_size": 0.0}, "--step_size must be above 0"),
@@ -311,8 +321,7 @@ def test_what_changes_what_is_learned_changes_the_directory(each):
 def test_every_training_setting_is_read_by_a_problem():
     for each in fields.declared(Training):
         assert problems.readers(each.name) or each.name in ("problem", "method")
-    known = {each.name for each in SETTINGS.values()}
-    assert all(problem.reads <= known for problem in problems.known().values())
+    assert all(problem.reads <= set(SETTINGS) for problem in problems.known().values())
 
 
 def test_the_networks_take_every_normalization():
@@ -468,6 +477,29 @@ def test_derived_settings():
     assert make_settings(train_update_batch_size=1).evaluation.shots == 5  # the default
     trained = settings.trained()
     assert (trained.evaluation.shots, trained.evaluation.step_size) == (1, 0.4)
+
+
+def test_a_range_of_shots_is_the_trainings():
+    config = make_settings(**OMNIGLOT | {"shots": "1..5"}, pretrain_iterations=3)
+    assert config.training.shots == Span(1, 5) and config.training.queries == 5
+    assert config.evaluation.shots == 5 and query_shots(config, 1) == 1
+    assert from_flags(to_flags(config)) == config
+    assert directory_name(config).startswith("omniglot_5way_1..5shot.maml.mbs_32.")
+    assert config.pretraining().training.shots == 5
+    others = make_settings(**OMNIGLOT, pretrain_iterations=3)
+    assert contradictions(config, others) == ["--shots=1..5, now 1", "--queries=5, now 1"]
+    assert make_settings(shots="3..3") == make_settings(shots=3)
+    with pytest.raises(ValueError, match="lower --meta_batch_size or --shots"):
+        make_settings(meta_batch_size=10**6, shots=f"1..{10**6}")
+
+
+def test_tasks_of_a_range_count_alike_and_those_of_one_k_as_in_the_original():
+    def weight(**given):
+        given = {**OMNIGLOT, "filters": 2, **given}
+        return make_learner(make_settings(**given)).query_weight
+
+    assert weight(shots=1, queries=15) == 15 and weight(shots="1..5", queries=15) == 1
+    assert weight(shots=1, queries=15, loss_reduction="mean") == 1
 
 
 def test_queries_follow_the_shots_of_an_evaluation_unless_they_are_given():

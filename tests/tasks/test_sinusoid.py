@@ -21,6 +21,34 @@ def test_as_many_queries_as_shots_unless_told():
     assert Sinusoid(shots=5)(0, 3).query.x.shape == (3, 5, 1)
 
 
+def test_each_task_draws_its_own_number_of_points():
+    task = Sinusoid(shots=(2, 5), queries=4, seed=2)(3, 4000)
+    whole = Sinusoid(shots=5, queries=4, seed=2)(3, 4000)
+    assert task.support.mask.dtype == tf.bool and task.query.mask == ()
+    shots = task.support.mask.numpy().sum(1)
+    np.testing.assert_array_equal(task.support.mask, np.arange(5) < shots[:, None])
+    # 1000 tasks of each of 2, 3, 4 and 5 points; standard deviation 27.
+    values, counts = np.unique(shots, return_counts=True)
+    assert values.tolist() == [2, 3, 4, 5] and abs(counts - 1000).max() < 120
+    for own, full in zip(task, whole, strict=True):  # the same tasks, of which some are cut
+        np.testing.assert_array_equal(own.x, full.x)
+        np.testing.assert_array_equal(own.y, full.y)
+
+
+def test_a_range_of_one_number_is_that_number():
+    assert Sinusoid(shots=(3, 3))(0, 2).support.mask == ()
+    assert Sinusoid(shots=(1, 3))(0, 2).query.x.shape == (2, 3, 1)
+
+
+def test_sizes_depend_on_seed_split_and_index_alone():
+    def sizes(index, **options):
+        return Sinusoid(shots=(1, 10), **options)(index, 30).support.mask.numpy().sum(1)
+
+    np.testing.assert_array_equal(sizes(5, seed=1), sizes(tf.constant(5, tf.int64), seed=1))
+    others = [sizes(6, seed=1), sizes(5, seed=2), sizes(5, seed=1, split="val")]
+    assert all((sizes(5, seed=1) != other).any() for other in others)
+
+
 def test_y_is_the_sine_of_the_drawn_parameters():
     tasks = Sinusoid(shots=5, queries=7)
     amplitude, phase = tasks.parameters(4, 3)
@@ -128,6 +156,9 @@ def test_traced_once_with_static_shapes():
     ("wrong", "message"),
     [
         ({"shots": 0}, "shots is 0; a sinusoid task needs at least 1"),
+        ({"shots": (0, 3)}, "shots is 0; a sinusoid task needs at least 1"),
+        ({"shots": (5, 1)}, r"shots is \(5, 1\); give \(low, high\) with low <= high"),
+        ({"shots": 1.5}, "shots is 1.5; give a whole number, or two as"),
         ({"queries": -1}, "queries is -1; a sinusoid task needs at least 1"),
         ({"split": "dev"}, "split is 'dev'; use one of 'train', 'val', 'test'"),
     ],

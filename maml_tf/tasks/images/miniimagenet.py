@@ -59,7 +59,7 @@ def miniimagenet_episodes(
     split: str = "train",
     *,
     ways: int,
-    shots: int,
+    shots: int | tuple[int, int],
     queries: int = 15,
     seed: int = 0,
     download: bool = False,
@@ -70,7 +70,7 @@ def miniimagenet_episodes(
       data_dir: see `miniimagenet_images`.
       split: "train" (64 classes), "val" (16) or "test" (20).
       ways: N, classes of a task.
-      shots: K, support images per class.
+      shots: K, support images per class, or (low, high), as for `Episodes`.
       queries: Q, query images per class; 15 in every split, unless given.
       seed: the run's seed.
       download: see `miniimagenet_images`.

@@ -46,7 +46,7 @@ def omniglot_episodes(
     split: str = "train",
     *,
     ways: int,
-    shots: int,
+    shots: int | tuple[int, int],
     queries: int | None = None,
     seed: int = 0,
     rotations: bool = True,
@@ -58,7 +58,7 @@ def omniglot_episodes(
       data_dir: see `omniglot_images`.
       split: "train" (1100 characters), "val" (100) or "test" (423).
       ways: N, characters of a task.
-      shots: K, support drawings per character.
+      shots: K, support drawings per character, or (low, high), as for `Episodes`.
       queries: Q, query drawings per character; K if not given.
       seed: the run's seed; the characters of a split do not depend on it.
       rotations: turn each character of each task by its own multiple of 90 degrees, in every
