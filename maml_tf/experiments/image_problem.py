@@ -40,7 +40,7 @@ def image_problem(
       title: how figures, tables and messages call it.
       shape: `(height, width, channels)` of an image, or from the settings to that.
       episodes: `(data_dir, split, *, ways, shots, queries, seed, download) -> Episodes`; `data_dir`
-        is None where the user names none.
+        is None where the user names none, and `shots` of a training may be (low, high).
       dense: whether --conv=False is allowed: the paper's dense network.
       data: see `Problem`.
       defaults: of derived settings, where they are not those of classification.
