@@ -19,8 +19,8 @@ def conjugate_gradient(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Solves A x = target for a positive definite A, beginning at x = 0.
 
-    A system whose residual is short enough stays as it is while others go on. So does one whose
-    direction has no positive curvature, which a positive definite A has not.
+    A system is done where its residual is short enough, or where a direction has no positive
+    curvature, so that A is not positive definite; it stays as it is while others go on.
 
     Args:
       product: `x [..., n] -> A x [..., n]`.
@@ -38,7 +38,7 @@ def conjugate_gradient(
         goes_on = (squared > tolerance) & (curvature > 0)
         alpha = tf.where(goes_on, squared / curvature, 0)
         x, residual = x + alpha * direction, residual - alpha * image
-        following = _dot(residual, residual)
+        following = tf.where(goes_on, _dot(residual, residual), 0)
         direction = residual + tf.where(goes_on, following / squared, 0) * direction
         return i + 1, x, residual, direction, following
 

@@ -1,4 +1,4 @@
-"""Checks of what users give, where it comes in: support sets, activations.
+"""Checks of what users give, where it comes in: support sets, settings, activations.
 
 Nothing here runs in a training step.
 
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import model_inputs
+from maml_tf.engine.inner_optimizers import PLAIN
 from maml_tf.objectives import labels
 from maml_tf.objectives.base import BINARY, Objective
 from maml_tf.types import Batch, Structure, Task
@@ -147,6 +148,34 @@ def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
                 f"x of shape {leaf.shape} is one example; give a set, with a first axis for "
                 "examples: x[None]."
             )
+
+
+# --- settings ---
+
+_USUAL = {"query_weight": 1.0, "dropout": "off", "inner_optimizer": PLAIN}
+"""Of settings that are neither None nor 0 nor False by default."""
+
+
+def check_settings(learner: Any) -> None:
+    """Compares a `MetaLearner`'s settings with each other, and with what kind of learner it is.
+
+    Raises:
+      ValueError: two contradict each other, or one does not go with the learner.
+    """
+    for name, why in learner.refused.items():
+        if getattr(learner, name) not in (None, False, _USUAL.get(name)):
+            raise ValueError(f"{type(learner).__name__} {why}; drop {name}.")
+    replicas = learner.strategy.num_replicas_in_sync
+    if learner.meta_batch_size % (replicas * learner.pieces):
+        raise ValueError(
+            f"A meta-batch of {learner.meta_batch_size} tasks does not divide into {replicas} "
+            f"replicas x {learner.pieces} pieces; choose a multiple, or fewer pieces."
+        )
+    if learner.multi_step_loss and not learner.inner_steps:
+        raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
+    if learner.second_order_after and (learner.first_order or not learner.inner_steps):
+        why = "first_order is True" if learner.first_order else "inner_steps is 0"
+        raise ValueError(f"Nothing becomes of second order, for {why}; drop second_order_after.")
 
 
 # --- activations ---

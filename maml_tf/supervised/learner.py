@@ -6,7 +6,7 @@ Shape letters: T tasks of a meta-batch, S inner steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -103,6 +103,9 @@ class MetaLearner(AdaptiveModel):
     optimizer: keras.optimizers.Optimizer
     settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
     settings |= {"query_weight", "jit_compile", "multi_step_loss", "second_order_after"}
+    refused: Mapping[str, str] = {}
+    """Arguments that do not go with a kind of learner, and why not."""
+    gradient_class: type[MetaGradient] = MetaGradient
 
     def __init__(
         self,
@@ -176,24 +179,12 @@ class MetaLearner(AdaptiveModel):
         return super()._checked(name, value)
 
     def _set_up(self) -> None:
-        replicas = self.strategy.num_replicas_in_sync
-        if self.meta_batch_size % (replicas * self.pieces):
-            raise ValueError(
-                f"A meta-batch of {self.meta_batch_size} tasks does not divide into {replicas} "
-                f"replicas x {self.pieces} pieces; choose a multiple, or fewer pieces."
-            )
-        if self.multi_step_loss and not self.inner_steps:
-            raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
-        if self.second_order_after and (self.first_order or not self.inner_steps):
-            why = "first_order is True" if self.first_order else "inner_steps is 0"
-            raise ValueError(
-                f"Nothing becomes of second order, for {why}; drop second_order_after."
-            )
+        checks.check_settings(self)
         checks.warn_of_activations(self.model, self.loss, self.metric)
         built_for(self.optimizer, self.variables)
         super()._set_up()
         self._norms = Norms.of(self.model, self.inner)
-        self._gradient = MetaGradient(
+        self._gradient = self.gradient_class(
             self,
             query_weight=self.query_weight,
             multi_step_loss=self.multi_step_loss,
