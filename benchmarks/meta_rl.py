@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from maml_tf.engine import pieces
+from maml_tf.engine.conjugate_gradient import flatten
 from maml_tf.rl import distributions, trust_region
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.policy import GaussianPolicy
@@ -50,7 +51,7 @@ def parts(learner: MetaTRPO, number: int) -> dict[str, Callable]:
 
     def products(values, batches, share):
         product = pieces.mean_product(learner.kl_curvature, values, pieces.cut(share, number))
-        start = trust_region.flatten(values)
+        start = flatten(values)
         return tf.while_loop(
             lambda i, _: i < PRODUCTS, lambda i, v: (i + 1, product(v)), [tf.constant(0), start]
         )[1]

@@ -19,6 +19,7 @@ import tensorflow as tf
 from benchmarks.meta_rl import parts
 from maml_tf.cli import runs
 from maml_tf.engine import pieces
+from maml_tf.engine.conjugate_gradient import flatten, unflatten
 from maml_tf.experiments import machine
 from maml_tf.experiments.build import make_tasks
 from maml_tf.rl import trust_region
@@ -64,7 +65,7 @@ def main() -> None:
     def show(name, along):
         length, along = 0.01, along / tf.norm(along)
         for _ in range(5):  # the KL is all but quadratic
-            moved = trust_region.unflatten(trust_region.flatten(values) - length * along, values)
+            moved = unflatten(flatten(values) - length * along, values)
             apart = np.mean([compiled["objective"](moved, r.batches, None)[1] for r in fresh])
             length *= float(np.sqrt(learner.max_kl / apart))
         own_gain, gain = (length * tf.tensordot(along, s, 1) for s in (slopes[0], expected))

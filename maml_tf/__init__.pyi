@@ -18,9 +18,11 @@ from .plotting.callbacks import AdaptationCurves as AdaptationCurves
 from .saving.export import export as export
 from .saving.saved_models import load_export as load_export
 from .supervised.baselines import MultitaskLearner as MultitaskLearner
+from .supervised.imaml import ImplicitMAML as ImplicitMAML
 from .supervised.learner import MetaLearner as MetaLearner
 from .supervised.meta_gradient import MetaMetrics as MetaMetrics
 from .supervised.meta_steps import StepMetrics as StepMetrics
+from .supervised.reptile import Reptile as Reptile
 from .training.loop import TrainingResult as TrainingResult
 from .training.loop import train as train
 from .types import ApplyFn as ApplyFn

@@ -38,6 +38,12 @@ def normal(seed, *shape):
     return tf.constant(np.random.default_rng(seed).normal(size=shape), keras.config.floatx())
 
 
+def positive_definite(size, seed=0):
+    """A random symmetric matrix whose eigenvalues are 1 or more."""
+    root = np.random.default_rng(seed).normal(size=(size, size))
+    return root @ root.T + np.eye(size)
+
+
 def randomize(model, scale=0.5):
     """Gives every weight random values, so that none is zero by initialisation."""
     for seed, variable in enumerate(model.trainable_variables):

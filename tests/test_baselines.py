@@ -152,7 +152,7 @@ def test_bad_arguments(options):
 
 
 def test_no_step_sizes_are_learned():
-    with pytest.raises(ValueError, match="learns no step sizes"):
+    with pytest.raises(ValueError, match="takes no inner step; drop learn_step_size"):
         multitask(learn_step_size=True)
 
 

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from maml_tf.experiments import fields, meta_optimizers
+from maml_tf.experiments import fields, meta_optimizers, methods
 from maml_tf.experiments.records import Kind, SettingValue
 from maml_tf.experiments.settings import Settings, Training
 from maml_tf.system.junk import is_junk
@@ -59,9 +59,8 @@ def identity(settings: Settings) -> dict[str, SettingValue]:
     own["problem"] = settings.problem.name
     own["inner_steps"] = training.inner_steps
     own["init"] = Path(training.init).name
-    if settings.method.penalty is None:
-        own.pop("l2", None)
-    return own
+    others = methods.READS - settings.method.reads
+    return {name: value for name, value in own.items() if name not in others}
 
 
 def directory_name(settings: Settings) -> str:

@@ -1,7 +1,8 @@
-"""How initial weights are learned: MAML, and what the paper compares it with.
+"""How initial weights are learned: MAML, what the paper compares it with, and what came after.
 
-Finn, Abbeel & Levine 2017, sections 5.1 to 5.3 and appendix C. A new method is a record here, and
-its learner in `supervised/` if it is not a `MetaLearner` with other settings.
+Finn, Abbeel & Levine 2017, sections 5.1 to 5.3 and appendix C; Reptile (Nichol et al. 2018) and
+iMAML (Rajeswaran et al. 2019). A new method is a record here, and its learner in `supervised/` if
+it is not a `MetaLearner` with other settings.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def _multitask_method(name: str, title: str, penalty: float, pull: str) -> Metho
         tunes_step_size=True,
         fixed_tasks=True,
         penalty=penalty,
+        reads=frozenset({"l2"} if penalty else ()),
         one_device=True,
         learner=_multitask(pull),
     )
@@ -54,10 +56,81 @@ def _nearest_neighbour(model: keras.Model, settings: Settings, shared: dict[str,
     return JointClassifier(model, losses.cross_entropy, **shared)
 
 
+def _reptile(model: keras.Model, settings: Settings, shared: dict[str, Any]) -> Learner:
+    from maml_tf.experiments.supervised import meta_learning
+    from maml_tf.supervised.reptile import Reptile
+
+    given = meta_learning(settings) | {"query_weight": 1.0}  # which has nothing to weigh
+    return Reptile(model, **given, **shared)
+
+
+def _imaml(model: keras.Model, settings: Settings, shared: dict[str, Any]) -> Learner:
+    from maml_tf.experiments.supervised import meta_learning
+    from maml_tf.supervised.imaml import ImplicitMAML
+
+    training = settings.training
+    return ImplicitMAML(
+        model,
+        imaml_lambda=training.imaml_lambda,
+        cg_steps=training.cg_steps,
+        **meta_learning(settings),
+        **shared,
+    )
+
+
+_SUPERVISED = frozenset({Kind.REGRESSION, Kind.CLASSIFICATION})
+_NO_TRAJECTORIES = "adapts to one support set in all inner steps"
+
 _ALL = (
     Method(name="maml", title="MAML", inner_steps=True),
-    Method(name="fomaml", title="MAML, first order", inner_steps=True, first_order=True),
-    Method(name="context", title="context vector", inner_steps=True, adapts="context"),
+    Method(
+        name="fomaml",
+        title="MAML, first order",
+        inner_steps=True,
+        first_order=True,
+        refuses={"second_order_after": "has no second derivatives"},
+    ),
+    Method(
+        name="reptile",
+        title="Reptile",
+        kinds=_SUPERVISED,
+        reason=_NO_TRAJECTORIES,
+        inner_steps=True,
+        first_order=True,
+        refuses={
+            "learn_step_size": "learns no step sizes",
+            "multi_step_loss": "learns from no query loss",
+            "second_order_after": "has no second derivatives",
+            "per_step_normalization": "learns only what its inner steps move",
+            "adapt": "learns only what its inner steps move",
+        },
+        learner=_reptile,
+    ),
+    Method(
+        name="imaml",
+        title="iMAML",
+        kinds=_SUPERVISED,
+        reason=_NO_TRAJECTORIES,
+        inner_steps=True,
+        reads=frozenset({"imaml_lambda", "cg_steps"}),
+        refuses={
+            "learn_step_size": "differentiates no inner step",
+            "multi_step_loss": "differentiates no inner step",
+            "second_order_after": "differentiates no inner step",
+            "per_step_normalization": "adapts to one loss in all inner steps",
+            "inner_optimizer": "takes plain gradient steps",
+            "inner_momentum": "takes plain gradient steps",
+            "inner_clip": "takes plain gradient steps",
+        },
+        learner=_imaml,
+    ),
+    Method(
+        name="context",
+        title="context vector",
+        inner_steps=True,
+        adapts="context",
+        refuses={"adapt": "adapts the context vector alone"},
+    ),
     Method(
         name="pretrained",
         title="pretrained",
@@ -93,3 +166,6 @@ _ALL = (
 
 METHODS = {method.name: method for method in _ALL}
 """By the value of --method, in the order of the help text."""
+
+READS = frozenset().union(*(method.reads for method in _ALL))
+"""What some of them look at."""

@@ -93,6 +93,11 @@ class Method:
     """What a problem must offer, of `Problem.offers`."""
     reason: str = ""
     """Why it serves no other problems, for a message: "--method=NAME <reason>"."""
+    reads: frozenset[str] = frozenset()
+    """Settings that it looks at, of those that not every method does; others do not name its runs,
+    and are refused."""
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    """Settings that do not go with it, and why not, for a message: "--method=NAME <why>"."""
     inner_steps: bool = False
     """Whether it is trained with inner gradient steps."""
     trained: bool = True

@@ -16,7 +16,7 @@ from maml_tf import ranges
 from maml_tf.experiments import fields, meta_optimizers, problems, schedule_settings
 from maml_tf.experiments.fields import setting
 from maml_tf.experiments.meta_optimizers import META_OPTIMIZERS
-from maml_tf.experiments.methods import METHODS
+from maml_tf.experiments.methods import METHODS, READS
 from maml_tf.experiments.records import Kind, Method, Problem, SettingValue
 from maml_tf.experiments.supervised import OF_INNER_STEPS
 from maml_tf.ranges import Span, largest
@@ -140,6 +140,19 @@ class _OfAllKinds:
         "How the initial weights are learned.",
         choices=tuple(METHODS),
         section="Outer loop",
+    )
+    imaml_lambda: float = setting(
+        2.0,
+        "imaml: lambda. The inner steps descend the support loss plus lambda / 2 times the squared "
+        "distance from the initial weights; its paper has 2 for Omniglot.",
+        within=ranges.POSITIVE,
+        only=True,
+    )
+    cg_steps: int = setting(
+        5,
+        "imaml: steps of conjugate gradients, by which a meta-gradient is solved for.",
+        within=ranges.COUNT,
+        only=True,
     )
     multi_step_loss: int = setting(
         0,
@@ -646,7 +659,7 @@ class Settings:
             pretrain_iterations=0,
             shots=largest(self.training.shots),
             **schedule_settings.CONSTANT,
-            **dict.fromkeys(("learn_step_size", *OF_INNER_STEPS)),
+            **dict.fromkeys(("learn_step_size", *OF_INNER_STEPS, *READS)),
             run_name="",
         )
 
@@ -767,11 +780,15 @@ def _default(flag: str, problem: Problem) -> SettingValue:
 # --- what contradicts each other ---
 
 
+def _is_said(each: fields.Setting, given: Mapping[str, SettingValue]) -> bool:
+    """Whether a setting is given otherwise than by default."""
+    return given.get(each.flag, each.default) != each.default
+
+
 def _check_problem(problem: Problem, given: Mapping[str, SettingValue]) -> None:
     own = f"--problem={problem.name}"
     for flag, each in SETTINGS.items():
-        said = given.get(flag, each.default) != each.default
-        if said and each.only and flag not in problem.reads:
+        if _is_said(each, given) and each.only and flag not in problem.reads:
             readers = ", ".join(problems.readers(flag))
             raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop --{flag}.")
     if problem.kind is Kind.POLICY and given.get("distribute", "none") != "none":
@@ -804,22 +821,22 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
             )
     if method.one_device and given.get("distribute", "none") != "none":
         raise ValueError(f"{own} trains on one device; drop --distribute.")
-    if given.get("l2") is not None and not method.penalty:
-        raise ValueError(f"{own} has no penalty; drop --l2.")
-    if method.adapts != "all" and given.get("adapt", "all") != "all":
-        raise ValueError(f"{own} adapts the {method.adapts} vector alone; drop --adapt.")
+    said = [flag for flag, each in SETTINGS.items() if _is_said(each, given)]
+    for name in (name for name in said if name in READS - method.reads):
+        readers = " or ".join(m.name for m in METHODS.values() if name in m.reads)
+        raise ValueError(f"--{name} is for --method={readers}, not {method.name}; drop --{name}.")
+    for name, why in method.refuses.items():
+        if name in said:
+            raise ValueError(f"{own} {why}; drop --{name}.")
     for name in ("sampling_correction", "inner_kl", *OF_INNER_STEPS):
-        if given.get(name) not in (None, SETTINGS[name].default) and not method.inner_steps:
+        if name in said and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
-    of_momentum = given.get("inner_momentum") not in (None, SETTINGS["inner_momentum"].default)
-    if of_momentum and given.get("inner_optimizer") != "momentum":
+    if "inner_momentum" in said and given.get("inner_optimizer") != "momentum":
         raise ValueError("--inner_momentum is for --inner_optimizer=momentum; drop it.")
     if isinstance(given.get("shots"), Span) and not method.inner_steps:
         raise ValueError(
             f"{own} takes no inner step, so that a range of --shots says nothing; give one number."
         )
-    if given.get("second_order_after") and method.first_order:
-        raise ValueError(f"{own} has no second derivatives; drop --second_order_after.")
     if given.get("learn_step_size") and not method.inner_steps:
         raise ValueError(f"{own} learns no step sizes; drop --learn_step_size.")
     if given.get("learn_step_size") and given.get("tune_step_size"):

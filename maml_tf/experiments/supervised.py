@@ -25,6 +25,7 @@ SHARED = frozenset(
     {"queries", "meta_step_size", "clip", "clip_norm", "norm", "head_stddev", "batch_statistics"}
     | {"step_size", "inner_steps", "learn_step_size", "adapt", "meta_batch_size", "seed", "shots"}
     | {"pretrain_iterations", "init", "average", "ensemble", *OF_INNER_STEPS}
+    | {"imaml_lambda", "cg_steps"}
     | SCHEDULE
 )
 """What every supervised problem looks at."""
@@ -87,26 +88,33 @@ def learner(settings: Settings, classes: int | None = None) -> Learner:
         return method.learner(model, settings, shared)
     if classes:
         return JointClassifier(model, losses.cross_entropy, **shared)
+    return MetaLearner(model, **meta_learning(settings), **shared)
+
+
+def meta_learning(settings: Settings) -> dict[str, Any]:
+    """What a `MetaLearner` is given beside what all learners share: its loss and inner steps."""
+    from maml_tf import losses
+
+    training, method = settings.training, settings.method
+    regression = settings.problem.kind is Kind.REGRESSION
     # The original divides the summed loss of the query set by K too. Where each task draws its own
     # K, it is divided by Q, so that all tasks count alike.
     summed = not regression and training.loss_reduction == "sum"
     shots = training.queries if isinstance(training.shots, Span) else training.shots
     cross_entropy = losses.summed_cross_entropy if summed else losses.cross_entropy
-    return MetaLearner(
-        model,
-        losses.mean_squared_error if regression else cross_entropy,
-        inner_steps=settings.inner_steps,
-        first_order=method.first_order,
-        learn_step_size=training.learn_step_size or False,
-        multi_step_loss=training.multi_step_loss,
-        second_order_after=training.second_order_after,
-        per_step_normalization=training.per_step_normalization,
-        inner_optimizer=_inner_optimizer(training),
-        inner_clip=training.inner_clip,
-        recompute=settings.machine.recompute,
-        query_weight=training.queries / shots if summed else 1.0,
-        **shared,
-    )
+    return {
+        "loss": losses.mean_squared_error if regression else cross_entropy,
+        "inner_steps": settings.inner_steps,
+        "first_order": method.first_order,
+        "learn_step_size": training.learn_step_size or False,
+        "multi_step_loss": training.multi_step_loss,
+        "second_order_after": training.second_order_after,
+        "per_step_normalization": training.per_step_normalization,
+        "inner_optimizer": _inner_optimizer(training),
+        "inner_clip": training.inner_clip,
+        "recompute": settings.machine.recompute,
+        "query_weight": training.queries / shots if summed else 1.0,
+    }
 
 
 def _inner_optimizer(training: Training) -> str | InnerOptimizer:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import tensorflow as tf
 
+from maml_tf.engine.conjugate_gradient import conjugate_gradient, flatten, unflatten
 from maml_tf.engine.pieces import Product
 from maml_tf.types import Weights
 
@@ -40,19 +41,6 @@ class TrustRegionStep(NamedTuple):
     loss_after: tf.Tensor  # []
     divergence: tf.Tensor  # []
     backtracks: tf.Tensor  # [] int32: k of the accepted ratio^k, or -1
-
-
-def flatten(weights: Weights) -> tf.Tensor:
-    """All numbers of some tensors as one vector `[n]`."""
-    return tf.concat([tf.reshape(w, [-1]) for w in weights], 0)
-
-
-def unflatten(vector: tf.Tensor, like: Weights) -> Weights:
-    """The inverse of `flatten`, in the shapes of `like`."""
-    sizes = [w.shape.num_elements() for w in like]
-    return [
-        tf.reshape(part, w.shape) for part, w in zip(tf.split(vector, sizes), like, strict=True)
-    ]
 
 
 def curvature(
@@ -133,37 +121,6 @@ def _finite_differences(
         return (ahead - behind) / (2 * length)
 
     return product
-
-
-def conjugate_gradient(
-    product: Product, target: tf.Tensor, iterations: int = 10, tolerance: float = 1e-10
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Solves A x = target for a positive definite A.
-
-    Args:
-      product: `x [n] -> A x [n]`.
-      target: `[n]`.
-      iterations: how many at most; n of them are exact, but for rounding.
-      tolerance: stop when the residual's squared length is below.
-
-    Returns:
-      x, and its product A x, each `[n]`.
-    """
-
-    def body(i, x, residual, direction, squared):
-        image = product(direction)
-        alpha = squared / _dot(direction, image)
-        x, residual = x + alpha * direction, residual - alpha * image
-        following = _dot(residual, residual)
-        return i + 1, x, residual, residual + following / squared * direction, following
-
-    squared = _dot(target, target)
-    _, x, residual, *_ = tf.while_loop(
-        lambda i, x, r, d, squared: (i < iterations) & (squared > tolerance),
-        body,
-        [tf.constant(0), tf.zeros_like(target), target, target, squared],
-    )
-    return x, target - residual
 
 
 def natural_gradient(

@@ -101,6 +101,8 @@ class MultitaskLearner(MetaLearner):
     Each regressor starts from random weights of its own, as in the paper.
     """
 
+    refused = {"learn_step_size": "takes no inner step"}
+
     def __init__(
         self,
         model: keras.Model,
@@ -133,8 +135,6 @@ class MultitaskLearner(MetaLearner):
         self._average()
 
     def _learned_variables(self) -> list[keras.Variable]:
-        if self.step_sizes:
-            raise ValueError("The multi-task baseline learns no step sizes.")
         self.regressors = [
             keras.Variable(value, name="regressors_" + variable.path.replace("/", "_"))
             for variable, value in _random_starts(self.model, self.meta_batch_size)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import model_inputs
+from maml_tf.engine.inner_optimizers import PLAIN
 from maml_tf.objectives import labels
 from maml_tf.objectives.base import BINARY, Objective
 from maml_tf.types import Batch, Structure, Task
@@ -178,13 +179,19 @@ def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
 
 # --- settings ---
 
+_USUAL = {"query_weight": 1.0, "dropout": "off", "inner_optimizer": PLAIN}
+"""Of settings that are neither None nor 0 nor False by default."""
+
 
 def check_settings(learner: Any) -> None:
-    """Compares a `MetaLearner`'s settings with each other.
+    """Compares a `MetaLearner`'s settings with each other, and with what kind of learner it is.
 
     Raises:
-      ValueError: two contradict each other.
+      ValueError: two contradict each other, or one does not go with the learner.
     """
+    for name, why in learner.refused.items():
+        if getattr(learner, name) not in (None, False, _USUAL.get(name)):
+            raise ValueError(f"{type(learner).__name__} {why}; drop {name}.")
     replicas = learner.strategy.num_replicas_in_sync
     if learner.meta_batch_size % (replicas * learner.pieces):
         raise ValueError(

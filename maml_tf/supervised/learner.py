@@ -6,7 +6,7 @@ Shape letters: T tasks of a meta-batch, S inner steps.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -103,6 +103,9 @@ class MetaLearner(AdaptiveModel):
     optimizer: keras.optimizers.Optimizer
     settings = AdaptiveModel.settings | {"optimizer", "clip", "clip_norm"}
     settings |= {"query_weight", "jit_compile", "multi_step_loss", "second_order_after"}
+    refused: Mapping[str, str] = {}
+    """Arguments that do not go with a kind of learner, and why not."""
+    gradient_class: type[MetaGradient] = MetaGradient
 
     def __init__(
         self,
@@ -181,7 +184,7 @@ class MetaLearner(AdaptiveModel):
         built_for(self.optimizer, self.variables)
         super()._set_up()
         self._norms = Norms.of(self.model, self.inner)
-        self._gradient = MetaGradient(
+        self._gradient = self.gradient_class(
             self,
             query_weight=self.query_weight,
             multi_step_loss=self.multi_step_loss,

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from maml_tf import seeds
+from maml_tf.engine.adaptation import Adaptation
+from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.engine.pooling import under_xla
 from maml_tf.engine.second_derivatives import refusing_wrong_pooling
 from maml_tf.supervised import checks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.multi_step import step_weights
-from maml_tf.types import Batch, Task, Weights
+from maml_tf.types import Batch, Structure, Task, Weights
+
+Judged: TypeAlias = "tuple[tf.Tensor, tf.Tensor | None, Structure]"
+"""What `AdaptiveModel.judge` says: losses `[T]`, what the model adds to them, and the outputs."""
 
 
 class MetaMetrics(NamedTuple):
@@ -63,6 +68,7 @@ class MetaGradient:
           jit_compile: compile with XLA.
         """
         self._learner, self._inner, self._pieces = learner, learner.inner, learner.pieces
+        self._steps = learner.inner_steps
         self._query_weight, self._noisy = query_weight, noisy
         self._multi_step_loss = multi_step_loss
         self._second_order_after = second_order_after
@@ -124,27 +130,18 @@ class MetaGradient:
         first_order: bool,
         xla: bool = False,
     ) -> tuple[Weights, MetaMetrics]:
-        """Gradient and metrics, summed over tasks.
+        """Gradient and metrics, summed over tasks: what another `gradient_class` overrides.
 
         `noise` holds the seeds of S + 1 passes, `counts [S]` the weights of a multi-step loss.
         """
         del xla  # of the caller: what was traced without XLA must not serve within it
-        learner = self._learner
         inner = dataclasses.replace(self._inner, first_order=first_order)
-        *steps, last = noise if len(noise) else [None] * (learner.inner_steps + 1)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(parameters)
-            adaptation = inner.differentiable(
-                learner.task_loss if not len(noise) else self._noisy_loss,
-                parameters,
-                [task.support if seed is None else (task.support, seed) for seed in steps],
-                checks.num_tasks(task.support),
-            )
-            losses, penalty, outputs = learner.judge(adaptation.weights[-1], task.query, last)
-            query_loss = tf.reduce_sum(losses)
-            objective = self._objective(losses, penalty)
-            if penalty is not None:
-                query_loss += tf.reduce_sum(penalty)
+            adaptation = self._adapted(inner, parameters, task, noise)
+            last = noise[-1] if len(noise) else None
+            judged = self._learner.judge(adaptation.weights[-1], task.query, last)
+            objective = self._objective(*judged[:2])
             if counts is not None:
                 counts = tf.unstack(tf.cast(counts, objective.dtype))
                 objective *= counts[-1]
@@ -152,19 +149,36 @@ class MetaGradient:
             if scale is not None:
                 objective *= tf.cast(scale, objective.dtype)
         with refusing_wrong_pooling():
-            gradient = tape.gradient(
-                objective, parameters, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-        support_losses = [tf.reduce_sum(losses) for losses in adaptation.losses]
-        metric = tf.reduce_sum(learner.measure(outputs, task.query))
-        support_loss = tf.stack(support_losses) if support_losses else tf.zeros([0])
-        gradient = [tf.convert_to_tensor(g) for g in gradient]  # a table's comes as slices
-        return gradient, MetaMetrics(support_loss, query_loss, metric)
+            gradient = gradient_of(tape, objective, parameters)
+        return gradient, self._seen(adaptation.losses, judged, task)
+
+    def _adapted(
+        self, inner: InnerLoop, parameters: Weights, task: Task, noise: Sequence[tf.Tensor]
+    ) -> Adaptation:
+        """The inner steps on the support sets, as `InnerLoop.differentiable` takes them."""
+        steps: Sequence[tf.Tensor | None] = noise[:-1] if len(noise) else [None] * self._steps
+        return inner.differentiable(
+            self._noisy_loss if len(noise) else self._learner.task_loss,
+            parameters,
+            [task.support if seed is None else (task.support, seed) for seed in steps],
+            checks.num_tasks(task.support),
+        )
 
     def _objective(self, losses: tf.Tensor, penalty: tf.Tensor | None) -> tf.Tensor:
         """What is minimised of query losses `[T]`, and of what the model adds to them."""
         summed = self._query_weight * tf.reduce_sum(losses)
         return summed if penalty is None else summed + tf.reduce_sum(penalty)
+
+    def _seen(self, before: Sequence[tf.Tensor], judged: Judged, task: Task) -> MetaMetrics:
+        """The metrics, summed over tasks, of support losses `[T]` before each step."""
+        losses, penalty, outputs = judged
+        query_loss = tf.reduce_sum(losses)
+        if penalty is not None:
+            query_loss += tf.reduce_sum(penalty)
+        sums = [tf.reduce_sum(losses) for losses in before]
+        support_loss = tf.stack(sums) if sums else tf.zeros([0])
+        metric = tf.reduce_sum(self._learner.measure(outputs, task.query))
+        return MetaMetrics(support_loss, query_loss, metric)
 
     def _of_earlier_steps(
         self,
@@ -188,7 +202,7 @@ class MetaGradient:
         """How much the loss after each inner step counts, `[S]`; None: the last alone."""
         if not self._multi_step_loss or index is None:
             return None
-        return step_weights(index, self._learner.inner_steps, self._multi_step_loss)
+        return step_weights(index, self._steps, self._multi_step_loss)
 
     def _noisy_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor]) -> tf.Tensor:
         losses, penalty, _ = self._learner.judge(weights, *batch)
@@ -201,5 +215,23 @@ class MetaGradient:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         seed = seeds.stream(0, "train", f"dropout {piece}", index)
         seed = tf.random.experimental.stateless_fold_in(seed, replica)
-        passes = range(self._learner.inner_steps + 1)
+        passes = range(self._steps + 1)
         return [tf.random.experimental.stateless_fold_in(seed, step) for step in passes]
+
+
+def gradient_of(
+    tape: tf.GradientTape,
+    target: tf.Tensor | Weights,
+    sources: Weights,
+    upstream: Weights | None = None,
+) -> Weights:
+    """The gradient by `sources` as tensors of their shapes: zero for what does not matter.
+
+    That of a table that words are looked up in comes as slices.
+    """
+    zero = tf.UnconnectedGradients.ZERO
+    gradient = tape.gradient(target, sources, upstream, unconnected_gradients=zero)
+    made = [tf.convert_to_tensor(g) for g in gradient]
+    for g, source in zip(made, sources, strict=True):
+        g.set_shape(source.shape)
+    return made

@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import assert_is_the_derivative, meta_objective, normal, own_weights, randomize
 
 from conformance.models import MODELS, B, T
-from maml_tf import Batch, MetaLearner, Task, functional
+from maml_tf import Batch, ImplicitMAML, MetaLearner, Reptile, Task, functional
 from maml_tf.engine.second_derivatives import exact_moments
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -146,6 +146,22 @@ def plain_gradient(learner, task):
 
     each = [of_one(*(a[t] for b in task for a in (b.x, b.y))) for t in range(T)]
     return [tf.add_n(pair) / T for pair in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "name", ["depthwise, functional", "lstm, functional", "tied weights", "outputs by name"]
+)
+@pytest.mark.parametrize("kind", [Reptile, ImplicitMAML])
+def test_other_meta_gradients_of_a_stack_are_the_mean_of_each_task_s(name, kind):
+    model, spec = built(name)
+    learner = kind(model, squared_error, meta_batch_size=T, step_size=0.02, inner_steps=2)
+    task = Task(*(batch(model, spec, seed) for seed in (10, 20)))
+    alone = [
+        learner.meta_gradient(tf.nest.map_structure(lambda a, t=t: a[t : t + 1], task))[0]
+        for t in range(T)
+    ]
+    mean = [tf.add_n(each) / T for each in zip(*alone, strict=True)]
+    assert_close(learner.meta_gradient(task)[0], mean)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from helpers import make_settings
 
-from maml_tf import MetaLearner, MultitaskLearner
+from maml_tf import ImplicitMAML, MetaLearner, MultitaskLearner, Reptile
 from maml_tf.experiments import machine, settings
 from maml_tf.experiments.build import make_learner, make_tasks
 from maml_tf.experiments.methods import METHODS
@@ -17,9 +17,11 @@ DENSE = {"problem": "omniglot", "conv": False}
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "nearest_neighbour"])  # of images
 def test_a_method_makes_its_learner(method):
     learner = make_learner(make_settings(method=method, **SMALL))
-    assert type(learner) is (MultitaskLearner if method in PENALTIES else MetaLearner)
-    assert learner.first_order == (method == "fomaml")
-    assert learner.inner_steps == (1 if method in ("maml", "fomaml", "context") else 0)
+    own = {"reptile": Reptile, "imaml": ImplicitMAML} | dict.fromkeys(PENALTIES, MultitaskLearner)
+    assert type(learner) is own.get(method, MetaLearner)
+    assert learner.first_order == (method in ("fomaml", "reptile"))
+    adapting = ("maml", "fomaml", "reptile", "imaml", "context")
+    assert learner.inner_steps == (1 if method in adapting else 0)
     inputs = learner.model.input_shape[-1]
     assert inputs == (3 if method == "oracle" else 1)
 

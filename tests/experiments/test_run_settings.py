@@ -90,7 +90,7 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({"method": "pretrained", "pretrain_iterations": 5}, "drop --pretrain_iterations"),
         ({"method": "random", "learn_step_size": True}, "drop --learn_step_size"),
         ({"learn_step_size": True, "tune_step_size": True}, "--learn_step_size learned"),
-        ({"method": "context", "adapt": "head"}, "drop --adapt"),
+        ({"method": "context", "adapt": "head"}, "adapts the context vector alone; drop --adapt"),
         ({"inner_optimizer": "rmsprop"}, "--inner_optimizer must be one of sgd, momentum, adam"),
         ({"method": "random", "inner_optimizer": "adam"}, "no inner step; drop --inner_optimizer"),
         ({"method": "pretrained", "inner_clip": 1.0}, "no inner step; drop --inner_clip"),
@@ -99,7 +99,10 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({**NAVIGATION, "inner_optimizer": "adam"}, "--inner_optimizer is for --problem=sinusoid"),
         ({**NAVIGATION, "inner_clip": 1.0}, "--inner_clip is for --problem=sinusoid"),
         ({"method": "multitask_l2", "distribute": "mirrored"}, "drop --distribute"),
-        ({"method": "multitask", "l2": 0.1}, "has no penalty; drop --l2"),
+        (
+            {"method": "multitask", "l2": 0.1},
+            "--l2 is for --method=multitask_l2 or multitask_m",
+        ),
         ({"method": "multitask_l2", "l2": -0.5}, "--l2 must be from 0 to 1e\\+30, or None"),
         ({"method": "nearest_neighbour"}, "use it with --problem=omniglot or miniimagenet"),
         (
@@ -304,6 +307,7 @@ PROMP = {**CHEETAH, "meta_optimizer": "promp"}
 BASES = {"l2": {"method": "multitask_l2"}, "environment": GYMNASIUM, "dynamics": CHEETAH}
 BASES |= {name: PROMP for name in ("epochs", "minibatches", "clip_ratio", "inner_kl")}
 BASES |= dict.fromkeys(("final_meta_step_size", "schedule_iterations"), COSINE)
+BASES |= dict.fromkeys(("imaml_lambda", "cg_steps"), {"method": "imaml"})
 BASES["inner_momentum"] = {"inner_optimizer": "momentum"}
 BASES["classes"] = {**OMNIGLOT, "method": "pretrained"}
 
@@ -583,7 +587,7 @@ def test_settings_that_depend_on_the_data():
 
 
 @pytest.mark.parametrize(
-    "method", [m for m in METHODS if not m.startswith("multitask") and m != "nearest_neighbour"]
+    "method", [name for name, method in METHODS.items() if Kind.POLICY in method.kinds]
 )
 def test_every_method_of_meta_rl_is_read_back_from_its_flags(method):
     config = make_settings(**NAVIGATION, method=method)

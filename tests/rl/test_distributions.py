@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 from helpers import assert_is_the_derivative, normal
 
+from maml_tf.engine.conjugate_gradient import flatten, unflatten
 from maml_tf.rl.heads import (
     BernoulliHead,
     CategoricalHead,
@@ -16,7 +17,6 @@ from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import PolicyBatch, masked_mean
 from maml_tf.rl.parameters import Gaussian
 from maml_tf.rl.policy import GaussianPolicy, Policy, kl, log_prob
-from maml_tf.rl.trust_region import flatten, unflatten
 
 pytest.importorskip("tensorflow_probability", reason="needs the extra rl")
 

@@ -6,11 +6,11 @@ from learners import SAMPLER, make_learner, random_batches
 
 from maml_tf import train
 from maml_tf.engine.adaptation import adapt, stack
+from maml_tf.engine.conjugate_gradient import flatten
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import PolicyBatch, reinforce, surrogate
 from maml_tf.rl.policy import Gaussian, GaussianPolicy
 from maml_tf.rl.rollouts import Rollouts
-from maml_tf.rl.trust_region import flatten
 from maml_tf.training.checkpoints import Checkpoints
 from maml_tf.training.loop import NonFiniteLoss
 

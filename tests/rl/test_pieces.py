@@ -5,8 +5,8 @@ from helpers import normal
 from learners import make_learner, random_batches
 
 from maml_tf.engine import pieces
+from maml_tf.engine.conjugate_gradient import flatten, unflatten
 from maml_tf.rl import trust_region
-from maml_tf.rl.trust_region import flatten
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_mean_is_over_pieces_and_any_number_at_a_time_gives_the_same(monkeyp
 def by_forward_mode(learner, values, batches, vector):
     """J' M J v with nothing shared between products: forward through all, then back."""
     with (
-        tf.autodiff.ForwardAccumulator(values, trust_region.unflatten(vector, values)) as forward,
+        tf.autodiff.ForwardAccumulator(values, unflatten(vector, values)) as forward,
         tf.GradientTape() as tape,
     ):
         tape.watch(values)

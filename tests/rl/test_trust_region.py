@@ -1,35 +1,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import normal
+from helpers import normal, positive_definite
 
+from maml_tf.engine.conjugate_gradient import flatten, unflatten
 from maml_tf.rl import trust_region
-from maml_tf.rl.trust_region import conjugate_gradient, curvature, slope, trust_region_step
-
-
-def positive_definite(size, seed=0):
-    root = np.random.default_rng(seed).normal(size=(size, size))
-    return root @ root.T + np.eye(size)
-
-
-def test_conjugate_gradients_solve_what_a_dense_solver_solves():
-    matrix, target = positive_definite(8), np.arange(8.0)
-    solve = tf.function(lambda b: conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), b, 20))
-    got, image = solve(tf.constant(target))
-    np.testing.assert_allclose(got, np.linalg.solve(matrix, target), rtol=1e-6)
-    np.testing.assert_allclose(image, target, rtol=1e-6, atol=1e-9)
-
-
-def test_few_conjugate_gradients_tell_the_product_of_what_they_found():
-    matrix, target = positive_definite(8), np.arange(8.0)
-    got, image = conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), tf.constant(target), 3)
-    assert not np.allclose(image, target, rtol=1e-3)
-    np.testing.assert_allclose(image, matrix @ got.numpy(), rtol=1e-9)
-
-
-def test_conjugate_gradients_of_zero_are_zero():
-    assert not np.any(conjugate_gradient(lambda v: 2 * v, tf.zeros(3)))
-
+from maml_tf.rl.trust_region import curvature, slope, trust_region_step
 
 WEIGHTS = [np.array([[0.3, -0.2], [0.1, 0.4]]), np.array([0.7, -0.5])]
 INPUTS = np.random.default_rng(5).normal(size=(6, 2))
@@ -54,7 +30,7 @@ def numerical_hessian(step=1e-4):
     eye = step * np.eye(start.size)
 
     def value(x):
-        return float(divergence(old, outputs(trust_region.unflatten(tf.constant(x), weights))))
+        return float(divergence(old, outputs(unflatten(tf.constant(x), weights))))
 
     signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
     return np.array(
@@ -146,7 +122,5 @@ def test_a_search_in_vain_leaves_the_weights(value):
 @pytest.mark.usefixtures("float64")
 def test_flatten_and_back():
     weights = [normal(0, 2, 3), normal(1, 4), normal(2)]
-    for a, b in zip(
-        trust_region.unflatten(trust_region.flatten(weights), weights), weights, strict=True
-    ):
+    for a, b in zip(unflatten(flatten(weights), weights), weights, strict=True):
         np.testing.assert_array_equal(a, b)
