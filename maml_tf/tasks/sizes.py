@@ -45,12 +45,17 @@ def drawn(numbers: tf.Tensor, sizes: tuple[int, int]) -> tf.Tensor:
 def _pair(name: str, size: Any) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, (tuple, list)) else ()
     if len(pair) != 2 or not all(map(_is_whole, pair)):
-        raise ValueError(f"{name} is {size!r}; give a whole number, or two as (low, high).")
+        given = arguments.shown(size)
+        raise ValueError(f"{name} must be a whole number, or two as (low, high), not {given}.")
     return pair[0], pair[1]
 
 
 def _is_whole(size: Any) -> TypeGuard[int]:
-    return isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+    try:
+        arguments.whole("size", size)
+    except ValueError:
+        return False
+    return True
 
 
 def check_sizes(

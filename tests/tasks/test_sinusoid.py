@@ -158,7 +158,7 @@ def test_traced_once_with_static_shapes():
         ({"shots": 0}, "shots is 0; a sinusoid task needs at least 1"),
         ({"shots": (0, 3)}, "shots is 0; a sinusoid task needs at least 1"),
         ({"shots": (5, 1)}, r"shots is \(5, 1\); give \(low, high\) with low <= high"),
-        ({"shots": 1.5}, "shots is 1.5; give a whole number, or two as"),
+        ({"shots": 1.5}, "shots must be a whole number, or two as"),
         ({"queries": -1}, "queries is -1; a sinusoid task needs at least 1"),
         ({"split": "dev"}, "split is 'dev'; use one of 'train', 'val', 'test'"),
     ],
