@@ -279,7 +279,7 @@ CALLS = {
     ),
     "MiniImagenet": (
         lambda: tasks.miniimagenet_episodes("nowhere", ways=5, shots="1"),
-        "shots is '1'; give a whole number",
+        "shots must be a whole number",
     ),
     "joint": (lambda: tasks.JointBatches(None), "JointBatches take Episodes, not None"),
     # networks
