@@ -1,6 +1,7 @@
 """Conjugate gradients beside dense solvers, of one system and of one a task."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from helpers import normal, positive_definite
 
@@ -62,6 +63,19 @@ def test_a_direction_without_positive_curvature_is_not_taken():
     target = tf.constant([[1.0, 0.0], [0.0, 1.0]], tf.float64)
     got, _ = conjugate_gradient(lambda v: tf.linalg.matvec(matrix, v), target, 5)
     np.testing.assert_allclose(got, [[1.0, 0.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_target_that_is_not_finite_has_no_finite_solution(bad):
+    matrices, product = stacked_products()
+    targets = np.ones([3, 6])
+    targets[0, 2] = bad
+    got, _ = conjugate_gradient(product, tf.constant(targets), 6)
+    assert not np.isfinite(got[0]).all()
+    expected = np.linalg.solve(matrices[1:], targets[1:, :, None])[..., 0]
+    np.testing.assert_allclose(got[1:], expected, rtol=1e-6)
+    alone, _ = conjugate_gradient(lambda v: 2 * v, tf.constant(targets[0]), 6)
+    assert not np.isfinite(alone).all()
 
 
 def test_vectors_are_the_numbers_of_some_tensors_in_order():

@@ -349,7 +349,7 @@ def test_lambda_may_be_changed_later():
     [
         ({"imaml_lambda": 0}, "imaml_lambda must be positive"),
         ({"cg_steps": 0}, "cg_steps must be 1 or more"),
-        ({"first_order": True}, "takes products with a Hessian; drop first_order"),
+        ({"first_order": True}, "a Hessian, unlike MetaLearner.first_order=True.; drop first"),
         ({"learn_step_size": "layer"}, "differentiates no inner step; drop learn_step_size"),
         ({"multi_step_loss": 3}, "differentiates no inner step; drop multi_step_loss"),
         ({"second_order_after": 3}, "differentiates no inner step; drop second_order_after"),

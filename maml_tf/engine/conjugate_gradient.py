@@ -20,7 +20,8 @@ def conjugate_gradient(
     """Solves A x = target for a positive definite A, beginning at x = 0.
 
     A system is done where its residual is short enough, or where a direction has no positive
-    curvature, so that A is not positive definite; it stays as it is while others go on.
+    curvature, so that A is not positive definite; it stays as it is while others go on. Of a target
+    that is not finite there is no finite solution.
 
     Args:
       product: `x [..., n] -> A x [..., n]`.
@@ -42,10 +43,11 @@ def conjugate_gradient(
         direction = residual + tf.where(goes_on, following / squared, 0) * direction
         return i + 1, x, residual, direction, following
 
+    start = tf.where(tf.math.is_finite(target), tf.zeros_like(target), target)
     _, x, residual, *_ = tf.while_loop(
         lambda i, x, r, d, squared: (i < iterations) & tf.reduce_any(squared > tolerance),
         body,
-        [tf.constant(0), tf.zeros_like(target), target, target, _dot(target, target)],
+        [tf.constant(0), start, target, target, _dot(target, target)],
     )
     return x, target - residual
 

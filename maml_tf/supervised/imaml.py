@@ -174,7 +174,7 @@ class ImplicitMAML(MetaLearner):
 
     settings = MetaLearner.settings | {"imaml_lambda", "cg_steps"}
     refused = {
-        "first_order": "takes products with a Hessian",
+        "first_order": "takes products with a Hessian, unlike MetaLearner(first_order=True)",
         "learn_step_size": "differentiates no inner step",
         "multi_step_loss": "differentiates no inner step",
         "second_order_after": "differentiates no inner step",
