@@ -1,11 +1,7 @@
 """One device and two see the same tasks, and take the same meta-steps."""
 
 import contextlib
-import json
-import os
 import socket
-import subprocess
-import sys
 import types
 
 import keras
@@ -13,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train
-from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf import Batch, MetaLearner, Task, losses, train
 from maml_tf.networks import dense_network
 from maml_tf.training.checkpoints import Checkpoints
 
@@ -149,67 +144,7 @@ def cluster(**jobs):
     return types.SimpleNamespace(cluster_spec=lambda: tf.train.ClusterSpec(jobs))
 
 
-def strategy_like(several=False, resolver=None):
-    extended = types.SimpleNamespace(_in_multi_worker_mode=lambda: several)
-    return types.SimpleNamespace(extended=extended, cluster_resolver=resolver)
-
-
-SEVERAL = [
-    strategy_like(several=True),
-    strategy_like(resolver=cluster(worker=["a:1", "b:1"])),
-    strategy_like(resolver=cluster(chief=["a:1"], worker=["b:1"])),
-]
-
-
-@pytest.mark.parametrize("strategy", SEVERAL, ids=["mode", "two workers", "a chief and a worker"])
-def test_several_workers_are_refused_everywhere(strategy, tmp_path):
-    learner = made_in(None)
-    learner.strategy = strategy
-    told = "has several workers, which is not built yet; use tf.distribute.MirroredStrategy"
-    with pytest.raises(ValueError, match=told):
-        train(learner, sines, iterations=2, logdir=tmp_path / "run")
-    with pytest.raises(ValueError, match=told):
-        evaluate(learner, sines, num_tasks=24)
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_worker_is_not_refused(two):
-    one = tf.distribute.OneDeviceStrategy("CPU:0")
-    alone = strategy_like(resolver=cluster(worker=["a:1"]))
-    refuse_several_workers(two, one, alone, strategy_like(resolver=cluster()), None)
-
-
-WORKER = """
-import tensorflow as tf
-from maml_tf import MetaLearner, losses
-from maml_tf.networks import dense_network
-
-strategy = tf.distribute.MultiWorkerMirroredStrategy()
-with strategy.scope():
-    try:
-        MetaLearner(dense_network(1, 1), losses.mean_squared_error, meta_batch_size=4)
-    except ValueError as error:
-        print(error)
-"""
-
-
 def free_port():
     with socket.socket() as place:
         place.bind(("localhost", 0))
         return place.getsockname()[1]
-
-
-@pytest.mark.slow
-def test_two_real_workers_are_refused():
-    workers = [f"localhost:{free_port()}" for _ in range(2)]
-    processes = []
-    for index in range(2):
-        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        command = [sys.executable, "-c", WORKER]
-        processes.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        )
-    for process in processes:
-        said, _ = process.communicate(timeout=240)
-        assert "has several workers, which is not built yet" in said

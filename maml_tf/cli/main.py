@@ -44,6 +44,9 @@ COMMANDS = (
     *("train", "evaluate", "export", "figures", "reproduce", "render", "release", "prepare"),
     *("runs", "list", "completion"),
 )
+RESTART = 75
+"""Exit status where another worker is gone: "restart me" (EX_TEMPFAIL of sysexits.h)."""
+
 _MODULES = {"runs": "overview", "list": "listing"}
 """Of commands whose module has another name."""
 
@@ -53,7 +56,10 @@ _PATHS = ("logdir", "data_dir", "init", "to")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command, and exits with its status: 0, 1 for an error, 130 for an interrupt."""
+    """Runs one command, and exits with its status: 0, 1 for an error, 130 for an interrupt.
+
+    75 says that another worker is gone, and that all may be started again.
+    """
     status = run(sys.argv[1:] if argv is None else argv)
     try:
         sys.stdout.flush()
@@ -96,6 +102,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if reason := _of_the_machine(error):
             return _fail(reason)
+        if type(error).__name__ == "WorkerLost":  # whose module imports TensorFlow
+            return _fail(error, status=RESTART)
         raise
 
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs, start
 from maml_tf.experiments import build, machine
-from maml_tf.experiments.identity import to_flags
+from maml_tf.experiments.identity import common_flags, to_flags
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings, make
 
 if TYPE_CHECKING:
+    from maml_tf.engine.workers import Workers
     from maml_tf.training.loop import TrainingResult
 
 _LOG = logging.getLogger(__name__)
@@ -34,18 +35,21 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     runs.run_directory(settings)  # A name that cannot be used is refused before anything is made.
     build.require_data(settings)
     start.on(settings.machine)
-    with machine.strategy(settings.machine).scope():
+    with machine.together(settings.machine) as workers:
+        if not workers.is_chief:
+            logging.getLogger("maml_tf").setLevel(logging.WARNING)
+        workers.refuse_difference("flags", common_flags(settings))
         before_it = None
         if before := settings.pretraining():
-            result, learner = _train(before)
+            result, learner = _train(before, workers)
             if result.interrupted:
                 return 130
             before_it = learner
-        result, _ = _train(settings, before_it)
+        result, _ = _train(settings, workers, before_it)
     return 130 if result.interrupted else 0
 
 
-def _train(settings: Settings, before: Any = None) -> tuple[TrainingResult, Any]:
+def _train(settings: Settings, workers: Workers, before: Any = None) -> tuple[TrainingResult, Any]:
     from maml_tf.experiments.build import make_learner, make_tasks, make_validation
     from maml_tf.plotting.callbacks import AdaptationCurves
     from maml_tf.tasks import JointBatches
@@ -61,9 +65,12 @@ def _train(settings: Settings, before: Any = None) -> tuple[TrainingResult, Any]
         for name, counter in getattr(before, "counters", {}).items():
             learner.counters[name].assign(counter.value)
     elif settings.training.init:
-        runs.start_from_release(settings, learner)
+        workers.by_chief(lambda: runs.start_from_release(settings, learner))
     run = settings.run
-    with runs.opened(settings) if run.log else contextlib.nullcontext() as directory:
+    with contextlib.ExitStack() as held:
+        directory = None
+        if run.log:
+            directory = workers.by_chief(lambda: held.enter_context(runs.opened(settings)))
         _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
         result = train(
             learner,
@@ -79,7 +86,7 @@ def _train(settings: Settings, before: Any = None) -> tuple[TrainingResult, Any]
             log_every=run.log_every,
             validate_every=run.validate_every,
             save_every=run.save_every,
-            callbacks=[AdaptationCurves()],
+            callbacks=[AdaptationCurves()] if workers.is_chief else [],
             description=to_flags(settings),
             progress=run.progress,
         )

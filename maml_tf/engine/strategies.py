@@ -1,39 +1,177 @@
-"""What a `tf.distribute` strategy may be: the devices of one machine."""
+"""Which `tf.distribute` strategy a learner is made in: of one device, one machine, or several."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+_LOG = logging.getLogger(__name__)
 
-def refuse_several_workers(*strategies: Any) -> None:
-    """Refuses strategies that spread over several processes.
+KINDS = ("none", "mirrored", "multiworker")
+"""What `strategy` makes."""
 
-    Checkpoints, validation and the stop signal know one process; several would wait for each other
-    for ever, or end with different weights.
+PATIENCE = 600.0
+"""Seconds that a worker waits for the others in one exchange. A worker that dies is known within
+ten, by TensorFlow's own heartbeat; this is for one that lives and does not come."""
+
+_JOBS = ("chief", "worker")
+_SLURM = ("SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
+
+
+def strategy(kind: str = "none") -> tf.distribute.Strategy:
+    """The strategy in whose scope model, optimizer and learner are to be made.
 
     Args:
-      *strategies: any number, beside the one that is in force; None is none.
+      kind: "none": the one in force; "mirrored": all accelerators of this machine; "multiworker":
+        the processes that the environment variable `TF_CONFIG` names, or else those of a Slurm
+        step (`srun`). It waits for all of them, and has to be made before TensorFlow's first
+        operation.
 
     Raises:
-      ValueError: one of them has several workers.
+      ValueError: the kind is none of these, nothing says who the workers are or what says so is
+        malformed, TensorFlow is already at work, or this worker's address is in use.
     """
-    for strategy in (tf.distribute.get_strategy(), *strategies):
-        if strategy is not None and _has_several_workers(strategy):
-            raise ValueError(
-                f"{type(strategy).__name__} has several workers, which is not built yet; use "
-                "tf.distribute.MirroredStrategy on the devices of one machine, or no strategy."
-            )
+    if kind not in KINDS:
+        raise ValueError(f"A strategy is one of {', '.join(KINDS)}; not {kind!r}.")
+    if kind == "mirrored":
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy() if kind == "none" else _multiworker()
 
 
-def _has_several_workers(strategy: Any) -> bool:
-    if isinstance(strategy, tf.distribute.experimental.ParameterServerStrategy):
-        return True
-    # TensorFlow's own answer has no public name; a strategy of other make may lack it.
-    ask = getattr(strategy.extended, "_in_multi_worker_mode", None)
-    if ask is not None and ask():
-        return True
-    resolver = getattr(strategy, "cluster_resolver", None)
-    cluster = resolver.cluster_spec() if resolver is not None else None
-    return cluster is not None and sum(map(cluster.num_tasks, cluster.jobs)) > 1
+def refuse_parameter_servers(given: Any) -> None:
+    """Refuses a strategy whose workers do not take every step together.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if isinstance(given, tf.distribute.experimental.ParameterServerStrategy):
+        raise ValueError(
+            f"{type(given).__name__} has workers that do not step together, which a meta-step "
+            "needs; use tf.distribute.MultiWorkerMirroredStrategy, or no strategy."
+        )
+
+
+class Member(NamedTuple):
+    """One worker."""
+
+    job: str
+    task: int
+    address: str  # host:port
+
+
+def members(given: tf.distribute.Strategy) -> list[Member]:
+    """The workers of a strategy, the chief first; none where one process is all."""
+    resolver = _resolver_of(given)
+    if resolver is None:
+        return []
+    cluster = resolver.cluster_spec()
+    return [
+        Member(job, task, address)
+        for job in _JOBS
+        if job in cluster.jobs
+        for task, address in enumerate(cluster.job_tasks(job))
+    ]
+
+
+def own_index(given: tf.distribute.Strategy) -> int:
+    """This process' place among the `members`."""
+    resolver = _resolver_of(given)
+    if resolver is None:
+        return 0
+    own = resolver.task_type, resolver.task_id
+    return [member[:2] for member in members(given)].index(own)
+
+
+def _resolver_of(given: Any) -> Any:
+    several = isinstance(given, tf.distribute.MultiWorkerMirroredStrategy)
+    return given.cluster_resolver if several else None
+
+
+def _multiworker() -> tf.distribute.Strategy:
+    resolver = _resolver()
+    count = sum(map(resolver.cluster_spec().num_tasks, resolver.cluster_spec().jobs))
+    kind, task = resolver.task_type, resolver.task_id
+    _LOG.info("This is %s %s of %d workers; waiting for all of them.", kind, task, count)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=PATIENCE)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
+    except RuntimeError as error:  # TensorFlow's sentence names an internal.
+        raise ValueError(
+            "A strategy of several workers has to be made before TensorFlow's first operation: "
+            "make it at the top of the program."
+        ) from error
+    except tf.errors.OpError as error:
+        own = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
+        reason = str(error.message).splitlines()[0]
+        raise ValueError(
+            f"This worker cannot serve at {own} ({reason}); end what uses the address, or give "
+            "another."
+        ) from error
+
+
+def _resolver() -> Any:
+    resolvers = tf.distribute.cluster_resolver
+    if os.environ.get("TF_CONFIG"):
+        _check_config(os.environ["TF_CONFIG"])
+        return resolvers.TFConfigClusterResolver()
+    missing = [name for name in _SLURM if name not in os.environ]
+    if len(missing) == len(_SLURM):
+        raise ValueError(
+            "Nothing says who the workers are: set TF_CONFIG for each of them, such as "
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
+            '"index": 0}}, or start them by Slurm\'s srun.'
+        )
+    try:
+        found = resolvers.SlurmClusterResolver()
+        found.cluster_spec()
+        return found
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"Slurm's variables do not say who the workers are ({error}).") from error
+
+
+def _check_config(text: str) -> None:
+    """Refuses a `TF_CONFIG` that TensorFlow would misunderstand, or trace back over."""
+    try:
+        config = json.loads(text)
+        fault = _fault(config)
+    except (ValueError, RecursionError) as error:
+        fault = f"it is no JSON ({error})"
+    if fault:
+        raise ValueError(
+            f"TF_CONFIG is malformed: {fault}. It is to be like "
+            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
+            '"index": 0}}.'
+        )
+
+
+def _fault(config: Any) -> str:
+    """What is wrong with a `TF_CONFIG`; nothing if it is right."""
+    cluster = config.get("cluster") if isinstance(config, Mapping) else None
+    task = config.get("task") if isinstance(config, Mapping) else None
+    if not isinstance(cluster, Mapping) or not cluster or not isinstance(task, Mapping):
+        return 'it needs "cluster" and "task"'
+    for job, tasks in cluster.items():
+        if job not in _JOBS:
+            return f'its cluster has "{job}"; only chief and worker train together'
+        if not isinstance(tasks, list) or not tasks or not all(map(_is_address, tasks)):
+            return f'the "{job}" of its cluster is no list of "host:port"'
+    every = [address for tasks in cluster.values() for address in tasks]
+    if len(set(every)) < len(every):
+        return "one address is there twice"
+    if len(cluster.get("chief", [])) > 1:
+        return "it has several chiefs"
+    kind, index = task.get("type"), task.get("index")
+    if kind not in cluster:
+        return f"its task is a {kind!r}, which its cluster lacks"
+    if type(index) is not int or not 0 <= index < len(cluster[kind]):
+        return f"its task has index {index!r}, and there are {len(cluster[kind])} {kind}s"
+    return ""
+
+
+def _is_address(text: Any) -> bool:
+    return isinstance(text, str) and text.rpartition(":")[0] != "" and text[-1:].isdigit()

@@ -169,6 +169,19 @@ def flag_lines(settings: Settings) -> tuple[str, ...]:
     return tuple(line for line in to_flags(settings).splitlines() if line.startswith("--"))
 
 
+_OF_ONE_WORKER = (
+    *("data_dir", "download", "intra_op_threads", "inter_op_threads", "logdir", "log", "progress"),
+    *("pieces", "recompute"),
+)
+"""Flags that say where and how one of several workers does what all do."""
+
+
+def common_flags(settings: Settings) -> list[str]:
+    """The flags that several workers of one training have to share."""
+    own = tuple(f"--{name}=" for name in _OF_ONE_WORKER)
+    return [line for line in flag_lines(settings) if not line.startswith(own)]
+
+
 def _quoted(text: str) -> str:
     """Puts a value into quotes which a flagfile's reader would cut or refuse."""
     if not _TO_QUOTE.search(text):

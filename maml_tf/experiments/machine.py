@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
+    from maml_tf.engine.workers import Workers
     from maml_tf.experiments.settings import Machine
 
 _LOG = logging.getLogger(__name__)
@@ -65,10 +64,18 @@ def dtype_policy(machine: Machine) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def strategy(machine: Machine) -> tf.distribute.Strategy:
-    """The strategy whose scope a learner is to be made in."""
-    import tensorflow as tf
+@contextlib.contextmanager
+def together(machine: Machine) -> Iterator[Workers]:
+    """The scope in which a learner is to be made; gives the workers that this process is one of.
 
-    if machine.distribute == "mirrored":
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+    Raises:
+      ValueError: nothing says who the workers are, or what says so is malformed.
+      WorkerLost: inside, where one of them does not answer.
+    """
+    from maml_tf.engine.strategies import strategy
+    from maml_tf.engine.workers import Workers
+
+    made = strategy(machine.distribute)
+    workers = Workers(made)
+    with made.scope(), workers.named():
+        yield workers

@@ -507,8 +507,9 @@ class Machine:
     )
     distribute: str = setting(
         "none",
-        "mirrored: spread the tasks over all visible accelerators.",
-        choices=("none", "mirrored"),
+        "mirrored: spread the tasks over all visible accelerators; multiworker: over the processes "
+        "that TF_CONFIG or Slurm's srun names (docs/scale.md).",
+        choices=("none", "mirrored", "multiworker"),
     )
 
 

@@ -12,7 +12,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +22,7 @@ from maml_tf.sources.read_ahead import ReadAhead
 from maml_tf.sources.supplies import SourceEnded, Tasks, supply_of
 from maml_tf.sources.tracing import Verdict, is_constant, same_values, try_tracing
 from maml_tf.tasks.constant import ConstantTasks
+from maml_tf.tasks.shares import share_of
 from maml_tf.types import Task
 
 _LOG = logging.getLogger(__name__)
@@ -40,8 +41,18 @@ class InGraph:
 
     def __call__(self, index: tf.Tensor, num_tasks: int) -> Task:
         """Draws meta-batch `index`, while tracing."""
-        task = as_task(self.source(index, num_tasks), num_tasks)
-        return tf.nest.map_structure(tf.convert_to_tensor, task)
+        return _in_graph(self.source(index, num_tasks), num_tasks)
+
+    def share(self, index: tf.Tensor, num_tasks: int, mine: Any, replicas: int) -> Task:
+        """Draws share number `mine` of it, while tracing; no more than that where it can be."""
+        if hasattr(self.source, "share"):
+            drawn = self.source.share(index, num_tasks, mine, replicas)
+            return _in_graph(drawn, num_tasks // replicas)
+        return share_of(self(index, num_tasks), mine, replicas)
+
+
+def _in_graph(drawn: Any, num_tasks: int) -> Task:
+    return tf.nest.map_structure(tf.convert_to_tensor, as_task(drawn, num_tasks))
 
 
 class Piece(NamedTuple):

@@ -22,7 +22,7 @@ from maml_tf.engine.inner_loop import (
 )
 from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
 from maml_tf.engine.step_weights import Rows, ids_of, normalizations
-from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.engine.strategies import refuse_parameter_servers
 from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
@@ -83,7 +83,7 @@ class AdaptiveModel(Settings, Saved):
         **settings: Any,
     ):
         """Sets the model up; nothing is computed yet."""
-        refuse_several_workers()
+        refuse_parameter_servers(tf.distribute.get_strategy())
         self.strategy = tf.distribute.get_strategy()
         self.model = model
         self.loss_weights, self._direction = loss_weights, lower_is_better

@@ -196,13 +196,21 @@ def check_settings(learner: Any) -> None:
     if learner.meta_batch_size % (replicas * learner.pieces):
         raise ValueError(
             f"A meta-batch of {learner.meta_batch_size} tasks does not divide into {replicas} "
-            f"replicas x {learner.pieces} pieces; choose a multiple, or fewer pieces."
+            f"replicas x {learner.pieces} pieces; choose {_nearest(learner, replicas)}, or fewer "
+            "pieces."
         )
     if learner.multi_step_loss and not learner.inner_steps:
         raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
     if learner.second_order_after and (learner.first_order or not learner.inner_steps):
         why = "first_order is True" if learner.first_order else "inner_steps is 0"
         raise ValueError(f"Nothing becomes of second order, for {why}; drop second_order_after.")
+
+
+def _nearest(learner: Any, replicas: int) -> str:
+    """The nearest numbers of tasks that divide."""
+    each = replicas * learner.pieces
+    below = learner.meta_batch_size // each * each
+    return " or ".join(str(number) for number in (below, below + each) if number)
 
 
 # --- activations ---

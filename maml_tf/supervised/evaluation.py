@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
-from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.engine.workers import Workers
 from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task, check_ways
 from maml_tf.sources.resolve import InGraph, Piece, held_out
@@ -32,8 +32,9 @@ BATCH_STATISTICS = ("transductive", "inductive")
 class MetricEvaluator:
     """Adapts to held-out tasks, and measures the query set after 0, 1, ... S steps.
 
-    Compiled once; calling it again measures the learner's present weights on the same tasks. It
-    runs on one device, whatever strategy the learner trains by.
+    Compiled once; calling it again measures the learner's present weights on the same tasks. Each
+    of several workers measures its own share of the draws, on one device, and all return the same:
+    all have to call it.
     """
 
     def __init__(
@@ -63,16 +64,14 @@ class MetricEvaluator:
           ways: classes of the tasks, N', where the model has more outputs. The inner loop is over
             all outputs, as in training; those beyond the first N' are left out of the prediction,
             so that it is of a class that the task has. By default all count.
-          workers: draws of tasks that are measured at a time, each in a thread of its own and with
-            memory of its own. It pays for small networks, whose operations leave cores idle; what
-            is measured stays the same.
+          workers: draws of tasks that this process measures at a time, each in a thread of its own
+            and with memory of its own. It pays for small networks, whose operations leave cores
+            idle; what is measured stays the same.
 
         Raises:
-          ValueError: an argument is out of range, `tasks` has not so many tasks, or the strategy
-            has several workers.
+          ValueError: an argument is out of range, or `tasks` has not so many tasks.
         """
         arguments.learner(learner, ("adapt_and_observe", "measure"))
-        refuse_several_workers(learner.strategy)
         num_tasks, steps = arguments.whole("num_tasks", num_tasks), arguments.whole("steps", steps)
         if num_tasks < 1 or steps < 0:
             raise ValueError(
@@ -84,7 +83,8 @@ class MetricEvaluator:
             )
         self.learner, self.tasks = learner, tasks
         self.num_tasks, self.steps = num_tasks, steps
-        self._workers = arguments.count("workers", workers, 1)
+        self._threads = arguments.count("workers", workers, 1)
+        self._all = Workers(learner.strategy)
         self._alpha: tf.Variable | None = None
         self.step_size = step_size
         self.inductive = batch_statistics == "inductive"
@@ -142,17 +142,19 @@ class MetricEvaluator:
             self._is_checked = True
         if self._revision != self.learner.revision:  # a setting was changed
             self._compile()
+        own = pieces[self._all.share(len(pieces))]
         curves = list(
             Bar(
-                self._measured(pieces),
-                total=len(pieces),
+                self._measured(own),
+                total=len(own),
                 desc="evaluate",
                 unit="draw",
                 until_first="compiling",
                 disable=not progress,
             )
         )
-        return summarize(np.concatenate(curves)[: self.num_tasks])
+        measured = np.concatenate([np.zeros([0, self.steps + 1], np.float32), *curves])
+        return summarize(self._all.concatenate(measured)[: self.num_tasks])
 
     def _measured(self, pieces: Sequence[Piece | tuple[tf.Tensor, int]]) -> Iterator[np.ndarray]:
         """The curves of each draw, in order."""
@@ -161,10 +163,10 @@ class MetricEvaluator:
             drawn, count = piece
             return self._draw(drawn).numpy()[:count]
 
-        if self._workers == 1:
+        if self._threads == 1:
             yield from map(measure, pieces)
             return
-        pool = ThreadPoolExecutor(self._workers)
+        pool = ThreadPoolExecutor(self._threads)
         try:
             yield from pool.map(measure, pieces)
         finally:

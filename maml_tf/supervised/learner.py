@@ -17,6 +17,7 @@ from maml_tf import arguments
 from maml_tf.engine.curvature_check import warn_of_curvature
 from maml_tf.engine.inner_optimizers import InnerOptimizer
 from maml_tf.engine.outer_step import Norms, clipped_by_norm, scheduled_step_size
+from maml_tf.engine.replicas import apply_sum, sum_over_replicas
 from maml_tf.objectives.labels import check_task
 from maml_tf.objectives.optimizers import (
     OptimizerLike,
@@ -27,6 +28,7 @@ from maml_tf.objectives.optimizers import (
     optimizer_of,
 )
 from maml_tf.objectives.resolve import LossLike
+from maml_tf.sources.shares import draw_share
 from maml_tf.sources.supplies import Tasks, supply_of
 from maml_tf.supervised import checks
 from maml_tf.supervised import export as exporting
@@ -34,7 +36,7 @@ from maml_tf.supervised import summary as learner_summary
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.evaluation import MetricEvaluator
 from maml_tf.supervised.meta_gradient import MetaGradient, MetaMetrics
-from maml_tf.supervised.meta_steps import MetaSteps, StepMetrics, share_of
+from maml_tf.supervised.meta_steps import MetaSteps, StepMetrics
 from maml_tf.supervised.portable import portable, programs
 from maml_tf.types import Programs, Servable, Task, TaskSource, Weights
 
@@ -95,8 +97,8 @@ class MetaLearner(AdaptiveModel):
         begin as the layer's are now, and do not adapt.
 
     Raises:
-      ValueError: an argument is out of range, no variable adapts, or the strategy in force has
-        several workers.
+      ValueError: an argument is out of range, no variable adapts, or the strategy in force is of
+        parameter servers.
     """
 
     remedy = "Lower the inner or the meta step size, or clip the meta-gradient."
@@ -274,21 +276,18 @@ class MetaLearner(AdaptiveModel):
         Runs in a replica's context: each replica takes its own share of the same T tasks.
         """
         replicas = self.strategy.num_replicas_in_sync
-        task = share_of(tasks(index, self.meta_batch_size), replicas)
+        task = draw_share(tasks, index, self.meta_batch_size, replicas)
         scale = loss_scale(self.optimizer)
         gradient, metrics = self.meta_gradient(task, index, scale)
-        gradient = [g / replicas for g in gradient]
-        if replicas > 1:
-            # Measure and clip the sum; the optimizer adds the replicas' gradients once more.
-            context = tf.distribute.get_replica_context()
-            gradient = context.all_reduce(tf.distribute.ReduceOp.SUM, gradient)
+        # Measured and clipped is the sum.
+        gradient = sum_over_replicas([g / replicas for g in gradient])
         norms, step_size = self._norms(gradient, scale), scheduled_step_size(self.optimizer)
         if self.clip is not None:
             gradient = [clipped(g, self.clip, scale) for g in gradient]
         if self.clip_norm is not None:
             gradient = clipped_by_norm(gradient, self.clip_norm, scale)
         before = [tf.convert_to_tensor(v.value) for v in self.variables]
-        self.optimizer.apply([g / replicas for g in gradient], self.variables)
+        apply_sum(self.optimizer, gradient, self.variables)
         moved = [v.value - b for v, b in zip(self.variables, before, strict=True)]
         return StepMetrics(*metrics, norms, self._norms(moved), step_size)
 

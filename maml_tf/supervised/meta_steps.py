@@ -6,12 +6,13 @@ Shape letters: T tasks of a meta-batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from maml_tf.engine.compilation import compile_fed_loop, compile_loop
 from maml_tf.engine.outer_step import PARTS
+from maml_tf.engine.workers import Workers
 from maml_tf.sources.read_ahead import ReadAhead
 from maml_tf.sources.resolve import InGraph, prepare
 from maml_tf.sources.supplies import Tasks
@@ -33,6 +34,9 @@ class StepMetrics(NamedTuple):
         """A few words for the progress bar, about arrays with a leading axis `[count]`."""
         return MetaMetrics(*self[:3]).progress(metric)
 
+
+_OF_TASKS = MetaMetrics._fields
+"""What is a mean over tasks. All else is of the whole meta-gradient, and alike on every replica."""
 
 Step = Callable[[TaskSource, tf.Tensor], StepMetrics]
 
@@ -61,7 +65,7 @@ class MetaSteps:
           jit_compile: compile the whole loop with XLA, where there is one replica.
         """
         self._step, self._check, self._size = step, check, meta_batch_size
-        self._strategy = strategy
+        self._strategy, self._workers = strategy, Workers(strategy)
         self._jit = jit_compile and strategy.num_replicas_in_sync == 1
         number, norms = tf.TensorSpec([]), tf.TensorSpec([len(PARTS)])
         self.spec = StepMetrics(tf.TensorSpec([inner_steps]), number, number, norms, norms, number)
@@ -83,7 +87,8 @@ class MetaSteps:
                 self._look_at_first(source, start)
                 self._sources[id(tasks)] = (tasks, source)
             self._loops[id(tasks)] = self._compile(self._sources[id(tasks)][1])
-        return self._loops[id(tasks)](start, count)
+        seen = self._loops[id(tasks)](start, count)
+        return seen._replace(**self._workers.mean({n: getattr(seen, n) for n in _OF_TASKS}))
 
     def _look_at_first(self, source: InGraph | ReadAhead, index: int) -> None:
         """Draws one meta-batch to look at its values: once per source, never in a step."""
@@ -95,9 +100,9 @@ class MetaSteps:
     def _compile(self, source: InGraph | ReadAhead) -> Callable[[int, int], StepMetrics]:
         def step(index: tf.Tensor, draw: TaskSource) -> StepMetrics:
             metrics = self._strategy.run(self._step, args=(draw, index))
-            return tf.nest.map_structure(
-                lambda m: self._strategy.reduce(tf.distribute.ReduceOp.MEAN, m, axis=None), metrics
-            )
+            # Over this process' replicas; those of other workers are asked once a call.
+            each = map(self._strategy.experimental_local_results, metrics)
+            return StepMetrics(*(tf.add_n(own) / len(own) for own in each))
 
         if isinstance(source, InGraph):
             return compile_loop(lambda index: step(index, source), self.spec, jit_compile=self._jit)
@@ -108,15 +113,3 @@ class MetaSteps:
             capacity=source.capacity,
             jit_compile=self._jit,
         )
-
-
-def share_of(task: Task, replicas: int) -> Task:
-    """This replica's share of the T tasks of a meta-batch."""
-    if replicas == 1:
-        return task
-    mine = tf.distribute.get_replica_context().replica_id_in_sync_group
-
-    def cut(t: Any) -> tf.Tensor:
-        return tf.reshape(t, [replicas, t.shape[0] // replicas, *t.shape[1:]])[mine]
-
-    return tf.nest.map_structure(cut, task)

@@ -25,6 +25,7 @@ from maml_tf.tasks.examples import (
     to_device,
     with_rotations,
 )
+from maml_tf.tasks.shares import share_of
 from maml_tf.tasks.sizes import check_counts, drawn, span
 from maml_tf.types import Batch, Task
 
@@ -153,16 +154,28 @@ class Episodes(Constructors):
           ...] and y [T, N*Q]. Examples of a class are neighbours. A set whose size is drawn has a
           mask [T, N*K]; where that is False x is 0, or "".
         """
-        num_tasks = arguments.count("num_tasks", num_tasks, 1)
+        return self.share(index, arguments.count("num_tasks", num_tasks, 1), 0, 1)
+
+    def share(self, index: tf.Tensor | int, num_tasks: int, mine: Any, replicas: int) -> Task:
+        """Draws share number `mine` of meta-batch `index`: takes no other examples than its own.
+
+        Args:
+          index: meta-batch number, int64 scalar.
+          num_tasks: T of the whole meta-batch.
+          mine: 0 ... `replicas` - 1, a scalar.
+          replicas: among how many the T tasks are shared, a divisor.
+        """
+        if self._changes and replicas > 1:  # A set is changed as a whole.
+            return share_of(self(index, num_tasks), mine, replicas)
         rows = self._draw_rows(index, num_tasks)  # [T, N, M]
         if self.rotations:
             turns = 4.0 * self._draw("episode rotations", index, (num_tasks, self.ways, 1))
             rows += tf.cast(turns, tf.int64) * self._num_examples
         shots = self._shots[1]
-        return Task(
-            support=self._batch("support", rows[:, :, :shots], self._shots, index),
-            query=self._batch("query", rows[:, :, shots:], self._queries, index),
-        )
+        sets = {"support": rows[:, :, :shots], "query": rows[:, :, shots:]}
+        masks = {name: self._mask(name, of_set, index) for name, of_set in sets.items()}
+        sets, masks = share_of((sets, masks), mine, replicas)
+        return Task(*(self._batch(name, sets[name], masks[name], index) for name in sets))
 
     def served(self, rows: tf.Tensor) -> Any:
         """The examples `[..., *shape]` of rows `[...]`; `labels` are those of all rows."""
@@ -196,16 +209,23 @@ class Episodes(Constructors):
         drawings = tf.math.top_k(drawings, self._shots[1] + self._queries[1]).indices  # [T, N, M]
         return tf.gather(self._offsets, classes)[..., None] + tf.cast(drawings, tf.int64)
 
-    def _batch(self, name: str, rows: tf.Tensor, sizes: tuple[int, int], index) -> Batch:
+    def _mask(self, name: str, rows: tf.Tensor, index) -> Any:
+        """Which of the examples [T, N, K] of a set exist; nothing where all do."""
+        sizes, purpose = {
+            "support": (self._shots, "episode shots"),
+            "query": (self._queries, "episode queries"),
+        }[name]
+        if sizes[0] == sizes[1]:
+            return ()
+        mask = drawn(self._draw(purpose, index, (rows.shape[0],)), sizes)
+        return tf.broadcast_to(mask[:, tf.newaxis], rows.shape)
+
+    def _batch(self, name: str, rows: tf.Tensor, mask: Any, index) -> Batch:
         """The labelled examples of rows [T, N, K], of which each task keeps its own number."""
         num_tasks, ways, most = rows.shape
         x = self._changed(name, self.served(rows), index)  # [T, N, K, ...]
         y = np.repeat(np.arange(ways, dtype=np.int32), most)
-        mask: Any = ()
-        if sizes[0] < most:
-            purpose = {"support": "episode shots", "query": "episode queries"}[name]
-            mask = drawn(self._draw(purpose, index, (num_tasks,)), sizes)
-            mask = tf.broadcast_to(mask[:, tf.newaxis], rows.shape)  # [T, N, K]
+        if tf.is_tensor(mask):
             x = tf.nest.map_structure(lambda values: _where(mask, values), x)
             mask = tf.reshape(mask, [num_tasks, ways * most])
         merged = tf.nest.map_structure(

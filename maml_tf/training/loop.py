@@ -9,6 +9,7 @@ on one CPU.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import time
@@ -21,8 +22,10 @@ import numpy as np
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from maml_tf import arguments
-from maml_tf.engine.strategies import refuse_several_workers
+from maml_tf.engine.strategies import refuse_parameter_servers
+from maml_tf.engine.workers import Workers
 from maml_tf.estimates import direction
+from maml_tf.saving.descriptions import describe
 from maml_tf.system.files import Unwritable, refuse_pattern, user_path
 from maml_tf.system.locks import run_lock
 from maml_tf.system.progress import Bar
@@ -30,7 +33,7 @@ from maml_tf.system.signals import stop_signal
 from maml_tf.training import callbacks as keras_callbacks
 from maml_tf.training.callbacks import Callbacks
 from maml_tf.training.history import History
-from maml_tf.training.resuming import Memory, Store, open_run, tell, tell_start
+from maml_tf.training.resuming import Memory, Store, all_variables, open_run, tell, tell_start
 from maml_tf.training.summaries import Summaries
 from maml_tf.training.window import MAY_BE_NAN, Window
 from maml_tf.types import Estimate, Evaluator, Learner, Metrics
@@ -86,6 +89,10 @@ class Plan(NamedTuple):
         least = {"iterations": 0, "best_after": 0, "stop_after": 0}
         made = {n: arguments.count(n, v, least.get(n, 1)) for n, v in self._asdict().items()}
         return Plan(**made)
+
+    def shown(self) -> list[tuple[str, str]]:
+        """Each number's name and the number."""
+        return [(name, str(number)) for name, number in self._asdict().items()]
 
 
 def train(
@@ -162,9 +169,7 @@ def train(
     arguments.learner(learner, _ABILITIES)
     decides = learner.inner_steps if best_after is None else best_after
     plan = Plan(iterations, log_every, validate_every, save_every, decides, stop_after).checked()
-    for name, value in ("validation_tasks", validation_tasks), ("keep_best", keep_best):
-        arguments.count(name, value, 1)
-    arguments.count("validation_steps", validation_steps, 0)
+    _check_counts(validation_tasks, keep_best, validation_steps)
     for name, value in ("restore_best", restore_best), ("record", record), ("progress", progress):
         arguments.boolean(name, value)
     directory = _directory(logdir, record)
@@ -172,20 +177,21 @@ def train(
         raise ValueError(f"description must be text, not {arguments.shown(description)}.")
     called = keras_callbacks.checked(callbacks)
     learner.check_tasks(tasks)
-    refuse_several_workers(getattr(learner, "strategy", None))
+    refuse_parameter_servers(getattr(learner, "strategy", None))
     _check_choice(validation is None, restore_best, plan.stop_after)
     lower_is_better = validation is not None and direction(learner)
     evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
+    workers = Workers(getattr(learner, "strategy", None))
     with contextlib.ExitStack() as held:
-        store: Store = Memory(learner, keep_best=restore_best)
-        start = 0
-        if directory is not None:
-            held.enter_context(run_lock(directory))
-            store, start = open_run(directory, learner, tasks, keep_best=keep_best)
-            tell_start(start, plan.iterations, directory)
-        loop = _Loop(learner, tasks, plan, start, progress=progress)
+        held.enter_context(workers.named())
+        workers.refuse_difference("settings", _terms(learner, tasks, plan, evaluator))
+        opened = held.enter_context(_opened(workers, learner, tasks, directory, keep_best))
+        in_memory = Memory(learner, keep_best=restore_best and workers.is_chief)
+        store, start = _agree(workers, learner, *(opened or (in_memory, 0)))
+        tell_start(start, plan.iterations, directory if opened else None)
+        loop = _Loop(learner, tasks, plan, start, workers, progress=progress)
         loop.store, loop.evaluator, loop.lower_is_better = store, evaluator, lower_is_better
-        loop.summaries = Summaries(directory or "", disabled=directory is None)
+        loop.summaries = Summaries(directory or "", disabled=not opened)
         held.enter_context(contextlib.closing(loop))
         loop.call_back(called)
         if start == 0:
@@ -195,9 +201,61 @@ def train(
         with loop.saying_what_is_kept():
             interrupted = loop.run(stop)
         best_score = loop.best_score
-        _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
+        if workers.is_chief:
+            _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
+        workers.take_from_chief(all_variables(learner))
         loop.callbacks.end()
     return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
+
+
+def _terms(
+    learner: Learner[TasksT], tasks: TasksT, plan: Plan, evaluator: Evaluator | None
+) -> list[str]:
+    """What all workers must agree on, one thing a line."""
+    described = json.dumps(describe(learner, tasks), indent=0).splitlines()
+    validated = None if evaluator is None else evaluator.steps
+    return [*described, f"validation_steps={validated}", *map("=".join, plan.shown())]
+
+
+@contextlib.contextmanager
+def _opened(
+    workers: Workers,
+    learner: Learner[TasksT],
+    tasks: TasksT,
+    directory: Path | None,
+    keep_best: int,
+) -> Iterator[tuple[Store, int] | None]:
+    """Holds a run's directory, if there is one; the chief alone does."""
+    with contextlib.ExitStack() as held:
+
+        def opened() -> tuple[Store, int] | None:
+            if directory is None:
+                return None
+            held.enter_context(run_lock(directory))
+            return open_run(directory, learner, tasks, keep_best=keep_best)
+
+        yield workers.by_chief(opened)
+
+
+def _agree(
+    workers: Workers, learner: Learner[TasksT], store: Store, start: int
+) -> tuple[Store, int]:
+    """Lets all workers begin where the chief does: with its weights, at its iteration."""
+    if not workers.together:
+        return store, start
+    counters = getattr(learner, "counters", {}).values()
+    workers.take_from_chief([*all_variables(learner), *counters])
+    start, since_best = map(int, workers.from_chief([start, store.since_best]))
+    best_score = float(workers.from_chief(float(store.best_score)))
+    if isinstance(store, Memory):
+        store.best_score, store.since_best = best_score, since_best
+    return store, start
+
+
+def _check_counts(validation_tasks: int, keep_best: int, validation_steps: int) -> None:
+    arguments.count("validation_tasks", validation_tasks, 1)
+    arguments.count("keep_best", keep_best, 1)
+    arguments.count("validation_steps", validation_steps, 0)
 
 
 def _check_choice(unvalidated: bool, restore_best: bool, stop_after: int) -> None:
@@ -258,10 +316,11 @@ class _Loop:
         tasks: TasksT,
         plan: Plan,
         start: int,
+        workers: Workers,
         *,
         progress: bool,
     ):
-        self.learner, self.tasks, self.plan = learner, tasks, plan
+        self.learner, self.tasks, self.plan, self.workers = learner, tasks, plan, workers
         self.iteration = self.saved = start
         self.store: Store
         self.summaries: Summaries
@@ -271,6 +330,8 @@ class _Loop:
         self._window = Window(learner.metric_name)
         self._seconds_per_step = math.inf
         self._cost_is_known = False
+        self._affordable = 1  # The first call compiles: it says no more than a step's cost at most.
+        self._is_stopped = self._is_ended = False
         total = plan.iterations
         self._bar = Bar(
             total=total,
@@ -278,7 +339,7 @@ class _Loop:
             desc="meta-train",
             unit="it",
             until_first="compiling",
-            disable=not progress,
+            disable=not (progress and workers.is_chief),
         )
         self._validated = ""
         self.call_back(())
@@ -301,22 +362,33 @@ class _Loop:
     def run(self, stop: list[str]) -> bool:
         """Trains to the end, or until `stop` holds a signal's name; whether it was stopped."""
         self.callbacks.begin()
-        while not self._at_end() and not stop:
+        self._hear(stop)
+        while not self._at_end() and not self._is_stopped:
             self._advance(self._boundary())
+            self._hear(stop)
             if self._at_end() or self.iteration % self._epoch == 0:
                 if self.evaluator:
                     self._validate(self.evaluator)
                 self.callbacks.end_epoch()
+                self._hear(stop)
             if self._at_end() or self.iteration % self.plan.save_every == 0:
                 self._save()
-        if stop and self.iteration != self.saved:
+                self._hear(stop)
+        if self._is_stopped and self.iteration != self.saved:
             self._save()
         if self._stalled:
             tell(
                 f"Ended after iteration {self.iteration}: {self.store.since_best} validations in a "
                 f"row without a better score than {self.best_score:.4g}."
             )
-        return bool(stop) and not self._at_end()
+        return self._is_stopped and not self._at_end()
+
+    def _hear(self, stop: list[str]) -> None:
+        """Takes notice of signals and callbacks; several workers of each other's, all alike."""
+        affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
+        heard = self.workers.gather([affordable, bool(stop), self.callbacks.stopped])
+        self._affordable = int(heard[0, 0])  # as the chief's clock says
+        self._is_stopped, self._is_ended = bool(heard[:, 1].any()), bool(heard[:, 2].any())
 
     @property
     def _stalled(self) -> bool:
@@ -325,7 +397,7 @@ class _Loop:
 
     def _at_end(self) -> bool:
         done = self.iteration >= self.plan.iterations
-        return done or self.callbacks.stopped or self._stalled
+        return done or self._is_ended or self._stalled
 
     def _boundary(self) -> int:
         """The meta-step that the next compiled call must not go past."""
@@ -344,9 +416,7 @@ class _Loop:
 
     def _advance(self, boundary: int) -> None:
         """One compiled call, of about `CALL_SECONDS`, not past `boundary`."""
-        # The first call compiles: it says no more than how long a step takes at most.
-        affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
-        count = min(affordable, boundary - self.iteration)
+        count = min(self._affordable, boundary - self.iteration)
         self.callbacks.begin_call(self.iteration)
         began, first = time.perf_counter(), math.isinf(self._seconds_per_step)
         seen = self.learner.meta_steps(self.tasks, self.iteration, count)
@@ -417,7 +487,7 @@ class _Loop:
     def _validate(self, evaluator: Evaluator) -> None:
         self.callbacks.begin_validation()
         with getattr(self.learner, "averaged", contextlib.nullcontext)():
-            estimate: Estimate = evaluator()
+            estimate = self._from_chief(evaluator())
         self.history.add_validation(self.iteration, estimate)
         metric, decides = self.learner.metric_name, min(self.plan.best_after, evaluator.steps)
         self.summaries.validation(metric, estimate, self.iteration)
@@ -430,6 +500,14 @@ class _Loop:
             self.store.save_lesser(self.iteration, score)
         with self.summaries.at(self.iteration):
             self.callbacks.end_validation(estimate, metric, decides, self.iteration)
+
+    def _from_chief(self, estimate: Estimate) -> Estimate:
+        """The chief's, where there are several workers: what follows from it is decided alike."""
+        if not self.workers.together:
+            return estimate
+        own = np.stack([estimate.mean, estimate.std, estimate.ci95]).astype(np.float64)
+        mean, std, ci95 = self.workers.from_chief(own)
+        return Estimate(mean, std, ci95, estimate.num_tasks)
 
     def _save(self) -> None:
         self._check_weights()

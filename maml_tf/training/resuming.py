@@ -67,8 +67,7 @@ class Memory:
 
     def __init__(self, learner: Learner, *, keep_best: bool):
         """Begins empty; without `keep_best` only the best score is known, and no weights."""
-        optimizer = learner.optimizer
-        self._variables = [*learner.state, *(optimizer.variables if optimizer else [])]
+        self._variables = all_variables(learner)
         self._keep_best = keep_best
         self._best: list[np.ndarray] = []
         self.best_score = math.nan
@@ -100,6 +99,11 @@ class Memory:
         for variable, value in zip(self._variables, self._best, strict=True):
             variable.assign(value)
         return True
+
+
+def all_variables(learner: Learner) -> list[Any]:
+    """All that a learner goes on from: its state, and the optimizer's."""
+    return [*learner.state, *(learner.optimizer.variables if learner.optimizer else [])]
 
 
 def open_run(
@@ -154,8 +158,10 @@ def _sweep(directory: Path) -> None:
                 left.unlink()
 
 
-def tell_start(start: int, iterations: int, directory: Path) -> None:
+def tell_start(start: int, iterations: int, directory: Path | None) -> None:
     """Says visibly that a run goes on, or that nothing is left to do in it."""
+    if directory is None:
+        return
     if start >= iterations:
         asked = "as many as asked" if start == iterations else f"more than the {iterations} asked"
         _LOG.warning(
