@@ -84,9 +84,11 @@ def _sampler(settings: Settings, tasks: int, *, episodes: int, resample: bool = 
 
 def policy(settings: Settings) -> Policy:
     """Makes the paper's policy for the environment's spaces, initialised by the settings' seed."""
+    from maml_tf.engine.workers import outside_scope
     from maml_tf.rl.policy import policy_for
 
-    one = _sampler(settings.replace(asynchronous=False), 1, episodes=1)
+    # Of one task, which several workers could not share.
+    one = outside_scope(lambda: _sampler(settings.replace(asynchronous=False), 1, episodes=1))
     one.close()
     return policy_for(
         one,

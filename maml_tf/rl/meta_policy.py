@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
@@ -25,6 +26,8 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
+from maml_tf.engine.replicas import Argument, Result, mean_over_replicas
+from maml_tf.engine.workers import Workers
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
 from maml_tf.rl.objectives import INNER_LOSSES, PolicyBatch
@@ -37,8 +40,10 @@ from maml_tf.rl.rollouts import (
     Rollouts,
     TrajectorySource,
     check_number,
+    check_shared,
     check_source,
 )
+from maml_tf.rl.standardization import moments_of
 from maml_tf.saving.weights import Saved
 from maml_tf.types import Metrics, Servable, Weights
 
@@ -137,8 +142,13 @@ class MetaPolicy(Saved):
         sizes = step_size, self.learn_step_size, inner_steps
         self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
+        self.strategy = tf.distribute.get_strategy()
+        self.workers = Workers(self.strategy)
         self._sampling = AdaptiveSampling(
-            policy, self.inner, self.inner_loss, discount=discount, gae_lambda=gae_lambda
+            *(policy, self.inner, self.inner_loss),
+            discount=discount,
+            gae_lambda=gae_lambda,
+            workers=self.workers,
         )
 
     @property
@@ -241,6 +251,10 @@ class MetaPolicy(Saved):
 
     # --- the outer loop ---
 
+    def over_workers(self, function: Callable[[Argument], Result]) -> Callable[[Argument], Result]:
+        """The mean over workers of a function that is a mean over the tasks of each."""
+        return mean_over_replicas(self.strategy, function)
+
     def improve(self, rollouts: Rollouts) -> Mapping[str, np.ndarray]:
         """Moves `self.variables` once.
 
@@ -265,7 +279,9 @@ class MetaPolicy(Saved):
         seen = self.improve(rollouts)
         clock.stop("meta_step")
         if self.policy.standardizer is not None:
-            self.policy.standardizer.update(rollouts.observed())
+            own = moments_of(rollouts.observed())
+            self.policy.standardizer.update(self.workers.gather(own))
+        self.workers.take_from_chief(self.state)  # Processors of other makes round otherwise.
         return self.metrics(
             **rollouts.seen(),
             environment_steps=np.asarray(steps.value),
@@ -301,6 +317,7 @@ class MetaPolicy(Saved):
         """
         check_source(tasks)
         check_number(getattr(tasks, "tasks", self.meta_batch_size), self.meta_batch_size)
+        check_shared(tasks, self.workers)
 
     # --- held-out tasks, and other programs ---
 

@@ -128,10 +128,12 @@ class MetaTRPO(MetaPolicy):
             return trust_region.slope(lambda at: self.meta_objective(at, piece), values)
 
         return trust_region.trust_region_step(
-            pieces.mean(self.meta_objective, cut),
-            pieces.mean(slope, cut)(parameters),
-            pieces.mean_product(
-                self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
+            self.over_workers(pieces.mean(self.meta_objective, cut)),
+            self.over_workers(pieces.mean(slope, cut))(parameters),
+            self.over_workers(
+                pieces.mean_product(
+                    self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
+                )
             ),
             parameters,
             max_divergence=self.max_kl,

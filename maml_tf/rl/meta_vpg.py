@@ -20,6 +20,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.engine.outer_step import PARTS, Norms, clipped_by_norm, scheduled_step_size
+from maml_tf.engine.replicas import apply_sum
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl, surrogate
 from maml_tf.rl.policy import Policy
@@ -100,6 +101,11 @@ class MetaVPG(MetaPolicy):
                 f"{self.meta_batch_size} tasks do not divide into minibatches={minibatches}; "
                 "choose a divisor."
             )
+        if minibatches > 1 and self.workers.together:
+            raise ValueError(
+                f"minibatches={minibatches} are of some tasks each, and {self.workers.count} "
+                "workers have all of theirs at hand; take minibatches=1."
+            )
         self.optimizer = self._optimizer = optimizer or keras.optimizers.Adam(1e-3)
         if self._optimizer.use_ema:
             raise ValueError(
@@ -138,7 +144,8 @@ class MetaVPG(MetaPolicy):
 
     def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
         """Looks before and after all updates; norms of the first's gradient, and of the way."""
-        look = pieces.mean(self.look, pieces.cut(batches, self.number_of_pieces(batches)))
+        own = pieces.cut(batches, self.number_of_pieces(batches))
+        look = self.over_workers(pieces.mean(self.look, own))
         start = self.inner.values()
         before = look(start)
         slopes = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
@@ -150,7 +157,7 @@ class MetaVPG(MetaPolicy):
                     norms = tf.where(epoch == 0, self._norms(gradients), norms)
                 if self.clip_norm is not None:
                     gradients = clipped_by_norm(gradients, self.clip_norm)
-                self._optimizer.apply(gradients, self.variables)
+                self.strategy.run(self._move, args=(gradients,))
             return epoch + 1, norms
 
         _, norms = tf.while_loop(
@@ -171,4 +178,8 @@ class MetaVPG(MetaPolicy):
                 loss = self.objective(values, piece)
             return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-        return pieces.mean(slope, pieces.cut(batches, self.number_of_pieces(batches)))
+        own = pieces.cut(batches, self.number_of_pieces(batches))
+        return self.over_workers(pieces.mean(slope, own))
+
+    def _move(self, gradients: Weights) -> None:
+        apply_sum(self._optimizer, gradients, self.variables)

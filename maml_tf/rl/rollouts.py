@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine.inner_loop import InnerLoop
+from maml_tf.engine.workers import Workers
 from maml_tf.rl.actor import Act
 from maml_tf.rl.objectives import PolicyBatch, policy_batch
 from maml_tf.rl.policy import Policy
@@ -40,8 +41,8 @@ class TrajectorySource(Protocol):
 class Rollouts(NamedTuple):
     """What sampling and adapting in turns gave."""
 
-    batches: list[PolicyBatch]  # one per stage
-    returns: np.ndarray  # [T, stages], undiscounted
+    batches: list[PolicyBatch]  # one per stage; of several workers, of this one's tasks
+    returns: np.ndarray  # [T, stages], undiscounted; like the two numbers below, of all workers
     horizon: int  # H
     environment_steps: int  # taken in all stages
     diverged: int  # episodes that ended because their simulation did
@@ -81,6 +82,7 @@ class AdaptiveSampling:
         *,
         discount: float,
         gae_lambda: float,
+        workers: Workers,
     ):
         """Makes the two compiled functions.
 
@@ -90,8 +92,9 @@ class AdaptiveSampling:
           inner_loss: `(weights, PolicyBatch) -> [T]`.
           discount: see `objectives.policy_batch`.
           gae_lambda: see `objectives.policy_batch`.
+          workers: that share the tasks.
         """
-        self._policy, self._inner = policy, inner
+        self._policy, self._inner, self._workers = policy, inner, workers
 
         def weigh(trajectories: Trajectories) -> tuple[PolicyBatch, tf.Tensor]:
             return policy_batch(
@@ -119,15 +122,16 @@ class AdaptiveSampling:
         weights = self._inner.initial_weights()
         batches: list[PolicyBatch] = []
         returns, steps, diverged = [], 0, -getattr(sampler, "diverged", 0)
+        own = len(tasks[getattr(sampler, "own", slice(None))])
         clock = Clock()
         for stage in range(len(step_sizes) + 1):
-            actor = self._policy.actor(weights, len(tasks))
+            actor = self._policy.actor(weights, own)
             trajectories = sampler.sample(actor, tasks, index, stage, split)
             steps += int(np.sum(trajectories.mask, dtype=np.float64))
             clock.stop("sampling")
             batch, mean_returns = self.weigh(trajectories)
             if stage < len(step_sizes):
-                stacked = weights if batches else self._inner.stacked(len(tasks), weights)
+                stacked = weights if batches else self._inner.stacked(own, weights)
                 alphas = self._inner.alphas_by_weight(step_sizes[stage], stage)
                 weights = self.step(stacked, batch, alphas)
             batches.append(batch)
@@ -137,7 +141,9 @@ class AdaptiveSampling:
         horizon = trajectories.rewards.shape[2]
         diverged += getattr(sampler, "diverged", 0)
         steps += diverged  # The step that an episode is cut off at was taken, too.
-        return Rollouts(batches, np.stack(returns, 1), horizon, steps, diverged, *seconds)
+        steps, diverged = map(int, self._workers.gather([steps, diverged]).sum(0))
+        every = self._workers.concatenate(np.stack(returns, 1))
+        return Rollouts(batches, every, horizon, steps, diverged, *seconds)
 
 
 class Clock:
@@ -166,6 +172,28 @@ def check_source(sampler: TrajectorySource) -> None:
         raise ValueError(
             f"The tasks given are {arguments.shown(sampler)}; give a sampler of trajectories, such "
             "as maml_tf.rl.Sampler(environment, tasks=..., episodes=...)."
+        )
+
+
+def check_shared(sampler: TrajectorySource, workers: Workers) -> None:
+    """Refuses a sampler that does not leave the other workers' tasks to them.
+
+    Raises:
+      ValueError: it was made outside of the strategy's scope, is of another kind, or its tasks do
+        not divide.
+    """
+    if not workers.together:
+        return
+    if getattr(sampler, "own", None) != workers.share(sampler.tasks):
+        raise ValueError(
+            f"The sampler does not share its tasks among the {workers.count} workers; make a "
+            "maml_tf.rl.Sampler inside the strategy's scope."
+        )
+    if sampler.tasks % workers.count:
+        below = sampler.tasks // workers.count * workers.count
+        raise ValueError(
+            f"{sampler.tasks} tasks do not divide among {workers.count} workers; take "
+            f"meta_batch_size={below or workers.count}."
         )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from maml_tf import arguments, seeds
+from maml_tf.engine.workers import Workers
 from maml_tf.rl import envs
 from maml_tf.rl.actor import Act, DivisibleAct
 from maml_tf.rl.envs import spaces, task_forms
@@ -48,6 +49,7 @@ class Sampler:
       head: what a policy's actions are; see `heads`.
       action_size: A; of a `Discrete` space the number of choices.
       horizon: H.
+      own: those of the T tasks whose episodes this process rolls out; all but of several workers.
       diverged: episodes, since the sampler was made, that ended because their simulation did.
     """
 
@@ -66,7 +68,7 @@ class Sampler:
         resample: bool = False,
         asynchronous: bool = False,
     ):
-        """Makes the environments.
+        """Makes the environments; of several workers, in their strategy's scope, each its own.
 
         Args:
           environment: a name of `envs.ENVIRONMENTS`; an id of Gymnasium's ("module:id" imports
@@ -106,7 +108,16 @@ class Sampler:
         self.diverged = 0
         self.resample = resample
         options = Options(horizon, oracle, asynchronous, dynamics, squared_reward, threads)
-        self.env = make_environments(environment, tasks * episodes, options)
+        workers = Workers()
+        self.own = workers.share(self.tasks)
+        self._rows = slice(self.own.start * self.episodes, self.own.stop * self.episodes)
+        if self.own.start == self.own.stop:
+            raise ValueError(
+                f"{tasks} tasks are too few for {workers.count} workers; give each of them one."
+            )
+        share = self._rows if workers.together else None
+        self.env = make_environments(environment, tasks * episodes, options, share)
+        self._stepped = self._steps_alone(share)
         self.horizon = horizon or own_horizon(environment, self.env)
         self.observation_size = spaces.size_of(self.env.single_observation_space)
         own = getattr(self.env, "own_observation_space", self.env.single_observation_space)
@@ -123,7 +134,7 @@ class Sampler:
         A thread that does all of some tasks, policy and physics, waits for no other. It pays where
         threads get nearly equal numbers of tasks; else MuJoCo shares out every step.
         """
-        env, tasks = self.env, self.tasks
+        env, tasks = self._stepped, self.own.stop - self.own.start
         if not isinstance(env, envs.TaskVectorEnv) or env.threads == 1:
             return []
         if env.threads * math.ceil(tasks / env.threads) > _UNEVEN * tasks:
@@ -133,6 +144,12 @@ class Sampler:
             (slice(first, last), env.part(slice(first * self.episodes, last * self.episodes)))
             for first, last in itertools.pairwise(firsts)
         ]
+
+    def _steps_alone(self, share: slice | None) -> Tasked:
+        """The environments that this process steps: its share of those that all workers reset."""
+        if share is None or not isinstance(self.env, envs.TaskVectorEnv):
+            return self.env
+        return self.env.part(share, self.env.threads)
 
     def sample_tasks(self, index: int, split: str = "train") -> np.ndarray:
         """Draws the tasks of meta-batch `index`: [T, G], or with `resample` [T, E, G].
@@ -151,10 +168,10 @@ class Sampler:
     def sample(
         self, act: Act, tasks: np.ndarray, index: int, stage: int = 0, split: str = "train"
     ) -> Trajectories:
-        """Rolls out E episodes of each task.
+        """Rolls out E episodes of each task; of several workers, of its own tasks (`own`).
 
         Args:
-          act: the policy.
+          act: the policy; of its own tasks' weights.
           tasks: what `sample_tasks` returns, [T, G], or [T, E, G]: one per episode.
           index: meta-batch number.
           stage: inner step; each has its own noise.
@@ -178,12 +195,10 @@ class Sampler:
         shape = (self.tasks, self.episodes)
         one_per_episode = tasks.ndim == (2 if tasks.dtype == object else 3)
         each = tasks if one_per_episode else np.repeat(tasks[:, None], self.episodes, axis=1)
-        self.env.set_tasks(each.reshape(-1, *each.shape[2:]))
-        observations, _ = self.env.reset(seed=int(rng.integers(2**31)))
-        observations = observations.reshape(*shape, -1)
-        noise = self.head.noise(rng, (self.horizon, *shape))
+        observations = self._reset(each, int(rng.integers(2**31)))
+        noise = self.head.noise(rng, (self.horizon, *shape))[:, self.own]
         trajectories = self._empty(act)
-        parts = [_Part(act, self.env, observations, noise, trajectories)]
+        parts = [_Part(act, self._stepped, observations, noise, trajectories)]
         if self._cuts and isinstance(act, DivisibleAct):
             parts = [
                 _Part(act.part(t), env, observations[t], noise[:, t], trajectories.part(t))
@@ -195,9 +210,22 @@ class Sampler:
         if diverged and isinstance(self.env, (envs.ForeignTasks, envs.ForeignVector)):
             nothing = trajectories.mask.sum((1, 2)) == 0  # to learn from, of a task
             self.env.refuse_divergence(np.flatnonzero(np.repeat(nothing, self.episodes)))
-            if diverged == self.tasks * self.episodes:
+            if diverged == trajectories.mask.shape[0] * self.episodes:
                 self.env.warn_of_divergence()
         return trajectories
+
+    def _reset(self, tasks: np.ndarray, seed: int) -> np.ndarray:
+        """Starts all episodes with their tasks `[T, E, ...]`; returns its own, `[tasks, E, O]`."""
+        each = tasks.reshape(-1, *tasks.shape[2:])
+        if self.env.num_envs == len(each):
+            self.env.set_tasks(each)
+            observations, _ = self.env.reset(seed=seed)
+            observations = observations[self._rows]
+        else:  # They are only its own, and seeded as they would be among all.
+            self.env.set_tasks(each[self._rows])
+            seeds_of: Any = [seed + row for row in range(self._rows.start, self._rows.stop)]
+            observations, _ = self.env.reset(seed=seeds_of)
+        return observations.reshape(-1, self.episodes, *observations.shape[1:])
 
     def _roll_out(self, part: _Part) -> int:
         """Fills `part.out`; returns how many simulations diverged."""
@@ -234,7 +262,7 @@ class Sampler:
 
     def _empty(self, act: Act) -> Trajectories:
         """Zeros to be filled."""
-        shape = (self.tasks, self.episodes, self.horizon)
+        shape = (self.own.stop - self.own.start, self.episodes, self.horizon)
         sizes = {
             "observations": (self.observation_size,),
             "rewards": (),

@@ -5,6 +5,7 @@ Shape letters: O observation numbers, n observations.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -54,19 +55,34 @@ class Standardize(layers.Layer):
         variance = np.asarray(self.variance.value)
         return np.asarray(self.mean.value), 1.0 / np.sqrt(variance + variance.dtype.type(_EPSILON))
 
-    def update(self, observations: np.ndarray) -> None:
-        """Adds n observations `[n, ...]` (Chan, Golub & LeVeque 1983, parallel variance)."""
-        new = observations.reshape(-1, *self.mean.shape)
-        if not len(new):
-            return
-        before, added = float(self.count.value), float(len(new))
-        share = added / (before + added)
-        mean, variance = (np.asarray(v.value, np.float64) for v in (self.mean, self.variance))
-        apart = np.mean(new, 0, dtype=np.float64) - mean
-        spread = np.var(new, 0, dtype=np.float64) + (1 - share) * np.square(apart)
-        self.mean.assign(mean + share * apart)
-        self.variance.assign((1 - share) * variance + share * spread)
-        self.count.assign(before + added)
+    def update(self, moments: np.ndarray) -> None:
+        """Adds observations by their moments (Chan, Golub & LeVeque 1983, parallel variance).
+
+        Args:
+          moments: `[n, 1 + 2 * O]`, each row as `moments_of` gives it.
+        """
+        shape = self.mean.shape
+        for row in moments:
+            added, before = float(row[0]), float(np.asarray(self.count))
+            if not added:
+                continue
+            new_mean, new_variance = (half.reshape(shape) for half in np.split(row[1:], 2))
+            share = added / (before + added)
+            mean, variance = (np.asarray(v.value, np.float64) for v in (self.mean, self.variance))
+            apart = new_mean - mean
+            spread = new_variance + (1 - share) * np.square(apart)
+            self.mean.assign(mean + share * apart)
+            self.variance.assign((1 - share) * variance + share * spread)
+            self.count.assign(before + added)
+
+
+def moments_of(observations: np.ndarray) -> np.ndarray:
+    """Number, means and variances of observations `[n, O]`, float64 `[1 + 2 * O]`."""
+    if not len(observations):
+        return np.zeros(1 + 2 * math.prod(observations.shape[1:]))
+    new = observations.reshape(len(observations), -1)
+    mean, variance = np.mean(new, 0, dtype=np.float64), np.var(new, 0, dtype=np.float64)
+    return np.concatenate([[float(len(new))], mean, variance])
 
 
 @stacked.register(Standardize)

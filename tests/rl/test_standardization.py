@@ -8,6 +8,7 @@ from learners import SAMPLER
 import maml_tf
 from maml_tf.engine.functional import functional
 from maml_tf.rl import GaussianPolicy, MetaTRPO, Standardize
+from maml_tf.rl.standardization import moments_of
 
 OBSERVED = 5.0 + 3.0 * np.asarray(normal(3, 300, 2))
 
@@ -20,7 +21,7 @@ def make(seed=1, **options):
 def test_statistics_are_those_of_all_that_was_seen_however_it_was_cut():
     layer = GaussianPolicy(2, 2, (8,), standardize=True).standardizer
     for part in np.split(OBSERVED, [1, 7, 7, 250]):
-        layer.update(part)
+        layer.update(moments_of(part)[None])
     np.testing.assert_allclose(layer.mean.value, OBSERVED.mean(0), rtol=1e-5)
     np.testing.assert_allclose(layer.variance.value, OBSERVED.var(0), rtol=1e-5)
     assert float(layer.count.value) == 300
@@ -32,7 +33,7 @@ def test_statistics_are_those_of_all_that_was_seen_however_it_was_cut():
 
 def test_a_policy_acts_and_is_weighed_by_the_same_numbers():
     policy = make().policy
-    policy.standardizer.update(OBSERVED)
+    policy.standardizer.update(moments_of(OBSERVED)[None])
     weights = [tf.stack([v.value, 2 * v.value]) for v in policy.variables]
     seen = np.asarray(OBSERVED[:12], np.float32).reshape(2, 6, 2)
     _, means = policy.actor(weights, 2)(seen, np.zeros((2, 6, 2), np.float32))
@@ -57,7 +58,7 @@ def test_images_of_bytes_are_standardized():
     layer = Standardize()
     x = np.full((2, 3, 3, 1), 7, np.uint8)
     np.testing.assert_allclose(layer(x), 7.0, rtol=1e-6)
-    layer.update(np.stack([x[0], x[0] + 2]))
+    layer.update(moments_of(np.stack([x[0], x[0] + 2]))[None])
     np.testing.assert_allclose(layer(x), -1.0, rtol=1e-5)
 
 
@@ -79,7 +80,7 @@ def test_a_run_goes_on_with_its_statistics(tmp_path):
 
 def test_files_and_exports_hold_them(tmp_path):
     learner, again = make(), make(seed=2)
-    learner.policy.standardizer.update(OBSERVED)
+    learner.policy.standardizer.update(moments_of(OBSERVED)[None])
     learner.save(tmp_path / "it.weights.h5")
     again.load(tmp_path / "it.weights.h5")
     seen = np.asarray(OBSERVED[:5], np.float32)

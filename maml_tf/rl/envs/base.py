@@ -108,12 +108,17 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv):
         self._steps = np.zeros(num_envs, np.int64)
         self._ended = np.ones(num_envs, bool)
 
-    def part(self, rows: slice) -> TaskVectorEnv:
+    def part(self, rows: slice, threads: int = 1) -> TaskVectorEnv:
         """Some of the environments, as a view: what it steps is stepped here.
 
         Parts that share no environment may be stepped at the same time, each by a thread of its
         own. Only the whole is reset.
+
+        Args:
+          rows: which.
+          threads: that the part uses for its physics, where there is any.
         """
+        del threads
         part = copy.copy(self)
         for name in self._of_each:
             setattr(part, name, getattr(self, name)[rows])

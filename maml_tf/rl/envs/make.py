@@ -41,13 +41,17 @@ class Options(NamedTuple):
     threads: int | None = None  # of MuJoCo
 
 
-def make_environments(environment: Given, num_envs: int, options: Options) -> Tasked:
+def make_environments(
+    environment: Given, num_envs: int, options: Options, share: slice | None = None
+) -> Tasked:
     """Makes P environments in one, with `sample_tasks` and `set_tasks`.
 
     Args:
       environment: by name, by function, or ready made.
       num_envs: P.
       options: of the environments.
+      share: of several workers, the environments that this one steps. Of a user's own it makes no
+        others; this package's are made and reset as a whole, so that all draw the same.
 
     Raises:
       ValueError: the dynamics are unknown, an option is not the environment's, or the environment
@@ -56,13 +60,19 @@ def make_environments(environment: Given, num_envs: int, options: Options) -> Ta
     """
     _check_options(environment, options)
     if isinstance(environment, gymnasium.vector.VectorEnv):
+        if share is not None:
+            raise ValueError(
+                f"{type(environment).__name__} is made already, so that several workers cannot "
+                "share it; give a function that makes one environment, or its id."
+            )
         _check(environment, num_envs)
         if isinstance(environment, (TaskVectorEnv, ForeignTasks)):
             return environment
         return ForeignVector(environment)
+    own = num_envs if share is None else share.stop - share.start
     if not isinstance(environment, str):
         return ForeignTasks(
-            environment, num_envs, oracle=options.oracle, asynchronous=options.asynchronous
+            environment, own, oracle=options.oracle, asynchronous=options.asynchronous
         )
     name = _own_name(environment)
     if name in ENVIRONMENTS:
@@ -78,7 +88,7 @@ def make_environments(environment: Given, num_envs: int, options: Options) -> Ta
         disable_env_checker=True,
     )
     return ForeignTasks(
-        make, num_envs, oracle=options.oracle, asynchronous=options.asynchronous, name=id
+        make, own, oracle=options.oracle, asynchronous=options.asynchronous, name=id
     )
 
 

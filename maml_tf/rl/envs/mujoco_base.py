@@ -97,10 +97,10 @@ class MujocoTasks(DrawnRobot):
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._data = [mujoco.MjData(self.model) for _ in range(threads)]
 
-    def part(self, rows: slice) -> TaskVectorEnv:
-        """See `TaskVectorEnv`; the thread that steps it also does its physics."""
+    def part(self, rows: slice, threads: int = 1) -> TaskVectorEnv:
+        """See `TaskVectorEnv`; of one thread, the one that steps it also does its physics."""
         part: Any = super().part(rows)
-        part._start_threads(1)
+        part._start_threads(min(threads, part.num_envs))
         return part
 
     @property
