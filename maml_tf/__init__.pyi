@@ -10,6 +10,7 @@ from .engine.adaptation import gradient_step as gradient_step
 from .engine.adaptation import stack as stack
 from .engine.functional import functional as functional
 from .engine.run import stacked as stacked
+from .engine.strategies import strategy as strategy
 from .estimates import Tuning as Tuning
 from .estimates import evaluate as evaluate
 from .estimates import tune_step_size as tune_step_size

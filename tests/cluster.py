@@ -1,4 +1,4 @@
-"""Local processes that train together: each runs the same words, and finds the others by address."""
+"""Local processes that train together: each runs the same words, and finds the others itself."""
 
 import json
 import os

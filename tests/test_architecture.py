@@ -19,7 +19,7 @@ WINGS = {
     "objectives": {"arguments", "losses", "types"},
     "tasks": VOCABULARY | {"system"},
     "sources": VOCABULARY | {"engine", "tasks"},
-    "saving": VOCABULARY | {"system"},
+    "saving": VOCABULARY | {"system", "engine"},
     "supervised": VOCABULARY
     | {"system", "engine", "networks", "losses", "objectives", "sources", "estimates"}
     | {"saving"},

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maml_tf.cli import runs, start
-from maml_tf.experiments import build, machine
-from maml_tf.experiments.identity import flag_lines
+from maml_tf.cli import original, runs, start
+from maml_tf.experiments import build, fields, machine
+from maml_tf.experiments.identity import flag_lines, said_alike, to_flags
 from maml_tf.experiments.records import Kind, SettingValue
-from maml_tf.experiments.settings import Settings
+from maml_tf.experiments.settings import Machine, Settings, make
 from maml_tf.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Adapts to held-out tasks of the test or the validation split, and measures."""
+    if given.get("distribute") == "multiworker":
+        return _run_together(given, words)
     directory, settings = runs.locate(given, words)
     if settings.evaluation.ensemble and settings.training.init:
         raise ValueError("A release has one set of weights; drop --ensemble, or name its run.")
@@ -43,6 +45,35 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     restore = runs.ensemble if settings.evaluation.ensemble else runs.restore
     learner, iteration = restore(directory, settings)
     curve, others = measure(settings, learner, tasks, iteration)
+    _tell(directory, settings, curve, others)
+    return 0
+
+
+def _run_together(given: Mapping[str, SettingValue], words: list[str]) -> int:
+    """As `run`, by several workers: each measures its share of the tasks, the chief writes."""
+    runs.refuse_ensemble(given, "An evaluation by several workers")
+    of_the_machine = [each.flag for each in fields.declared(Machine)]
+    own = {flag: given[flag] for flag in of_the_machine if flag in given}
+    start.on(make(own).machine)
+    with machine.together(make(own).machine) as workers:
+        workers.refuse_difference("flags", said_alike(given))
+        found = workers.by_chief(lambda: runs.locate(given, words))
+        # The flags are the run's own, which the chief alone need have at hand.
+        flags = workers.texts("" if found is None else to_flags(found[1]))[0]
+        settings = original.from_flags(flags).replace(**own)
+        if not workers.is_chief:
+            settings = settings.replace(progress=False)
+        directory = Path() if found is None else found[0]
+        build.require_data(settings)
+        tasks = build.make_tasks(settings, settings.evaluation.split)
+        learner, iteration = runs.restore(directory, settings, workers)
+        curve, others = measure(settings, learner, tasks, iteration)
+        workers.by_chief(lambda: _tell(directory, settings, curve, others))
+    return 0
+
+
+def _tell(directory: Path, settings: Settings, curve: Curve, others: list[Result]) -> None:
+    """Writes what was measured, and prints it."""
     unwritten = None
     try:
         _keep(directory, settings, curve, others)
@@ -57,7 +88,6 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
         ) from error
     if unwritten:
         raise unwritten
-    return 0
 
 
 def is_done(settings: Settings, directory: Path) -> bool:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from maml_tf.saving.names import WEIGHTS_FILE
 from maml_tf.system import bundled, checksums, texts
 from maml_tf.system.files import refuse_pattern, write_atomically
 from maml_tf.system.locks import run_lock
+
+if TYPE_CHECKING:
+    from maml_tf.engine.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 
@@ -235,23 +238,35 @@ def _refuse_other_model(place: Path, own: Settings, given: Mapping[str, SettingV
             )
 
 
-def restore(directory: Path, settings: Settings) -> tuple[Any, int]:
+def restore(directory: Path, settings: Settings, workers: Workers | None = None) -> tuple[Any, int]:
     """Makes the learner of a run, with its trained weights; also returns their iteration.
 
-    The random baseline has none: its run is made here, and its weights are fresh.
+    The random baseline has none: its run is made here, and its weights are fresh. Of several
+    workers the chief reads, and tells the others.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
       ValueError: it cannot be read, or belongs to another network.
     """
+    from maml_tf.experiments.build import make_learner
+
+    learner: Any = make_learner(settings)
+    if workers is None:
+        return learner, _restored(directory, settings, learner)
+    iteration = workers.by_chief(lambda: _restored(directory, settings, learner))
+    workers.take_from_chief(learner.state)
+    return learner, int(workers.from_chief(iteration or 0))
+
+
+def _restored(directory: Path, settings: Settings, learner: Any) -> int:
     has_weights = settings.training.init or settings.method.trained
     if not has_weights and not (directory / FLAGS_FILE).is_file():
         with opened(settings.trained()):
             pass
-    learner, iteration = with_weights(directory, settings)
+    iteration = _load(directory, settings, learner)
     if settings.training.init:  # A release that does not fit leaves no directory.
         directory.mkdir(parents=True, exist_ok=True)
-    return learner, iteration
+    return iteration
 
 
 def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
@@ -259,11 +274,16 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
     from maml_tf.experiments.build import make_learner
 
     learner: Any = make_learner(settings)
+    return learner, _load(directory, settings, learner)
+
+
+def _load(directory: Path, settings: Settings, learner: Any) -> int:
+    """Puts a run's weights, or a release's, into a learner; returns their iteration."""
     evaluation = settings.evaluation
     if settings.training.init:
-        return learner, _load_release(_release(settings.training.init), learner)
+        return _load_release(_release(settings.training.init), learner)
     if not settings.method.trained:
-        return learner, 0
+        return 0
     if is_release(directory):
         raise ValueError(f"{directory} is a release, not a run; name it by --init={directory}.")
     if not (directory / "checkpoints").is_dir():
@@ -275,7 +295,7 @@ def with_weights(directory: Path, settings: Settings) -> tuple[Any, int]:
         raise FileNotFoundError(f"No checkpoint in {directory}; train longer first.")
     if hasattr(learner, "finalize"):
         learner.finalize()  # with --average
-    return learner, int(checkpoints.iteration.numpy())
+    return int(checkpoints.iteration.numpy())
 
 
 def _checkpoints(directory: Path, settings: Settings, learner: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from maml_tf.cli import runs, start
 from maml_tf.experiments import build, machine
-from maml_tf.experiments.identity import common_flags, to_flags
+from maml_tf.experiments.identity import said_alike, to_flags
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import Settings, make
 
@@ -38,7 +38,7 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     with machine.together(settings.machine) as workers:
         if not workers.is_chief:
             logging.getLogger("maml_tf").setLevel(logging.WARNING)
-        workers.refuse_difference("flags", common_flags(settings))
+        workers.refuse_difference("flags", said_alike(settings.given))
         before_it = None
         if before := settings.pretraining():
             result, learner = _train(before, workers)

@@ -168,7 +168,8 @@ class Workers:
         result, failure = None, None
         if self.is_chief:
             try:
-                result = outside_scope(function) if self.together else function()
+                scoped = tf.distribute.has_strategy()
+                result = outside_scope(function) if scoped else function()
             except (ValueError, OSError) as error:
                 failure = error
         said = self.texts(str(failure or ""))[0] if self.together else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from maml_tf.experiments import fields, meta_optimizers, methods
@@ -176,10 +177,10 @@ _OF_ONE_WORKER = (
 """Flags that say where and how one of several workers does what all do."""
 
 
-def common_flags(settings: Settings) -> list[str]:
-    """The flags that several workers of one training have to share."""
-    own = tuple(f"--{name}=" for name in _OF_ONE_WORKER)
-    return [line for line in flag_lines(settings) if not line.startswith(own)]
+def said_alike(given: Mapping[str, SettingValue]) -> list[str]:
+    """The flags, of those given, that several workers have to share, one a line."""
+    others = _OF_ONE_WORKER
+    return [f"--{name}={value}" for name, value in given.items() if name not in others]
 
 
 def _quoted(text: str) -> str:

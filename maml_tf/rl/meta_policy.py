@@ -274,7 +274,7 @@ class MetaPolicy(Saved):
         rollouts = self.roll_out_and_adapt(sampler, index, [None] * self.inner_steps)
         check_number(len(rollouts.returns), self.meta_batch_size)
         steps = self.counters["environment_steps"]
-        steps.assign(np.asarray(steps.value) + rollouts.environment_steps)
+        steps.assign(np.asarray(steps) + rollouts.environment_steps)
         clock = Clock()
         seen = self.improve(rollouts)
         clock.stop("meta_step")
@@ -284,7 +284,7 @@ class MetaPolicy(Saved):
         self.workers.take_from_chief(self.state)  # Processors of other makes round otherwise.
         return self.metrics(
             **rollouts.seen(),
-            environment_steps=np.asarray(steps.value),
+            environment_steps=np.asarray(steps),
             meta_step_seconds=np.asarray(clock.seconds["meta_step"]),
             **seen,
         )

@@ -89,7 +89,7 @@ class MetaProMP(MetaVPG):
     def improve(self, rollouts: Rollouts) -> dict[str, np.ndarray]:
         """Moves theta, and then eta; see `MetaPolicy.improve`."""
         seen = super().improve(rollouts)
-        apart, etas = seen["kl"][:-1], np.asarray(self.kl_coefficients.value)
+        apart, etas = seen["kl"][:-1], np.asarray(self.kl_coefficients)
         factors = np.where(apart > _WIDTH * self.inner_kl, 2.0, 1.0)
         factors = np.where(apart < self.inner_kl / _WIDTH, 0.5, factors)
         self.kl_coefficients.assign(np.maximum(etas * factors, _LEAST_COEFFICIENT))

@@ -111,7 +111,7 @@ class Sampler:
         workers = Workers()
         self.own = workers.share(self.tasks)
         self._rows = slice(self.own.start * self.episodes, self.own.stop * self.episodes)
-        if self.own.start == self.own.stop:
+        if self.tasks < workers.count:
             raise ValueError(
                 f"{tasks} tasks are too few for {workers.count} workers; give each of them one."
             )

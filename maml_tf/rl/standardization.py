@@ -52,8 +52,8 @@ class Standardize(layers.Layer):
 
     def numbers(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and what differences from it are multiplied by, for NumPy."""
-        variance = np.asarray(self.variance.value)
-        return np.asarray(self.mean.value), 1.0 / np.sqrt(variance + variance.dtype.type(_EPSILON))
+        variance = np.asarray(self.variance)
+        return np.asarray(self.mean), 1.0 / np.sqrt(variance + variance.dtype.type(_EPSILON))
 
     def update(self, moments: np.ndarray) -> None:
         """Adds observations by their moments (Chan, Golub & LeVeque 1983, parallel variance).
@@ -68,7 +68,7 @@ class Standardize(layers.Layer):
                 continue
             new_mean, new_variance = (half.reshape(shape) for half in np.split(row[1:], 2))
             share = added / (before + added)
-            mean, variance = (np.asarray(v.value, np.float64) for v in (self.mean, self.variance))
+            mean, variance = (np.asarray(v, np.float64) for v in (self.mean, self.variance))
             apart = new_mean - mean
             spread = new_variance + (1 - share) * np.square(apart)
             self.mean.assign(mean + share * apart)

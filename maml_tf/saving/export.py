@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from maml_tf import arguments
+from maml_tf.engine.workers import Workers
 from maml_tf.saving import litert, stablehlo
 from maml_tf.saving.saved_models import (
     FORMATS,
@@ -40,7 +41,8 @@ def export(
     knows, `meta_step.jax` too; see docs/stablehlo.md.
 
     The directory appears whole or not at all: it is written beside its place and moved there. An
-    earlier export in that place is replaced; anything else is left alone.
+    earlier export in that place is replaced; anything else is left alone. Of several workers, which
+    all have to call this, the chief writes.
 
     Args:
       learner: what to export, with its weights as they are now.
@@ -60,6 +62,13 @@ def export(
     if format not in FORMATS:
         known = " or ".join(map(repr, FORMATS))
         raise ValueError(f"format must be {known}; not {arguments.shown(format)}.")
+    workers = Workers(getattr(learner, "strategy", None))
+    workers.by_chief(lambda: _export(learner, directory, format, options))
+
+
+def _export(
+    learner: Learner[Any], directory: str | os.PathLike[str], format: str, options: dict[str, Any]
+) -> None:
     if format == "saved_model":
         arguments.learner(learner, ("servable",))
         with replacing(directory, SAVED_MODEL) as place:
