@@ -37,7 +37,7 @@ def test_workers_and_one_process_find_the_same(alone, places):
     for name, expected in alone.items():
         for found in each[1:]:
             np.testing.assert_array_equal(found[name], each[0][name], name)
-        size = max(float(np.max(np.abs(expected), where=np.isfinite(expected), initial=0)), 0.01)
+        size = max(float(np.max(np.abs(expected), where=np.isfinite(expected), initial=0)), 0.02)
         np.testing.assert_allclose(
             each[0][name], expected, rtol=0, atol=3e-6 * size, err_msg=name, equal_nan=True
         )

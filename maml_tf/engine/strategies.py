@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +20,12 @@ PATIENCE = 600.0
 """Seconds that a worker waits for the others in one exchange. A worker that dies is known within
 ten, by TensorFlow's own heartbeat; this is for one that lives and does not come."""
 
+_NEWS = 60.0
+"""Seconds of waiting for the others' start after which a worker says so."""
+
 _JOBS = ("chief", "worker")
+_ANY = 1 << 20
+"""GPUs that a node may have, and so tasks."""
 _SLURM = ("SLURM_PROCID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS")
 
 
@@ -97,6 +103,13 @@ def _multiworker() -> tf.distribute.Strategy:
     count = sum(map(resolver.cluster_spec().num_tasks, resolver.cluster_spec().jobs))
     kind, task = resolver.task_type, resolver.task_id
     _LOG.info("This is %s %s of %d workers; waiting for all of them.", kind, task, count)
+    still = threading.Timer(
+        _NEWS,
+        _LOG.warning,
+        ["Still waiting: a worker has not started, or is not reached at its address."],
+    )
+    still.daemon = True
+    still.start()
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=PATIENCE)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
@@ -112,6 +125,8 @@ def _multiworker() -> tf.distribute.Strategy:
             f"This worker cannot serve at {own} ({reason}); end what uses the address, or give "
             "another."
         ) from error
+    finally:
+        still.cancel()
 
 
 def _resolver() -> Any:
@@ -127,7 +142,11 @@ def _resolver() -> Any:
             '"index": 0}}, or start them by Slurm\'s srun.'
         )
     try:
-        found = resolvers.SlurmClusterResolver()
+        # TensorFlow would take a node without GPUs for one without tasks, and ask nvidia-smi. Which
+        # task sees which GPU is Slurm's to say (--gpus-per-task).
+        found = resolvers.SlurmClusterResolver(
+            gpus_per_node=_ANY, gpus_per_task=1, auto_set_gpu=False
+        )
         found.cluster_spec()
         return found
     except (RuntimeError, ValueError, KeyError) as error:
