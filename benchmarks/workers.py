@@ -82,11 +82,12 @@ def measure(name: str, steps: int) -> None:
 
     from maml_tf.cli import flags, original
     from maml_tf.engine import replicas
+    from maml_tf.engine.workers import Workers
     from maml_tf.experiments import build, machine
     from maml_tf.experiments.settings import make
 
     counted: list[int] = []
-    packed = replicas._packed
+    packed, gather = replicas._packed, Workers.gather
 
     def counting(tensors: Any) -> Any:
         vectors = packed(tensors)
@@ -95,6 +96,10 @@ def measure(name: str, steps: int) -> None:
 
     def note(vectors: Any) -> None:
         counted.extend(v.shape.num_elements() * v.dtype.size for v in vectors)
+
+    def gathering(self: Any, value: Any) -> Any:
+        counted.append(np.asarray(value).nbytes)
+        return gather(self, value)
 
     words = [f"--flagfile=flags/{name}.flags", "--intra_op_threads=1", "--inter_op_threads=1"]
     words += ["--distribute=multiworker"] if os.environ.get("TF_CONFIG") else []
@@ -111,10 +116,11 @@ def measure(name: str, steps: int) -> None:
             each.append(time.perf_counter() - began)
         sizes: list[float] = []
         if workers.together:
-            replicas._packed = counting
+            replicas._packed, Workers.gather = counting, gathering  # type: ignore[method-assign]
             again: Any = build.make_learner(settings)
             again.meta_steps(tasks, 0, 1)
             sizes = [float(size) for size in counted]
+            Workers.gather = gather  # type: ignore[method-assign]
             costs = exchange_times(workers)
         found = {
             "seconds": statistics.median(each),

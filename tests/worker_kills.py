@@ -38,9 +38,9 @@ PROBLEMS = {
     + ["--update_batch_size=4", "--update_lr=0.1", "--save_every=2", "--validate_every=4"]
     + ["--validation_tasks=4"],
 }
-LATEST = 14.0
+LATEST = 24.0
 """Seconds after its start at which a life ends, at most; TensorFlow's start takes most of them."""
-LEFT_WAITING = 30.0
+LEFT_WAITING = 20.0
 """Seconds after which a survivor counts as waiting for the others' start."""
 
 

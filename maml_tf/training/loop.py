@@ -184,7 +184,8 @@ def train(
     workers = Workers(getattr(learner, "strategy", None))
     with contextlib.ExitStack() as held:
         held.enter_context(workers.named())
-        workers.refuse_difference("settings", _terms(learner, tasks, plan, evaluator))
+        if workers.together:
+            workers.refuse_difference("settings", _terms(learner, tasks, plan, evaluator))
         opened = held.enter_context(_opened(workers, learner, tasks, directory, keep_best))
         in_memory = Memory(learner, keep_best=restore_best and workers.is_chief)
         store, start = _agree(workers, learner, *(opened or (in_memory, 0)))
