@@ -90,10 +90,6 @@ class Plan(NamedTuple):
         made = {n: arguments.count(n, v, least.get(n, 1)) for n, v in self._asdict().items()}
         return Plan(**made)
 
-    def shown(self) -> list[tuple[str, str]]:
-        """Each number's name and the number."""
-        return [(name, str(number)) for name, number in self._asdict().items()]
-
 
 def train(
     learner: Learner[TasksT],
@@ -184,8 +180,7 @@ def train(
     workers = Workers(getattr(learner, "strategy", None))
     with contextlib.ExitStack() as held:
         held.enter_context(workers.named())
-        if workers.together:
-            workers.refuse_difference("settings", _terms(learner, tasks, plan, evaluator))
+        _compare(workers, learner, tasks, plan, evaluator)
         opened = held.enter_context(_opened(workers, learner, tasks, directory, keep_best))
         in_memory = Memory(learner, keep_best=restore_best and workers.is_chief)
         store, start = _agree(workers, learner, *(opened or (in_memory, 0)))
@@ -209,13 +204,24 @@ def train(
     return TrainingResult(loop.iteration, best_score, interrupted, loop.history.arrays())
 
 
-def _terms(
-    learner: Learner[TasksT], tasks: TasksT, plan: Plan, evaluator: Evaluator | None
-) -> list[str]:
-    """What all workers must agree on, one thing a line."""
-    described = json.dumps(describe(learner, tasks), indent=0).splitlines()
-    validated = None if evaluator is None else evaluator.steps
-    return [*described, f"validation_steps={validated}", *map("=".join, plan.shown())]
+def _compare(
+    workers: Workers,
+    learner: Learner[TasksT],
+    tasks: TasksT,
+    plan: Plan,
+    evaluator: Evaluator | None,
+) -> None:
+    """Refuses workers that would train otherwise than the chief.
+
+    Raises:
+      ValueError: one would; names what differs.
+    """
+    if workers.together:
+        described = json.dumps(describe(learner, tasks), indent=0).splitlines()
+        validated = None if evaluator is None else evaluator.steps
+        lengths = [f"{name}={number}" for name, number in plan._asdict().items()]
+        own = [*described, f"validation_steps={validated}", *lengths]
+        workers.refuse_difference("settings", own)
 
 
 @contextlib.contextmanager
