@@ -178,8 +178,7 @@ def train(
     lower_is_better = validation is not None and direction(learner)
     evaluator = _evaluator(learner, validation, validation_tasks, validation_steps)
     workers = Workers(getattr(learner, "strategy", None))
-    with contextlib.ExitStack() as held:
-        held.enter_context(workers.named())
+    with workers.named(), contextlib.ExitStack() as held:
         _compare(workers, learner, tasks, plan, evaluator)
         opened = held.enter_context(_opened(workers, learner, tasks, directory, keep_best))
         in_memory = Memory(learner, keep_best=restore_best and workers.is_chief)
