@@ -26,7 +26,6 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
-from maml_tf.engine.replicas import Argument, Result, mean_over_replicas
 from maml_tf.engine.workers import Workers
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
@@ -142,14 +141,13 @@ class MetaPolicy(Saved):
         sizes = step_size, self.learn_step_size, inner_steps
         self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
-        self.strategy = tf.distribute.get_strategy()
-        self.workers = Workers(self.strategy)
-        self._sampling = AdaptiveSampling(
-            *(policy, self.inner, self.inner_loss),
-            discount=discount,
-            gae_lambda=gae_lambda,
-            workers=self.workers,
-        )
+        self.strategy, self.workers = tf.distribute.get_strategy(), Workers()
+        weighs: dict[str, Any] = {
+            "discount": discount,
+            "gae_lambda": gae_lambda,
+            "workers": self.workers,
+        }
+        self._sampling = AdaptiveSampling(policy, self.inner, self.inner_loss, **weighs)
 
     @property
     def model(self) -> keras.Model:
@@ -251,10 +249,6 @@ class MetaPolicy(Saved):
 
     # --- the outer loop ---
 
-    def over_workers(self, function: Callable[[Argument], Result]) -> Callable[[Argument], Result]:
-        """The mean over workers of a function that is a mean over the tasks of each."""
-        return mean_over_replicas(self.strategy, function)
-
     def improve(self, rollouts: Rollouts) -> Mapping[str, np.ndarray]:
         """Moves `self.variables` once.
 
@@ -278,10 +272,7 @@ class MetaPolicy(Saved):
         clock = Clock()
         seen = self.improve(rollouts)
         clock.stop("meta_step")
-        if self.policy.standardizer is not None:
-            own = moments_of(rollouts.observed())
-            self.policy.standardizer.update(self.workers.gather(own))
-        self.workers.take_from_chief(self.state)  # Processors of other makes round otherwise.
+        _settle(self, rollouts)
         return self.metrics(
             **rollouts.seen(),
             environment_steps=np.asarray(steps),
@@ -336,6 +327,14 @@ class MetaPolicy(Saved):
     def portable(self, **options: Any) -> Servable:
         """What `export(..., format="litert")` converts; see `rl.portable` for its options."""
         return portable(self, **options)
+
+
+def _settle(learner: MetaPolicy, rollouts: Rollouts) -> None:
+    """Ends a meta-step: with new statistics of observations, and all workers at the same state."""
+    standardizer, workers = learner.policy.standardizer, learner.workers
+    if standardizer is not None:
+        standardizer.update(workers.gather(moments_of(rollouts.observed())))
+    workers.take_from_chief(learner.state)  # Processors of other makes round otherwise.
 
 
 def _inner_loop(

@@ -11,6 +11,7 @@ Shape letters: S inner steps.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
+from maml_tf.engine.replicas import mean_over_replicas
 from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl
@@ -127,10 +129,11 @@ class MetaTRPO(MetaPolicy):
         def slope(values, piece):
             return trust_region.slope(lambda at: self.meta_objective(at, piece), values)
 
+        mean = functools.partial(mean_over_replicas, self.strategy)  # of those over tasks
         return trust_region.trust_region_step(
-            self.over_workers(pieces.mean(self.meta_objective, cut)),
-            self.over_workers(pieces.mean(slope, cut))(parameters),
-            self.over_workers(
+            mean(pieces.mean(self.meta_objective, cut)),
+            mean(pieces.mean(slope, cut))(parameters),
+            mean(
                 pieces.mean_product(
                     self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
                 )

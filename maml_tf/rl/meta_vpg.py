@@ -20,7 +20,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.engine.outer_step import PARTS, Norms, clipped_by_norm, scheduled_step_size
-from maml_tf.engine.replicas import apply_sum
+from maml_tf.engine.replicas import apply_sum, mean_over_replicas
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl, surrogate
 from maml_tf.rl.policy import Policy
@@ -145,7 +145,7 @@ class MetaVPG(MetaPolicy):
     def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
         """Looks before and after all updates; norms of the first's gradient, and of the way."""
         own = pieces.cut(batches, self.number_of_pieces(batches))
-        look = self.over_workers(pieces.mean(self.look, own))
+        look = mean_over_replicas(self.strategy, pieces.mean(self.look, own))
         start = self.inner.values()
         before = look(start)
         slopes = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
@@ -179,7 +179,7 @@ class MetaVPG(MetaPolicy):
             return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
         own = pieces.cut(batches, self.number_of_pieces(batches))
-        return self.over_workers(pieces.mean(slope, own))
+        return mean_over_replicas(self.strategy, pieces.mean(slope, own))
 
     def _move(self, gradients: Weights) -> None:
         apply_sum(self._optimizer, gradients, self.variables)
