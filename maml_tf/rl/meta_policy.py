@@ -142,12 +142,8 @@ class MetaPolicy(Saved):
         self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self.strategy, self.workers = tf.distribute.get_strategy(), Workers()
-        weighs: dict[str, Any] = {
-            "discount": discount,
-            "gae_lambda": gae_lambda,
-            "workers": self.workers,
-        }
-        self._sampling = AdaptiveSampling(policy, self.inner, self.inner_loss, **weighs)
+        how: Any = {"discount": discount, "gae_lambda": gae_lambda, "workers": self.workers}
+        self._sampling = AdaptiveSampling(policy, self.inner, self.inner_loss, **how)
 
     @property
     def model(self) -> keras.Model:
