@@ -1,6 +1,6 @@
 """Kills one of two workers again and again, at any moment, and compares with a run left alone.
 
-    python -m tests.worker_kills                # 30 kills, about 10 minutes
+    python -m tests.worker_kills                # 30 kills, about 12 minutes
     python -m tests.worker_kills --kills 5 --problem navigation_2d
 
 Every life of the run is ended by `kill -9` of a random worker, the chief included, at a random
