@@ -168,6 +168,25 @@ def test_another_number_of_workers_goes_on(undisturbed, tmp_path):
     alike(tmp_path, undisturbed, 40, tolerance=1e-6)
 
 
+def test_a_worker_that_keeps_no_log_does_not_hold_up_the_chief(tmp_path):
+    def words(index):
+        return command(tmp_path, 5)(index) + (["--log=False"] if index else [])
+
+    ended_well(cluster.together(words, 2))
+    assert newest(tmp_path) == 5
+
+
+def test_policies_are_trained_and_evaluated(tmp_path):
+    own = ["--problem=navigation_2d", "--meta_batch_size=4", "--shots=2", "--horizon=10"]
+    own += ["--distribute=multiworker", f"--logdir={tmp_path}", "--run_name=run"]
+    trains = ["--iterations=1", "--validation_tasks=2"]
+    run = tmp_path / "run"
+    ended_well(cluster.together(lambda index: ["-m", "maml_tf", "train", *own, *trains], 2))
+    measures = ["evaluate", run, "--num_test_tasks=2", "--test_steps=1", own[4]]
+    ended_well(cluster.together(lambda index: ["-m", "maml_tf", *measures], 2))
+    assert list((run / "results").glob("*.json"))
+
+
 @pytest.mark.parametrize(
     ("configuration", "told"),
     [

@@ -168,6 +168,7 @@ def _samples(
 ) -> list[Result]:
     """What pictures of single tasks are made of."""
     from maml_tf.cli import samples
+    from maml_tf.engine.workers import outside_scope
     from maml_tf.results import build as results
 
     if settings.problem.samples is None or settings.evaluation.ensemble:
@@ -178,8 +179,10 @@ def _samples(
             learner, tasks, step_size=alpha, batch_statistics=evaluation.batch_statistics
         )
         return [results.samples(settings, sampled, iteration=iteration, tuning=tuning)]
+    # Every worker walks all paths, of a sampler that shares no tasks: it knows where all go.
+    alone = outside_scope(lambda: build.make_tasks(settings, evaluation.split))
     goals = samples.path_tasks(
-        learner, tasks, evaluation.steps or 0, step_size=alpha, split=evaluation.split
+        learner, alone, evaluation.steps or 0, step_size=alpha, split=evaluation.split
     )
     return [results.paths(settings, goals, iteration=iteration, tuning=tuning)]
 

@@ -421,7 +421,7 @@ def _load_release(release: Path, learner: Any, *, begins: bool = False) -> int:
 def environment_steps(learner: Any) -> int | None:
     """Of a policy's training; None where they were not counted, as in earlier versions' runs."""
     counter = _counter(learner)
-    return None if counter is None else int(counter.value) or None
+    return None if counter is None else int(np.asarray(counter)) or None
 
 
 def _counter(learner: Any) -> Any:

@@ -68,9 +68,8 @@ def _train(settings: Settings, workers: Workers, before: Any = None) -> tuple[Tr
         workers.by_chief(lambda: runs.start_from_release(settings, learner))
     run = settings.run
     with contextlib.ExitStack() as held:
-        directory = None
-        if run.log:
-            directory = workers.by_chief(lambda: held.enter_context(runs.opened(settings)))
+        opened = runs.opened(settings) if run.log else contextlib.nullcontext()
+        directory = workers.by_chief(lambda: held.enter_context(opened))
         _LOG.info("Run: %s", directory or "nothing is written (--log=False)")
         result = train(
             learner,
