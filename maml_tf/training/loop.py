@@ -331,7 +331,7 @@ class _Loop:
         self._seconds_per_step = math.inf
         self._cost_is_known = False
         self._affordable = 1  # The first call compiles: it says no more than a step's cost at most.
-        self._is_stopped = self._is_ended = False
+        self._is_stopped = self._is_ended = self._is_called_back = False
         total = plan.iterations
         self._bar = Bar(
             total=total,
@@ -386,9 +386,10 @@ class _Loop:
     def _hear(self, stop: list[str]) -> None:
         """Takes notice of signals and callbacks; several workers of each other's, all alike."""
         affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
-        heard = self.workers.gather([affordable, bool(stop), self.callbacks.stopped])
+        told = [affordable, bool(stop), self.callbacks.stopped, bool(self.callbacks)]
+        heard = self.workers.gather(told)
         self._affordable = int(heard[0, 0])  # as the chief's clock says
-        self._is_stopped, self._is_ended = bool(heard[:, 1].any()), bool(heard[:, 2].any())
+        self._is_stopped, self._is_ended, self._is_called_back = map(bool, heard[:, 1:].any(0))
 
     @property
     def _stalled(self) -> bool:
@@ -403,7 +404,7 @@ class _Loop:
         """The meta-step that the next compiled call must not go past."""
         plan, boundaries = self.plan, [self.plan.iterations]
         boundaries.append(_next(self.iteration, plan.save_every))
-        if self.evaluator or self.callbacks:
+        if self.evaluator or self._is_called_back:
             boundaries.append(_next(self.iteration, self._epoch))
         return min(boundaries)
 
