@@ -50,9 +50,10 @@ def test_they_learned(alone):
     assert min(moved) > 1e-4
 
 
-def test_the_chief_alone_exports(places):
+def test_the_chief_alone_exports_and_calls_back_what_writes(places):
     place, count = places
     assert maml_tf.load_export(place / "0" / "export") is not None
+    assert (place / "0" / "model.keras").is_file()
     assert not any(list((place / str(index)).iterdir()) for index in range(1, count))
 
 

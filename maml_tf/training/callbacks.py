@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from maml_tf import arguments
+from maml_tf.engine.workers import outside_scope
 from maml_tf.training.window import Window
 from maml_tf.types import Estimate, Learner, Metrics
 
 _OF_RATES = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+
+_WRITERS = (keras.callbacks.CSVLogger, keras.callbacks.ModelCheckpoint, keras.callbacks.TensorBoard)
 
 
 class Callbacks:
@@ -47,7 +51,7 @@ class Callbacks:
         self._window, self._call = Window(learner.metric_name), Window(learner.metric_name)
         self._model = getattr(learner, "model", None) or types.SimpleNamespace()
         self._lends_optimizer = False
-        self._list = keras.callbacks.CallbackList(self._callbacks)
+        self._list: Any = _Outside(keras.callbacks.CallbackList(self._callbacks))
         if self._callbacks:
             self._model.stop_training = False
             self._lend_optimizer()
@@ -152,6 +156,24 @@ class Callbacks:
                 )
 
 
+class _Outside:
+    """Calls outside of a strategy's scope, where what one worker makes is its own affair."""
+
+    def __init__(self, called: keras.callbacks.CallbackList):
+        self._called = called
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        method = getattr(self._called, name)
+
+        def call(*arguments: Any) -> None:
+            if tf.distribute.has_strategy():
+                outside_scope(lambda: method(*arguments))
+            else:
+                method(*arguments)
+
+        return call
+
+
 def _logs(window: Window) -> dict[str, float]:
     """What callbacks are given of a window: norms are TensorBoard's."""
     return {name: mean for name, mean in window.take().items() if "/" not in name}
@@ -176,3 +198,10 @@ def checked(callbacks: object) -> list[keras.callbacks.Callback]:
                 "validations measure the averages of use_ema=True already."
             )
     return given
+
+
+def that_write_nothing(
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> list[keras.callbacks.Callback]:
+    """Those of a worker that writes no files: Keras' writers would all write the same one."""
+    return [callback for callback in callbacks if not isinstance(callback, _WRITERS)]

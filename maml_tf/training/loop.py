@@ -139,7 +139,8 @@ def train(
       keep_best: how many of the weights that validated best `logdir` keeps.
       stop_after: end the training like a finished one after so many validations in a row without
         a better score; a run that goes on counts on. 0: train for all `iterations`.
-      callbacks: `keras.callbacks.Callback` objects. A validation ends an epoch, or without one
+      callbacks: `keras.callbacks.Callback` objects; of several workers the chief alone calls
+        `CSVLogger`, `ModelCheckpoint` and `TensorBoard`. A validation ends an epoch, or without one
         every `log_every` meta-steps; batch hooks are called once per compiled call. `logs` hold
         the means of what meta-steps saw since the last epoch, `val_<metric>` at the step that
         decides which weights are best, and `val_<metric>_after_step_<i>`. `model.stop_training`
@@ -188,13 +189,12 @@ def train(
         loop.store, loop.evaluator, loop.lower_is_better = store, evaluator, lower_is_better
         loop.summaries = Summaries(directory or "", disabled=not opened)
         held.enter_context(contextlib.closing(loop))
-        loop.call_back(called)
+        loop.call_back(called if workers.is_chief else keras_callbacks.that_write_nothing(called))
         if start == 0:
             loop.summaries.text("flags", description)
         held.enter_context(logging_redirect_tqdm([logging.getLogger("maml_tf")]))
-        stop = held.enter_context(stop_signal())
         with loop.saying_what_is_kept():
-            interrupted = loop.run(stop)
+            interrupted = loop.run(held.enter_context(stop_signal()))
         best_score = loop.best_score
         if workers.is_chief:
             _settle(learner, store, restore_best=restore_best, interrupted=interrupted)
@@ -337,7 +337,7 @@ class _Loop:
         self._seconds_per_step = math.inf
         self._cost_is_known = False
         self._affordable = 1  # The first call compiles: it says no more than a step's cost at most.
-        self._is_stopped = self._is_ended = False
+        self._is_stopped = self._is_ended = self._is_called_back = False
         total = plan.iterations
         self._bar = Bar(
             total=total,
@@ -392,9 +392,10 @@ class _Loop:
     def _hear(self, stop: list[str]) -> None:
         """Takes notice of signals and callbacks; several workers of each other's, all alike."""
         affordable = max(1, int(CALL_SECONDS / self._seconds_per_step))
-        heard = self.workers.gather([affordable, bool(stop), self.callbacks.stopped])
+        told = bool(stop), self.callbacks.stopped, bool(self.callbacks)
+        heard = self.workers.gather([affordable, *told])
         self._affordable = int(heard[0, 0])  # as the chief's clock says
-        self._is_stopped, self._is_ended = bool(heard[:, 1].any()), bool(heard[:, 2].any())
+        self._is_stopped, self._is_ended, self._is_called_back = (heard[:, 1:].sum(0) > 0).tolist()
 
     @property
     def _stalled(self) -> bool:
@@ -409,7 +410,7 @@ class _Loop:
         """The meta-step that the next compiled call must not go past."""
         plan, boundaries = self.plan, [self.plan.iterations]
         boundaries.append(_next(self.iteration, plan.save_every))
-        if self.evaluator or self.callbacks:
+        if self.evaluator or self._is_called_back:
             boundaries.append(_next(self.iteration, self._epoch))
         return min(boundaries)
 
