@@ -32,8 +32,11 @@ SIZES = (1, 12_500, 125_000, 500_000)
 NETWORKS = {"10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9}
 """Bytes per second."""
 
-STEPS = {"omniglot_5way_1shot": 12, "cheetah_velocity": 2}
-"""Timed meta-steps of a measurement; of others 3."""
+STEPS = {"omniglot_5way_1shot": 25, "cheetah_velocity": 3}
+"""Timed meta-steps of a measurement; of others 5."""
+
+STEPS_A_CALL = {"cheetah_velocity": 1}
+"""Meta-steps of a compiled call, which a training makes about a second long; of others 5."""
 
 
 class Measured(NamedTuple):
@@ -87,6 +90,7 @@ def measure(name: str, steps: int) -> None:
     from maml_tf.experiments.settings import make
 
     counted: list[int] = []
+    a_call = STEPS_A_CALL.get(name, 5)
     packed, gather = replicas._packed, Workers.gather
 
     def counting(tensors: Any) -> Any:
@@ -109,11 +113,11 @@ def measure(name: str, steps: int) -> None:
         tasks = build.make_tasks(settings, "train")
         learner: Any = build.make_learner(settings)
         learner.meta_steps(tasks, 0, 1)
-        began, each = time.perf_counter(), []
-        for index in range(steps):
+        each = []
+        for start in range(1, steps, a_call):
             began = time.perf_counter()
-            learner.meta_steps(tasks, 1 + index, 1)
-            each.append(time.perf_counter() - began)
+            learner.meta_steps(tasks, start, a_call)
+            each.append((time.perf_counter() - began) / a_call)
         sizes: list[float] = []
         if workers.together:
             replicas._packed, Workers.gather = counting, gathering  # type: ignore[method-assign]
@@ -196,7 +200,7 @@ def processes(name: str, steps: int, workers: int) -> dict[str, Any]:
 
 def compare(name: str, rounds: int) -> tuple[Measured, dict[int, float]]:
     """Measures one experiment by one and by two, in turns."""
-    steps = STEPS.get(name, 3)
+    steps = STEPS.get(name, 5)
     alone, both = [], []
     for _ in range(rounds):
         alone.append(processes(name, steps, 1))
