@@ -119,7 +119,7 @@ def expected(learner, support_x, support_y, query_x, *, steps=STEPS, step_size=N
     return learner.predict(weights, support, with_task(query_x), inductive=inductive)[0]
 
 
-@pytest.mark.parametrize("name", slow_but({"sinusoid", "convolutional", "two inputs"}, CASES))
+@pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
 def test_the_file_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()

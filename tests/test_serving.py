@@ -93,7 +93,9 @@ def _scatter(variables, seed=0, scale=0.3):
 
 
 def _conv_learner():
-    model = networks.conv_network((8, 8, 1), WAYS, filters=4)
+    layers = [keras.layers.Conv2D(4, 3, 2), keras.layers.BatchNormalization()]
+    layers += [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(WAYS)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     _scatter(model.trainable_variables)
     return MetaLearner(model, losses.summed_cross_entropy, step_size=0.1, inner_steps=2)
 
