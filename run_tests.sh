@@ -2,7 +2,7 @@
 # Lint, types and tests; sets up a virtual environment first if none is active.
 #
 #   ./run_tests.sh            the fast tests
-#   ./run_tests.sh -m slow    those that take minutes; any pytest arguments will do
+#   ./run_tests.sh -m slow    the long ones, and further cases of costly ones; any pytest arguments will do
 set -euo pipefail
 cd "$(dirname "$0")"
 . tools/environment.sh

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -13,6 +14,44 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+LONGEST = """
+tests/cli/test_cli.py
+tests/test_tutorials.py
+tests/conformance/test_conformance.py
+tests/test_docs.py
+tests/test_resuming.py
+tests/test_imaml.py
+tests/test_per_step_normalization.py
+tests/test_meta_learner.py
+tests/test_pooling.py
+tests/test_ways.py
+tests/test_inner_optimizers.py
+tests/test_serving.py
+tests/rl/test_meta_promp.py
+tests/cli/test_paths.py
+tests/test_training.py
+tests/rl/test_meta_trpo.py
+tests/test_optimizers.py
+tests/test_reptile.py
+tests/test_shots.py
+tests/test_litert.py
+tests/test_any_loss.py
+"""
+"""The files that take longest, the longest first."""
+
+
+def pytest_configure(config):
+    """Workers take the longest files first; pytest-xdist would begin with those of most tests."""
+    config.option.loadscopereorder = False
+    assert all((Path(__file__).parents[1] / file).is_file() for file in LONGEST.split())
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the longest files first, so that no worker is left with one at the end."""
+    places = {file: place for place, file in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
 
 
 @pytest.fixture(autouse=True)

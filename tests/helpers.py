@@ -5,6 +5,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from maml_tf import Batch, Task, adapt, stack
@@ -15,6 +16,17 @@ from maml_tf.results import files as result_files
 from maml_tf.types import Trajectories
 
 RESULTS = Path(__file__).parent / "data" / "results"
+
+
+def slow(*values):
+    """A case of a parametrized test that is run with `-m slow` alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def slow_but(fast, names):
+    """The names of cases, all of which are slow but those of `fast`."""
+    assert set(fast) <= set(names), set(fast) - set(names)
+    return [name if name in fast else slow(name) for name in names]
 
 
 def error_of(arguments, capsys):

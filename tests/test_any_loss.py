@@ -10,6 +10,7 @@ from helpers import (
     normal,
     random_task,
     randomize,
+    slow,
 )
 from keras import layers
 
@@ -188,7 +189,7 @@ def test_the_step_size_of_an_error_is_that_of_the_lowest(metric):
     assert tuning.step_size == sizes[int(np.argmin(scores))] != sizes[int(np.argmax(scores))]
 
 
-@pytest.mark.parametrize("metric", ["mae", own_error])
+@pytest.mark.parametrize("metric", [slow("mae"), own_error])
 def test_the_best_checkpoint_of_an_error_is_that_of_the_lowest(metric, tmp_path):
     learner = regressor(metric, **ERRORS[metric], optimizer=keras.optimizers.SGD(5.0))
     estimates = []

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow
 
 import maml_tf
 from maml_tf import MetaLearner, losses, train
@@ -29,7 +30,7 @@ def functional():
     return keras.Model(x, keras.layers.Dense(1)(keras.layers.Dense(6, "relu")(x)), name="net")
 
 
-@pytest.fixture(params=[functional, sequential], ids=["functional", "Sequential"])
+@pytest.fixture(params=[slow(functional), sequential], ids=["functional", "Sequential"])
 def make(request):
     def learner(**options):
         keras.utils.set_random_seed(1)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import random_task
+from helpers import random_task, slow
 from test_meta_learner import T, linear_learner, meta_gradient_by_hand
 
 from maml_tf import MetaLearner, MultitaskLearner, losses, train
@@ -50,7 +50,7 @@ def assert_same(one, other, **tolerance):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"multi_step_loss": 4}, {"learn_step_size": "layer", "pieces": 2}],
+    [slow({}), {"multi_step_loss": 4}, {"learn_step_size": "layer", "pieces": 2}],
     ids=["plain", "MAML++", "step sizes"],
 )
 def test_steps_are_those_of_a_first_order_learner_and_then_of_a_second_order_one(options):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow
 
 from maml_tf import Batch, MetaLearner, Task, losses, train
 from maml_tf.networks import dense_network
@@ -59,18 +60,18 @@ def sgd():
     ("make_optimizer", "options"),
     [
         (sgd, {}),
-        (sgd, {"clip": 0.05}),
-        (sgd, {"pieces": 2}),
-        (sgd, {"learn_step_size": True}),
-        (sgd, {"clip_norm": 0.5}),
+        slow(sgd, {"clip": 0.05}),
+        slow(sgd, {"pieces": 2}),
+        slow(sgd, {"learn_step_size": True}),
+        slow(sgd, {"clip_norm": 0.5}),
         (sgd, {"clip": 0.5, "clip_norm": 0.5}),
-        (sgd, {"multi_step_loss": 2}),
+        slow(sgd, {"multi_step_loss": 2}),
         # Normalised by five examples, the second derivative rounds more.
-        (lambda: keras.optimizers.SGD(3e-4), {"per_step_normalization": True}),
+        slow(lambda: keras.optimizers.SGD(3e-4), {"per_step_normalization": True}),
         # A step size of a whole layer has the sum of its numbers' gradients.
         (lambda: keras.optimizers.SGD(3e-4), {"learn_step_size": "layer_and_step"}),
-        (lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
-        (lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.02, 4)), {}),
+        slow(lambda: keras.optimizers.Adam(0.01), {"clip": 0.05}),
+        slow(lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.02, 4)), {}),
     ],
     ids=[
         *("SGD", "SGD, clip", "SGD, pieces", "SGD, learned step sizes", "SGD, norm", "SGD, both"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import randomize
+from helpers import randomize, slow
 from keras import layers, models
 
 from maml_tf import Batch, MetaLearner, Task, evaluate, losses, train, tune_step_size
@@ -178,7 +178,8 @@ SCORES = [5.0, 3.0, 4.0, float("nan"), 3.0, 6.0, 2.0, 3.5]  # errors, at iterati
 
 
 @pytest.mark.parametrize(
-    ("number", "kept"), [(1, [7]), (2, [7, 2]), (4, [7, 2, 5, 8]), (9, [7, 2, 5, 8, 3, 1, 6])]
+    ("number", "kept"),
+    [slow(1, [7]), slow(2, [7, 2]), (4, [7, 2, 5, 8]), slow(9, [7, 2, 5, 8, 3, 1, 6])],
 )
 def test_the_best_few_are_kept(number, kept, tmp_path):
     result, checkpoints = trained(tmp_path, SCORES, keep_best=number)
@@ -212,7 +213,7 @@ def test_a_training_ends_that_gets_no_better(tmp_path, caplog):
     assert whole.iteration == 8 and whole.best_score == 2.0
 
 
-@pytest.mark.parametrize("cut", [2, 3, 4])
+@pytest.mark.parametrize("cut", [slow(2), 3, slow(4)])
 def test_the_count_survives_a_resume(cut, tmp_path):
     trained(tmp_path, SCORES, iterations=cut, stop_after=3)
     assert trained(tmp_path, SCORES, stop_after=3)[0].iteration == 5

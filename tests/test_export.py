@@ -1,6 +1,7 @@
 """What an export leaves on disk, and what it refuses before anything is there."""
 
 import json
+import shutil
 
 import keras
 import pytest
@@ -68,12 +69,19 @@ def test_an_earlier_export_is_replaced_whole(tmp_path):
     assert list(place.parent.iterdir()) == [place]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An export that can be loaded."""
+    place = tmp_path_factory.mktemp("whole") / "export"
+    export(_learner(), place)
+    assert maml_tf.load_export(place).initial_weights()
+    return place
+
+
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
-def test_a_damaged_export_is_refused_where_it_is_loaded(tmp_path, name, damage):
-    learner, place = _learner(), tmp_path / "export"
-    export(learner, place)
-    assert maml_tf.load_export(place).initial_weights()
+def test_a_damaged_export_is_refused_where_it_is_loaded(whole, tmp_path, name, damage):
+    place = shutil.copytree(whole, tmp_path / "export")
     content = bytearray((place / name).read_bytes())
     if damage == "missing":
         (place / name).unlink()

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, normal, random_task, randomize
+from helpers import assert_is_the_derivative, normal, random_task, randomize, slow, slow_but
 from keras import layers
 from test_meta_learner import B, T, few_shot, quadratic
 
@@ -224,8 +224,10 @@ def test_the_meta_gradient_is_the_derivative_at_the_minimum(float64, make):
     assert_is_the_derivative(gradient, objective, theta, names, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("options", [{}, {"pieces": 2}], ids=str)
+@pytest.mark.parametrize(
+    "name", slow_but({"with a regulariser", "convolutional, batch normalisation"}, MODELS)
+)
+@pytest.mark.parametrize("options", [slow({}), {"pieces": 2}], ids=str)
 def test_tasks_together_are_the_mean_of_each_alone(float64, name, options):
     learner, task = classifier(name, **options)
     one, _ = classifier(name)

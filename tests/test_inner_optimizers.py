@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, random_task, randomize
+from helpers import assert_is_the_derivative, random_task, randomize, slow
 from keras import layers
 
 from maml_tf import MetaLearner, adapt, evaluate, export, losses, stack, train
@@ -103,8 +103,9 @@ def test_momentum_and_adam_by_hand():
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("clip", [None, 0.4])
+@pytest.mark.parametrize(
+    ("clip", "recompute"), [(None, False), (0.4, True), slow(None, True), slow(0.4, False)]
+)
 def test_the_derivative_through_the_steps(float64, optimizer, recompute, clip):
     """By the initial weights, and by the step size of each step."""
     sizes = [tf.constant(RATES, tf.float64), tf.constant([0.03] * S, tf.float64)]
@@ -300,7 +301,7 @@ def test_it_resumes_bit_for_bit_and_is_part_of_what_a_run_is(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
-@pytest.mark.parametrize("steps", [0, 1, 7])
+@pytest.mark.parametrize("steps", [slow(0), slow(1), 7])
 def test_an_exported_model_adapts_as_the_learner_does(tmp_path, name, steps):
     learner = sine_learner(name, step_size=0.1, inner_clip=0.5)
     export(learner, tmp_path / "it")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import random_task
+from helpers import random_task, slow_but
 from test_meta_learner import ALPHA, SIZE, B, T, linear_learner, quadratic
 
 from maml_tf import MetaLearner, adapt, evaluate, losses, stack, train
@@ -118,7 +118,7 @@ def values(learner):
     return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but({"layer_and_step"}, KINDS))
 def test_they_are_learned_resumed_saved_and_loaded(kind, tmp_path):
     def run(place, iterations):
         learner = sine_learner(kind)
@@ -151,7 +151,7 @@ def test_step_sizes_of_another_number_of_steps_are_refused(tmp_path):
         sine_learner("layer_and_step", inner_steps=3).load(tmp_path / "it.weights.h5")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but({"layer_and_step"}, KINDS))
 def test_they_stay_positive_by_choice(kind):
     learner = sine_learner(kind, positive_step_size=True, optimizer=keras.optimizers.SGD(1e3))
     learner.meta_steps(TASKS, 0, 1)

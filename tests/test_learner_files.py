@@ -43,11 +43,12 @@ def assert_equal(ours, theirs):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture
-def trained(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A learner, which no test changes, and its file."""
     learner = make_learner()
     learner.meta_steps(TASKS, 0, 5)
-    path = tmp_path / "deep" / "sine.weights.h5"
+    path = tmp_path_factory.mktemp("files") / "deep" / "sine.weights.h5"
     learner.save(path)
     return learner, path
 

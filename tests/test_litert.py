@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import error_of, normal, randomize
+from helpers import error_of, normal, randomize, slow, slow_but
 from keras import layers
 
 import maml_tf
@@ -119,12 +119,7 @@ def expected(learner, support_x, support_y, query_x, *, steps=STEPS, step_size=N
     return learner.predict(weights, support, with_task(query_x), inductive=inductive)[0]
 
 
-LONGER = {"adam in a loop", "the same in a loop", "step sizes per step", "convolutional, inductive"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONGER)) for name in CASES]
-)
+@pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
 def test_the_file_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()
@@ -227,7 +222,7 @@ def test_an_operation_that_cannot_be_converted_is_named(tmp_path):
 # --- the command line -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RELEASES)
+@pytest.mark.parametrize("name", ["sinusoid_10shot", slow("omniglot_5way_1shot")])
 def test_a_release_is_exported_by_the_command_line(name, tmp_path):
     support_examples, query_examples = RELEASES[name]
     path = tmp_path / "it"

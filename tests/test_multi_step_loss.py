@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, normal, random_task, randomize
+from helpers import assert_is_the_derivative, normal, random_task, randomize, slow
 from keras import layers
 from test_meta_learner import T, linear_learner, meta_gradient_by_hand
 
@@ -140,7 +140,7 @@ def values(learner):
     return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
-@pytest.mark.parametrize("options", [{}, {"dropout": "per_step"}], ids=str)
+@pytest.mark.parametrize("options", [slow({}), {"dropout": "per_step"}], ids=str)
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, options):
     def run(place, iterations):
         start = keras.initializers.GlorotUniform(seed=1)

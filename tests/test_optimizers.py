@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import random_task
+from helpers import random_task, slow
 from keras.optimizers import SGD, Adam
 from keras.optimizers import LossScaleOptimizer as LossScale
 
@@ -43,9 +43,9 @@ def assert_differ(a, b):
     "what",
     [
         "adam",
-        "Adam",
-        Adam,
-        {"class_name": "Adam", "config": {"learning_rate": 1e-3}},
+        slow("Adam"),
+        slow(Adam),
+        slow({"class_name": "Adam", "config": {"learning_rate": 1e-3}}),
         None,
     ],
 )
@@ -60,7 +60,7 @@ def test_what_is_no_optimizer_is_refused(what):
         learner_of(what)
 
 
-@pytest.mark.parametrize("clip", [None, 0.01])
+@pytest.mark.parametrize("clip", [slow(None), 0.01])
 @pytest.mark.parametrize(
     "make",
     [

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, meta_objective, normal, random_task, randomize
+from helpers import assert_is_the_derivative, meta_objective, normal, random_task, randomize, slow
 from keras import layers
 
 from maml_tf import Batch, MetaLearner, Task, functional, losses
@@ -211,7 +211,7 @@ def test_the_meta_gradient_of_each_pooling_is_the_derivative(name, jit_compile):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"strides": 1, "padding": "same"}])
+@pytest.mark.parametrize("options", [slow({}), {"strides": 1, "padding": "same"}])
 def test_a_volumes_meta_gradient_is_the_same_under_xla(options):
     """TensorFlow has no MaxPooling3D in float64 to take differences of."""
     convolution = layers.Conv3D(2, 2, activation="tanh")

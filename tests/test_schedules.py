@@ -168,6 +168,7 @@ def test_a_callback_of_learning_rates_contradicts_a_schedule():
 
 COMMAND = (
     "train --shots=3 --meta_batch_size=2 --validation_tasks=2 --test_steps=1 --progress=False "
+    "--jit_compile=False "
     "--meta_lr_schedule=cosine --warmup_iterations=2"
 ).split()
 

@@ -1,5 +1,6 @@
 """Exports, loaded where neither Keras nor maml_tf can be imported, against the learner itself."""
 
+import functools
 import subprocess
 import sys
 import types
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow, slow_but
 
 from maml_tf import losses, networks
 from maml_tf.engine import served_weights
@@ -23,7 +25,7 @@ import sys
 sys.modules["keras"] = sys.modules["maml_tf"] = None  # importing either now fails
 import numpy as np, tensorflow as tf
 results = {}
-for name in ("conv", "regression", "learned", "each step"):
+for name in sys.argv[1:]:
     model, data = tf.saved_model.load(name), np.load(name + ".npz")
     adapt, predict, both = (model.signatures[n] for n in ("adapt", "predict", "adapt_and_predict"))
     query = tf.constant(data["query_x"])
@@ -91,7 +93,9 @@ def _scatter(variables, seed=0, scale=0.3):
 
 
 def _conv_learner():
-    model = networks.conv_network((8, 8, 1), WAYS, filters=4)
+    layers = [keras.layers.Conv2D(4, 3, 2), keras.layers.BatchNormalization()]
+    layers += [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(WAYS)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
     _scatter(model.trainable_variables)
     return MetaLearner(model, losses.summed_cross_entropy, step_size=0.1, inner_steps=2)
 
@@ -138,38 +142,48 @@ def _expected(learner, data, shots, steps, transductive, step_size=np.nan):
     return learner.apply(weights, data["query_x"][None], statistics=seen)[0]
 
 
+MAKE = {
+    "conv": _conv_learner,
+    "regression": _regression_learner,
+    "learned": lambda: _regression_learner(learn_step_size=True),
+    "each step": lambda: _regression_learner(learn_step_size="layer_and_step"),
+}
+FAST = ("conv", "each step")
+NAMES = slow_but(FAST, MAKE)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Three learners, their data, and what their exports gave in another process."""
-    folder = tmp_path_factory.mktemp("exports")
-    learners = {
-        "conv": _conv_learner(),
-        "regression": _regression_learner(),
-        "learned": _regression_learner(learn_step_size=True),
-        "each step": _regression_learner(learn_step_size="layer_and_step"),
-    }
-    data = {name: _data(learner) for name, learner in learners.items()}
-    for name, learner in learners.items():
+    """By name: a learner, its data, and what its export gave in another process."""
+
+    @functools.cache
+    def one(name):
+        folder = tmp_path_factory.mktemp("exports")
+        learner = MAKE[name]()
+        data = _data(learner)
         export(learner, folder / name)
-        np.savez(folder / f"{name}.npz", cases=np.array(_cases(name)), **data[name])
-    command = [sys.executable, "-c", ELSEWHERE]
-    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    results = np.load(folder / "results.npz")
-    return types.SimpleNamespace(
-        folder=folder, learners=learners, data=data, results=results, stderr=run.stderr
-    )
+        np.savez(folder / f"{name}.npz", cases=np.array(_cases(name)), **data)
+        command = [sys.executable, "-c", ELSEWHERE, name]
+        run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        results = np.load(folder / "results.npz")
+        return types.SimpleNamespace(
+            folder=folder, learner=learner, data=data, results=results, stderr=run.stderr
+        )
+
+    return one
 
 
-NAMES = ("conv", "regression", "learned", "each step")
+CASES = [(name, case) for name in MAKE for case in _cases(name)]
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [(name, case) for name in NAMES for case in _cases(name)]
+    ("name", "case"), [case if case[0] in FAST else slow(*case) for case in CASES]
 )
 def test_every_route_predicts_as_the_learner_does(exported, name, case):
-    expected = _expected(exported.learners[name], exported.data[name], *case)
-    routes = exported.results[f"{name} {np.array(case, float)} routes"]
+    made = exported(name)
+    expected = _expected(made.learner, made.data, *case)
+    routes = made.results[f"{name} {np.array(case, float)} routes"]
     assert len(routes) == 4
     for route in routes:
         np.testing.assert_allclose(route, expected, atol=1e-5, rtol=1e-5)
@@ -177,43 +191,48 @@ def test_every_route_predicts_as_the_learner_does(exported, name, case):
 
 def test_the_cases_tell_settings_apart(exported):
     """Else the comparison above would not notice an ignored input."""
-    conv, learned = (exported.results[f"{n} default"] for n in ("conv", "learned"))
+    conv = exported("conv")
     for case in ((5, 1, 1), (5, 2, 0), (1, 2, 1)):
-        other = _expected(exported.learners["conv"], exported.data["conv"], *case)
-        assert np.abs(other - conv).max() > 1e-2
-    other = _expected(exported.learners["learned"], exported.data["learned"], 5, 1, 1, 0.05)
-    assert np.abs(other - learned).max() > 1e-4
+        other = _expected(conv.learner, conv.data, *case)
+        assert np.abs(other - conv.results["conv default"]).max() > 1e-2
+
+
+@pytest.mark.parametrize(("name", "steps"), [slow("learned", 1), ("each step", 2)])
+def test_the_cases_tell_learned_step_sizes_from_one(exported, name, steps):
+    learned = exported(name)
+    other = _expected(learned.learner, learned.data, 5, steps, 1, 0.05)
+    assert np.abs(other - learned.results[f"{name} default"]).max() > 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_are_the_learners_and_the_papers(exported, name):
-    learner, results = exported.learners[name], exported.results
-    expected = _expected(learner, exported.data[name], 5, learner.inner_steps, True)
+    learner, data, results = exported(name).learner, exported(name).data, exported(name).results
+    expected = _expected(learner, data, 5, learner.inner_steps, True)
     for route in ("default", "default two", "session"):
         np.testing.assert_allclose(results[f"{name} {route}"], expected, atol=1e-5, rtol=1e-5)
     assert list(results[f"{name} declared"]) == ["step_size", "steps", "transductive"]
-    initial = _expected(learner, exported.data[name], 5, 0, True)
+    initial = _expected(learner, data, 5, 0, True)
     np.testing.assert_allclose(results[f"{name} initial"], initial, atol=1e-5, rtol=1e-5)
 
 
-def test_the_same_call_is_not_traced_again(exported):
-    for name in NAMES:
-        assert list(exported.results[f"{name} traces"]) == [0, 0]
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_call_is_not_traced_again(exported, name):
+    assert list(exported(name).results[f"{name} traces"]) == [0, 0]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tensors_of_any_type_are_taken(exported, name):
     """Indices as int64, which TensorFlow's own functions give, and float64, NumPy's own."""
-    results = exported.results[f"{name} types"]
+    results = exported(name).results[f"{name} types"]
     assert len(results) == (32 if name == "conv" else 16)
-    expected = _expected(exported.learners[name], exported.data[name], 5, 2, True)
+    expected = _expected(exported(name).learner, exported(name).data, 5, 2, True)
     for result in results:
         np.testing.assert_allclose(result, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bytes_and_whole_numbers_go_in_as_they_are(exported, name):
-    results = exported.results[f"{name} whole"]
+    results = exported(name).results[f"{name} whole"]
     as_floats = results[3]
     assert len(results) == 9 and np.ptp(as_floats) > 1e-3
     for result in results:
@@ -222,20 +241,21 @@ def test_bytes_and_whole_numbers_go_in_as_they_are(exported, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_can_be_differentiated_and_load_without_warnings(exported, name):
-    learner, data = exported.learners[name], dict(exported.data[name])
+    learner, data = exported(name).learner, dict(exported(name).data)
     data["query_x"] = query = tf.constant(data["query_x"])
     with tf.GradientTape() as tape:
         tape.watch(query)
         total = tf.reduce_sum(_expected(learner, data, 5, learner.inner_steps, True) ** 2)
     gradient = tape.gradient(total, query)
     np.testing.assert_allclose(
-        exported.results[f"{name} gradient"], gradient, atol=1e-4 * np.abs(gradient).max()
+        exported(name).results[f"{name} gradient"], gradient, atol=1e-4 * np.abs(gradient).max()
     )
-    assert "custom gradient" not in exported.stderr
+    assert "custom gradient" not in exported(name).stderr
 
 
 def test_bad_tasks_are_refused_by_the_loaded_model(exported):
-    model, data = tf.saved_model.load(str(exported.folder / "conv")), exported.data["conv"]
+    conv = exported("conv")
+    model, data = tf.saved_model.load(str(conv.folder / "conv")), conv.data
     x, y = data["x5"], data["y5"]
     for labels in (y + 1, y - 1):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"class indices 0 \.\.\. 2"):

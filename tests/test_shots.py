@@ -114,7 +114,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tasks, tmp_path):
 
 
 def flags(logs, *more):
-    few = ["--validation_tasks=4", "--meta_batch_size=4", "--progress=False"]
+    few = ["--validation_tasks=4", "--meta_batch_size=4", "--progress=False", "--jit_compile=False"]
     return ["--shots=1..4", f"--logdir={logs}", *few, *more]
 
 

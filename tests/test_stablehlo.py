@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import normal, randomize
+from helpers import normal, randomize, slow_but
 from keras import layers
 
 import maml_tf
@@ -91,7 +91,7 @@ def drawn(learner, seed):
     return arrays, Task(*sets)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
 def test_jax_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()

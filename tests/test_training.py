@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import slow
 
 from maml_tf import AdaptationCurves, MetaLearner, losses, networks, train
 from maml_tf.tasks import Sinusoid
@@ -62,7 +63,7 @@ def test_the_weights_move_and_the_optimizer_remembers(tmp_path):
     assert int(np.asarray(again.optimizer.iterations)) == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 def test_a_signal_saves_and_leaves_and_the_run_goes_on_as_if_nothing_was(tmp_path, number):
     straight, _ = run(tmp_path / "straight", 3000, save_every=3000, validate_every=3000)
     stopper = threading.Timer(0.1, os.kill, (os.getpid(), number))
@@ -101,7 +102,7 @@ def test_a_loss_that_is_not_finite_names_the_iteration_and_keeps_the_checkpoint(
     assert after.available() == [*kept, 30] and after.restore_latest()
 
 
-@pytest.mark.parametrize("best_after, step", [(None, 1), (0, 0), (2, 2), (9, 2)])
+@pytest.mark.parametrize("best_after, step", [(None, 1), slow(0, 0), (2, 2), slow(9, 2)])
 def test_the_best_checkpoint_is_that_of_the_best_validation(best_after, step, tmp_path):
     options = {"validate_every": 10, "validation_steps": 2, "best_after": best_after}
     learner, result = run(tmp_path, 60, **options)

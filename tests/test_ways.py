@@ -108,6 +108,7 @@ def trained(tmp_path_factory):
             Image.fromarray(pixels).save(folder / f"{i}.png")
     line = ["--problem=folder", f"--data_dir={place / 'photos'}", "--image_size=8", "--ways=3"]
     line += ["--shots=1", "--queries=2", "--filters=2", "--meta_batch_size=2", "--iterations=1"]
+    line += ["--inner_steps=1"]
     line += ["--validation_tasks=2", "--progress=False", f"--logdir={place / 'logs'}"]
     assert run(["train", *line, "--run_name=run", "--test_ways=2"]) == 0
     return place, line

@@ -25,7 +25,13 @@ for ((attempt = 1; attempt <= ATTEMPTS; attempt++)); do
     trap 'kill "${workers[@]}" 2>/dev/null' INT TERM
     status=0
     for worker in "${workers[@]}"; do
-        wait "$worker" || { own=$?; test "$status" -eq 1 || status=$own; }
+        wait "$worker" && continue
+        own=$?
+        while kill -0 "$worker" 2>/dev/null; do # A signal to this script ended the waiting alone.
+            wait "$worker"
+            own=$?
+        done
+        test "$status" -eq 1 || status=$own
     done
     case $status in
     0 | 1 | 130) break ;; # done, a mistake that a restart would repeat, or asked to stop

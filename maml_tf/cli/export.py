@@ -17,6 +17,8 @@ _FOLDERS = {"saved_model": "export", "litert": "litert", "stablehlo": "stablehlo
 def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     """Writes a trained run as a SavedModel, for LiteRT, or for JAX."""
     runs.refuse_ensemble(given, "export")
+    if given.get("distribute") == "multiworker":
+        raise ValueError("An export is made by one process; drop --distribute=multiworker.")
     directory, settings = runs.locate(given, words)
     if not settings.method.adapts_at_test:
         raise ValueError(

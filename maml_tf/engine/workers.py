@@ -170,9 +170,10 @@ class Workers:
             try:
                 scoped = tf.distribute.has_strategy()
                 result = outside_scope(function) if scoped else function()
-            except (ValueError, OSError) as error:
+            except Exception as error:  # The others wait to hear of any.
                 failure = error
-        said = self.texts(str(failure or ""))[0] if self.together else ""
+        said = "" if failure is None else str(failure) or type(failure).__name__
+        said = self.texts(said)[0] if self.together else ""
         if failure is not None:
             raise failure
         if said:

@@ -113,7 +113,8 @@ class Sampler:
         self._rows = slice(self.own.start * self.episodes, self.own.stop * self.episodes)
         if self.tasks < workers.count:
             raise ValueError(
-                f"{tasks} tasks are too few for {workers.count} workers; give each of them one."
+                f"{tasks} tasks are too few for {workers.count} workers, each of which needs one; "
+                "raise --validation_tasks, --test_tasks or --meta_batch_size, or take fewer."
             )
         share = self._rows if workers.together else None
         self.env = make_environments(environment, tasks * episodes, options, share)

@@ -199,11 +199,28 @@ def check_settings(learner: Any) -> None:
             f"replicas x {learner.pieces} pieces; choose {_nearest(learner, replicas)}, or fewer "
             "pieces."
         )
+    if replicas > 1:
+        _refuse_branches(learner.optimizer)
     if learner.multi_step_loss and not learner.inner_steps:
         raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
     if learner.second_order_after and (learner.first_order or not learner.inner_steps):
         why = "first_order is True" if learner.first_order else "inner_steps is 0"
         raise ValueError(f"Nothing becomes of second order, for {why}; drop second_order_after.")
+
+
+def _refuse_branches(optimizer: Any) -> None:
+    """Refuses what Keras decides at each update, which replicas cannot do together.
+
+    Raises:
+      ValueError: names the optimizer's argument.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        if getattr(optimizer, name, None):
+            raise ValueError(
+                f"{type(optimizer).__name__}({name}=...) decides at each update what it does, "
+                "which several replicas cannot do together; leave it out, or the strategy."
+            )
 
 
 def _nearest(learner: Any, replicas: int) -> str:

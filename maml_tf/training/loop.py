@@ -182,7 +182,7 @@ def train(
     with workers.named(), contextlib.ExitStack() as held:
         _compare(workers, learner, tasks, plan, evaluator)
         opened = held.enter_context(_opened(workers, learner, tasks, directory, keep_best))
-        in_memory = Memory(learner, keep_best=restore_best and workers.is_chief)
+        in_memory = Memory(learner, keep_best=restore_best)
         store, start = _agree(workers, learner, *(opened or (in_memory, 0)))
         tell_start(start, plan.iterations, directory if opened else None)
         loop = _Loop(learner, tasks, plan, start, workers, progress=progress)

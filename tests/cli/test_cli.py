@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import error_of, make_settings
+from helpers import error_of, make_settings, slow
 from PIL import Image
 
 from benchmarks import generated_images
@@ -18,6 +18,7 @@ from maml_tf import tasks as task_sources
 from maml_tf.cli import flags, original, runs
 from maml_tf.cli.main import run
 from maml_tf.experiments import build as experiment
+from maml_tf.experiments import machine
 from maml_tf.experiments.records import Kind
 from maml_tf.experiments.settings import SETTINGS
 from maml_tf.supervised import evaluation
@@ -115,7 +116,7 @@ FEW = ["--metatrain_iterations=2", "--validation_tasks=24", "--test_steps=1", "-
     "name",
     [
         "sinusoid 10-shot",
-        pytest.param("Omniglot 5-way 1-shot", marks=needs_omniglot),
+        pytest.param("Omniglot 5-way 1-shot", marks=[needs_omniglot, pytest.mark.slow]),
         pytest.param("Omniglot 20-way 1-shot", marks=[needs_omniglot, pytest.mark.slow]),
     ],
 )
@@ -226,11 +227,14 @@ def test_every_flagfile_is_named_by_its_experiment(path):
 
 
 def first_of_each(paths):
-    """The first flagfile of each problem and of each method; the others take minutes together."""
+    """The first flagfile of each problem and of each method; the others take minutes together.
+
+    The multi-task baselines, which differ by a penalty, are one method.
+    """
     seen = set()
     for path in paths:
         settings = make_settings(**flags.parse([f"--flagfile={path}"])[0])
-        names = {settings.problem.name, settings.method.name}
+        names = {settings.problem.name, settings.method.name.split("_")[0]}
         yield pytest.param(path, marks=() if names - seen else pytest.mark.slow, id=path.stem)
         seen |= names
 
@@ -252,6 +256,7 @@ def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypa
         "--progress=False",
         "--jit_compile=False",
         "--task_chunks=1",
+        "--inner_steps=1",
     ]
     settings = make_settings(**flags.parse(line)[0])
     if settings.problem.kind is Kind.POLICY:
@@ -375,19 +380,34 @@ def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp
     np.testing.assert_allclose(results_of(directory)[f"test_{name}"]["mean"], result["mean"], 1e-4)
 
 
-@pytest.fixture(params=["omniglot", pytest.param("miniimagenet", marks=pytest.mark.slow)])
-def joint_run(request, tmp_path, monkeypatch):
-    """A classifier of all classes of small data, trained a little: its flags and its directory."""
-    shape = (28, 28, 1) if request.param == "omniglot" else (84, 84, 3)
-    monkeypatch.setattr(experiment, "require_data", lambda settings: None)
-    monkeypatch.setattr(task_sources, f"{request.param}_episodes", few_episodes(*shape, classes=6))
-    monkeypatch.setattr(evaluation, "DRAW", 2)
+def with_six_classes(patch, problem):
+    """Small data in place of a problem's own."""
+    shape = (28, 28, 1) if problem == "omniglot" else (84, 84, 3)
+    patch.setattr(experiment, "require_data", lambda settings: None)
+    patch.setattr(task_sources, f"{problem}_episodes", few_episodes(*shape, classes=6))
+    patch.setattr(evaluation, "DRAW", 2)
+
+
+@pytest.fixture(scope="module", params=["omniglot", slow("miniimagenet")])
+def trained_jointly(request, tmp_path_factory):
+    logs = tmp_path_factory.mktemp("joint")
     line = [f"--flagfile={ROOT / 'flags' / request.param}_5way_1shot_pretrained.flags", *FEW]
-    line += [f"--logdir={tmp_path / 'logs'}", "--meta_batch_size=2", "--num_filters=2"]
+    line += [f"--logdir={logs}", "--meta_batch_size=2", "--num_filters=2"]
     line += ["--num_test_tasks=2", "--validation_tasks=2", "--progress=False", "--task_chunks=1"]
     line += ["--num_classes=3", "--queries=4"]
-    assert run(["train", *line]) == 0
-    (directory,) = (tmp_path / "logs").iterdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "set_up", lambda settings: None)
+        with_six_classes(patch, request.param)
+        assert run(["train", *line]) == 0
+    (directory,) = logs.iterdir()
+    return request.param, line, directory
+
+
+@pytest.fixture
+def joint_run(trained_jointly, monkeypatch):
+    """A classifier of all classes of small data, trained a little: its flags and its directory."""
+    problem, line, directory = trained_jointly
+    with_six_classes(monkeypatch, problem)
     return line, directory
 
 

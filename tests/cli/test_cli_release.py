@@ -185,7 +185,8 @@ def test_the_inner_optimizer_is_released_too(tmp_path, capsys):
     assert "--inner_optimizer must be one of sgd, momentum, adam" in said
 
 
-@pytest.mark.parametrize("kind", [pytest.param("weight", marks=pytest.mark.slow), "layer_and_step"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["weight", "layer_and_step"])
 def test_learned_step_sizes_are_released_too(kind, tmp_path, capsys):
     settings = [*SETTINGS, "--inner_steps=2", f"--logdir={tmp_path / 'logs'}"]
     learned = [*settings, f"--learn_step_size={kind}", "--step_size=0.1"]

@@ -218,10 +218,8 @@ def scalars(directory):
     return found
 
 
-@pytest.mark.parametrize(
-    "name, iterations",
-    [("navigation_2d", 3), pytest.param("cheetah_velocity", 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name, iterations", [("navigation_2d", 3), ("cheetah_velocity", 1)])
 def test_the_paper_s_sizes_from_end_to_end(name, iterations, tmp_path, capsys):
     """The flagfile's own tasks, trajectories and horizon; fewer iterations."""
     flags = [f"--flagfile={FLAGS / name}.flags", f"--logdir={tmp_path}", "--progress=False"]

@@ -14,7 +14,7 @@ from maml_tf.experiments.settings import make
 EARLIER = Path(__file__).parents[1] / "data" / "earlier_runs"
 SINUSOID = (
     "--datasource=sinusoid --norm=None --meta_batch_size=2 --meta_lr=0.002 --num_filters=40 "
-    "--validation_tasks=2 --save_every=3 --progress=False"
+    "--validation_tasks=2 --save_every=3 --progress=False --jit_compile=False"
 ).split()
 NAVIGATION = (
     "--datasource=navigation_2d --meta_batch_size=2 --horizon=4 --validation_tasks=2 "

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import error_of
+from helpers import error_of, slow
 
 from maml_tf.cli.main import run
 from maml_tf.experiments.settings import make
@@ -17,7 +17,7 @@ def means(directory):
     return json.loads(path.read_text())["mean"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["reptile", slow("imaml")])
 def test_it_trains_resumes_evaluates_exports_and_releases(method, tmp_path, capsys):
     line = [f"--logdir={tmp_path}", f"--method={method}", *METHODS[method], "--shots=8"]
     line += ["--inner_steps=2", "--norm=none", "--progress=False", "--jit_compile=False"]
@@ -42,7 +42,7 @@ def test_it_trains_resumes_evaluates_exports_and_releases(method, tmp_path, caps
     assert message.endswith("; drop --learn_step_size.")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [slow("reptile"), "imaml"])
 def test_classification_with_batch_normalisation(method, tmp_path):
     """Folders of pictures, the quickest images that there are."""
     Image = pytest.importorskip("PIL.Image")

@@ -8,6 +8,7 @@ from maml_tf.cli import main
 from maml_tf.results import rows
 
 SMALL = ["--iterations=20", "--validate_every=10", "--validation_tasks=8", "--progress=False"]
+SMALL += ["--jit_compile=False"]
 
 
 @pytest.fixture(scope="module")

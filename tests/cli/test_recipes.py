@@ -53,5 +53,6 @@ def test_list_says_what_it_is(capsys):
 def test_a_short_training(tmp_path):
     line = ["--flagfile=flags/sinusoid_10shot.flags", "--recipe=maml++", f"--logdir={tmp_path}"]
     line += ["--iterations=4", "--multi_step_loss=2", "--validation_tasks=4", "--progress=False"]
+    line += ["--jit_compile=False"]
     assert run(["train", *line]) == 0
     assert run(["evaluate", *line, "--test_tasks=8", "--test_steps=7"]) == 0

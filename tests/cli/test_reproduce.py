@@ -176,7 +176,7 @@ def test_without_flagfiles_it_says_what_is_missing(monkeypatch, tmp_path, capsys
 def test_started_again_it_keeps_what_is_there(tmp_path, capsys):
     line = ["reproduce", "sinusoid_10shot_oracle", f"--logdir={tmp_path}", "--test_tasks=24"]
     line += ["--iterations=20", "--validation_tasks=24", "--progress=False"]
-    line += ["--test_steps=1", "--tune_step_size=False"]
+    line += ["--test_steps=1", "--tune_step_size=False", "--jit_compile=False"]
     assert run(line) == 0
     (directory,) = (p for p in tmp_path.iterdir() if p.name != "figures")
     files = sorted((directory / "results").iterdir())

@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, meta_objective, normal, own_weights, randomize
+from helpers import (
+    assert_is_the_derivative,
+    meta_objective,
+    normal,
+    own_weights,
+    randomize,
+    slow,
+)
 
 from conformance.models import MODELS, B, T
 from maml_tf import Batch, ImplicitMAML, MetaLearner, Reptile, Task, functional
@@ -149,7 +156,7 @@ def plain_gradient(learner, task):
 
 
 @pytest.mark.parametrize(
-    "name", ["depthwise, functional", "lstm, functional", "tied weights", "outputs by name"]
+    "name", ["depthwise, functional", slow("lstm, functional"), "tied weights", "outputs by name"]
 )
 @pytest.mark.parametrize("kind", [Reptile, ImplicitMAML])
 def test_other_meta_gradients_of_a_stack_are_the_mean_of_each_task_s(name, kind):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PointSampler
+from helpers import PointSampler, slow
 
 import maml_tf
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
@@ -99,7 +99,7 @@ def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
 SAMPLER = PointSampler(tasks=8, episodes=5, horizon=10)
 
 
-@pytest.mark.parametrize("kind", [True, "layer", "layer_and_step"])
+@pytest.mark.parametrize("kind", [slow(True), slow("layer"), "layer_and_step"])
 def test_its_run_resumes_bit_for_bit_with_its_optimizer(kind, tmp_path):
     def run(directory, iterations):
         learner = make(learn_step_size=kind)
@@ -141,7 +141,7 @@ def test_without_an_outer_step_nothing_is_learned():
     assert np.all(np.isfinite(bare.evaluator(SAMPLER, num_tasks=8, steps=1)().mean))
 
 
-@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("declared", [slow(True), False])
 def test_a_sampler_of_another_number_of_tasks_is_refused(declared):
     class Other:
         """A sampler of one's own, which may not say how many tasks it draws."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PointSampler, assert_is_the_derivative, normal
+from helpers import PointSampler, assert_is_the_derivative, normal, slow
 from learners import SAMPLER, make_learner, random_batches
 
 from maml_tf import train
@@ -24,8 +24,11 @@ def displaced(learner):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("inner_loss", ["log_likelihood", "likelihood_ratio"])
-@pytest.mark.parametrize("inner_steps", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("inner_steps", "inner_loss"),
+    [(0, "log_likelihood"), (1, "likelihood_ratio"), (2, "log_likelihood")]
+    + [slow(0, "likelihood_ratio"), slow(1, "log_likelihood"), slow(2, "likelihood_ratio")],
+)
 def test_gradients_of_surrogate_and_divergence_are_their_derivatives(inner_steps, inner_loss):
     options = {"inner_steps": inner_steps, "inner_loss": inner_loss}
     learner = make_learner((4,), learn_step_size=True, step_size=0.1, **options)
@@ -149,8 +152,8 @@ def test_meta_steps_and_evaluations_are_traced_once():
     [
         {"inner_steps": 0},
         {"inner_steps": 2, "learn_step_size": True, "adapts": lambda v: "kernel" in v.path},
-        {"inner_steps": 2, "learn_step_size": "layer_and_step"},
-        {"first_order": True, "curvature": "hessian"},
+        slow({"inner_steps": 2, "learn_step_size": "layer_and_step"}),
+        slow({"first_order": True, "curvature": "hessian"}),
     ],
 )
 def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
@@ -224,7 +227,7 @@ def test_a_policy_is_saved_and_loaded_with_its_step_sizes(tmp_path):
         make_learner().load(tmp_path / "policy.weights.h5")
 
 
-@pytest.mark.parametrize("kind", ["layer", "layer_and_step"])
+@pytest.mark.parametrize("kind", [slow("layer"), "layer_and_step"])
 def test_fewer_step_sizes_move_and_are_saved(kind, tmp_path):
     options = {"learn_step_size": kind, "inner_steps": 2}
     learner, again = make_learner(**options), make_learner(seed=2, **options)
@@ -243,18 +246,14 @@ def test_fewer_step_sizes_move_and_are_saved(kind, tmp_path):
         make_learner(learn_step_size="layer_and_step", inner_steps=0)
 
 
-def test_the_run_of_another_trpo_is_refused(tmp_path):
+def test_the_run_of_another_trpo_or_of_other_actions_is_refused(tmp_path):
     run(tmp_path, 2)
-    learner = make_learner(max_kl=0.02, discount=0.9)
+    other = make_learner(max_kl=0.02, discount=0.9)
     with pytest.raises(ValueError, match="discount=0.99, now 0.9; max_kl=0.01, now 0.02"):
-        train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
-
-
-def test_the_run_of_other_actions_is_refused(tmp_path):
-    run(tmp_path, 2)
-    learner = MetaTRPO(GaussianPolicy(2, 2, (8,), squash=True), meta_batch_size=4, step_size=0.5)
+        train(other, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
+    other = MetaTRPO(GaussianPolicy(2, 2, (8,), squash=True), meta_batch_size=4, step_size=0.5)
     with pytest.raises(ValueError, match="squash=False.*, now .*squash=True"):
-        train(learner, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
+        train(other, SAMPLER, iterations=4, logdir=tmp_path, progress=False)
 
 
 class Poisoned(PointSampler):

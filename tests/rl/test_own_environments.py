@@ -1,5 +1,6 @@
 """Environments registered in ten lines each learn, are exported, and act on TensorFlow alone."""
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 pytest.importorskip("gymnasium", reason="needs the extra rl")
+
+from helpers import slow_but
 
 import maml_tf
 from maml_tf.cli.main import run
@@ -56,38 +59,45 @@ def trained(name):
     return learner, sampler
 
 
+NAMES = slow_but({"Poles", "Switches"}, CASES)  # test_rl_export.py has the Gaussian head
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """Learners and their samplers by name, and what their exports gave in another process."""
-    folder = tmp_path_factory.mktemp("own")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLES))
-        found = {name: trained(name) for name in CASES}
-    rng = np.random.default_rng(0)
-    for name, (learner, sampler) in found.items():
+    """By name: a learner, its sampler, and what its export gave in another process."""
+
+    @functools.cache
+    def one(name):
+        folder = tmp_path_factory.mktemp("own")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(str(EXAMPLES))
+            learner, sampler = trained(name)
+        rng = np.random.default_rng(0)
         maml_tf.export(learner, folder / name)
         theta = learner.inner.initial_weights()
         taken = sampler.sample(learner.policy.actor(theta, 8), sampler.sample_tasks(0), 0)
         own = {key: value[0] for key, value in taken._asdict().items()}
         shape = own["rewards"].shape
         np.savez(folder / f"{name}.npz", noise=sampler.head.noise(rng, shape), **own)
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *CASES], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return found, np.load(folder / "results.npz"), folder
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, name], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return learner, sampler, np.load(folder / "results.npz"), folder
+
+    return one
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_after_one_step_its_return_is_above_that_before(learned, name):
-    learner, sampler = learned[0][name]
+    learner, sampler, _, _ = learned(name)
     before, after = learner.evaluator(sampler, num_tasks=16, steps=1)().mean
     assert after > before + CASES[name][3]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", NAMES)
 def test_its_export_adapts_and_acts_on_tensorflow_alone(learned, name):
-    (learner, _), results, folder = learned[0][name], learned[1], learned[2]
+    learner, _, results, folder = learned(name)
     policy, data = learner.policy, np.load(folder / f"{name}.npz")
     columns = {key: data[key][None] for key in data.files if key != "noise"}
     batch, _ = learner._sampling.weigh(maml_tf.types.Trajectories(**columns))

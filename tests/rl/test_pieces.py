@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import normal
+from helpers import normal, slow
 from learners import make_learner, random_batches
 
 from maml_tf.engine import pieces
@@ -66,16 +66,22 @@ def by_forward_mode(learner, values, batches, vector):
     return flatten(tape.gradient(list(new), values, upstream, unconnected_gradients=zero))
 
 
+OTHERS = [
+    {"inner_steps": 2, "learn_step_size": True, "step_size": 0.1},
+    {"inner_steps": 0},
+    {"inner_steps": 1, "adapts": lambda v: "bias" in v.path},
+    {"inner_steps": 1, "first_order": True},
+]
+
+
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("method", trust_region.CURVATURES)
 @pytest.mark.parametrize(
-    "options",
+    ("options", "method"),
     [
-        {"inner_steps": 0},
-        {"inner_steps": 1},
-        {"inner_steps": 2, "learn_step_size": True, "step_size": 0.1},
-        {"inner_steps": 1, "adapts": lambda v: "bias" in v.path},
-        {"inner_steps": 1, "first_order": True},
+        *(({"inner_steps": 1}, method) for method in trust_region.CURVATURES),
+        (OTHERS[0], "fisher"),
+        *(slow(OTHERS[0], method) for method in trust_region.CURVATURES if method != "fisher"),
+        *(slow(options, method) for options in OTHERS[1:] for method in trust_region.CURVATURES),
     ],
 )
 def test_products_that_share_their_work_equal_those_that_do_not(options, method):

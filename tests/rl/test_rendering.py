@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from helpers import slow
 from PIL import Image
 
 from maml_tf.rl import envs, offscreen, rendering
@@ -94,7 +95,7 @@ def test_the_plane_shows_the_goal_and_the_way_so_far(tmp_path):
     assert np.all(np.subtract(counts[1], counts[0]) > 20)  # the ways grew
 
 
-@pytest.mark.parametrize("name", ["cheetah_direction", "ant_goal"])
+@pytest.mark.parametrize("name", [slow("cheetah_direction"), "ant_goal"])
 def test_robots_are_drawn_where_there_is_opengl(back_end, name, tmp_path):
     learner, sampler = make(name, horizon=9)
     episodes = render(learner, sampler, tmp_path / "it.gif", step_sizes=ALPHAS, fps=50)

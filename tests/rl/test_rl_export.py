@@ -1,5 +1,6 @@
 """An exported policy, loaded where only TensorFlow can be imported, against the learner itself."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PointSampler
+from helpers import PointSampler, slow
 
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import policy_batch
@@ -16,7 +17,7 @@ from maml_tf.saving.export import export
 from maml_tf.saving.saved_models import SIDECAR
 
 GIVEN_STEP_SIZE = 0.3
-NAMES = ["dense_1_kernel", "dense_1_bias", "head_kernel", "head_bias", "log_std"]
+WEIGHTS = ["dense_1_kernel", "dense_1_bias", "head_kernel", "head_bias", "log_std"]
 SIZES = ((5, 10), (3, 7))  # episodes, horizon
 
 ELSEWHERE = """
@@ -25,7 +26,7 @@ for name in ("keras", "maml_tf"):
     sys.modules[name] = None  # importing it now fails
 import numpy as np, tensorflow as tf
 data, results = np.load("data.npz"), {}
-for name in ("fixed", "learned"):
+for name in sys.argv[1:]:
     model = tf.saved_model.load(name)
     results[f"{name} before"] = model.act(data["o"])["means"]
     results[f"{name} log_stds"] = model.act(data["o"])["log_stds"]
@@ -98,30 +99,37 @@ def adapted(learner, trajectories, step_size=None, steps=1):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Two learners, what they were given, and what their exports gave in another process."""
-    folder = tmp_path_factory.mktemp("policies")
-    random = np.random.default_rng(9)
-    data = {"o": random.normal(size=(6, 2)), "noise": random.normal(size=(6, 2))}
-    data = {name: value.astype("float32") for name, value in data.items()}
-    learners = {"fixed": make_learner(), "learned": make_learner(learn_step_size=True)}
-    for name, learner in learners.items():
+    """By name: a learner, what it was given, and what its export gave in another process."""
+
+    @functools.cache
+    def one(name):
+        folder = tmp_path_factory.mktemp("policies")
+        random = np.random.default_rng(9)
+        data = {"o": random.normal(size=(6, 2)), "noise": random.normal(size=(6, 2))}
+        data = {key: value.astype("float32") for key, value in data.items()}
+        learner = make_learner(learn_step_size=name == "learned")
         export(learner, folder / name)
-    for size in range(2):
-        given = episodes_of(learners["fixed"], size)._asdict()
-        data |= {f"{size} {key}": value[0] for key, value in given.items() if key != "log_stds"}
-    np.savez(folder / "data.npz", **data)
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return learners, data, np.load(folder / "results.npz"), folder
+        for size in range(2):
+            given = episodes_of(make_learner(), size)._asdict()
+            data |= {f"{size} {key}": value[0] for key, value in given.items() if key != "log_stds"}
+        np.savez(folder / "data.npz", **data)
+        done = subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, name], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return learner, data, np.load(folder / "results.npz"), folder
+
+    return one
 
 
-@pytest.mark.parametrize("name", ["fixed", "learned"])
+NAMES = ["fixed", slow("learned")]  # step sizes of each step are learned too, below
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_acts_as_the_learner_does(exported, name):
-    learners, data, results, _ = exported
-    policy = learners[name].policy
-    before = policy(learners[name].inner.initial_weights(), tf.constant(data["o"])[None])
+    learner, data, results, _ = exported(name)
+    policy = learner.policy
+    before = policy(learner.inner.initial_weights(), tf.constant(data["o"])[None])
     np.testing.assert_allclose(results[f"{name} before"], before.means[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(results[f"{name} log_stds"], policy.log_std, rtol=1e-6)
     first, again, other = results[f"{name} seeds"]
@@ -132,12 +140,12 @@ def test_it_acts_as_the_learner_does(exported, name):
 
 
 @pytest.mark.parametrize("size", [0, 1])
-@pytest.mark.parametrize("name", ["fixed", "learned"])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_adapts_as_the_learner_does_to_any_number_of_steps(exported, name, size):
-    learners, data, results, _ = exported
-    learner, trajectories = learners[name], episodes_of(learners["fixed"], size)
+    learner, data, results, _ = exported(name)
+    trajectories = episodes_of(make_learner(), size)
     close = {"rtol": 1e-4, "atol": 1e-5}
-    for weight, value in zip(NAMES, adapted(learner, trajectories), strict=True):
+    for weight, value in zip(WEIGHTS, adapted(learner, trajectories), strict=True):
         np.testing.assert_allclose(results[f"{name} {size} {weight}"], value[0], **close)
     observations = tf.constant(data["o"])[None]
     means, log_stds = learner.policy(adapted(learner, trajectories, GIVEN_STEP_SIZE), observations)
@@ -148,9 +156,9 @@ def test_it_adapts_as_the_learner_does_to_any_number_of_steps(exported, name, si
     np.testing.assert_allclose(results[f"{name} {size} both"], means[0], **close)
 
 
-@pytest.mark.parametrize("name", ["fixed", "learned"])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_mask_is_one_of_ones_and_signatures_say_the_same(exported, name):
-    _, _, results, _ = exported
+    _, _, results, _ = exported(name)
     for size in range(2):
         without, ones = results[f"{name} {size} whole"]
         np.testing.assert_allclose(without, ones, rtol=1e-5, atol=1e-6)
@@ -158,8 +166,9 @@ def test_no_mask_is_one_of_ones_and_signatures_say_the_same(exported, name):
     np.testing.assert_allclose(served, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_the_sidecar_says_what_was_exported(exported):
-    said = json.loads((exported[3] / "learned" / SIDECAR).read_text())
+@pytest.mark.parametrize(("name", "step_size"), [("fixed", 0.2), slow("learned", "meta-learned")])
+def test_the_sidecar_says_what_was_exported(exported, name, step_size):
+    said = json.loads((exported(name)[3] / name / SIDECAR).read_text())
     del said["maml_tf"]
     assert said == {
         "model": "policy",
@@ -168,10 +177,9 @@ def test_the_sidecar_says_what_was_exported(exported):
         "head": "GaussianHead(size=2, squash=False)",
         "discount": 0.9,
         "gae_lambda": 0.8,
-        "defaults": {"steps": 1, "step_size": "meta-learned"},
-        "weights": NAMES,
+        "defaults": {"steps": 1, "step_size": step_size},
+        "weights": WEIGHTS,
     }
-    assert json.loads((exported[3] / "fixed" / SIDECAR).read_text())["defaults"]["step_size"] == 0.2
 
 
 def test_each_step_has_its_own_step_sizes_in_an_export(tmp_path):
@@ -187,11 +195,11 @@ def test_each_step_has_its_own_step_sizes_in_an_export(tmp_path):
     three = model.adapt(*episodes, weights=two, first_step=given[2])  # the last one's again
     for steps, served in ((1, one), (2, two), (3, three)):
         at_once = model.adapt(*episodes, steps=steps)
-        for name, value in zip(NAMES, adapted(learner, trajectories, steps=steps), strict=True):
+        for name, value in zip(WEIGHTS, adapted(learner, trajectories, steps=steps), strict=True):
             np.testing.assert_allclose(served[name], value[0], rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(at_once[name], value[0], rtol=1e-4, atol=1e-5)
     again = model.adapt(*episodes, weights=one)
-    assert max(np.abs(again[name] - two[name]).max() for name in NAMES) > 1e-4
+    assert max(np.abs(again[name] - two[name]).max() for name in WEIGHTS) > 1e-4
     assert "first_step" in model.signatures["adapt"].structured_input_signature[1]
 
 
@@ -205,7 +213,7 @@ def test_weights_that_do_not_adapt_stay(tmp_path):
     weights = model.adapt(*(getattr(trajectories, name)[0] for name in names))
     expected = adapted(learner, trajectories, 0.5)
     before = model.initial_weights()
-    for name, value, own in zip(NAMES, expected, learner.adapts, strict=True):
+    for name, value, own in zip(WEIGHTS, expected, learner.adapts, strict=True):
         assert own == ("bias" in name) == bool(np.any(weights[name] != before[name]))
         after = value[0] if own else value
         np.testing.assert_allclose(weights[name], after, rtol=1e-4, atol=1e-5)
@@ -225,14 +233,14 @@ def test_what_cannot_be_exported_is_refused(tmp_path, options, message):
 
 
 def test_a_mask_without_a_step_is_refused(exported):
-    model = tf.saved_model.load(str(exported[3] / "fixed"))
+    model = tf.saved_model.load(str(exported("fixed")[3] / "fixed"))
     given = (np.zeros(shape, np.float32) for shape in ((1, 4, 2), (1, 4, 2), (1, 4), (1, 4)))
     with pytest.raises(tf.errors.InvalidArgumentError, match="no step as taken"):
         model.adapt(*given)
 
 
 def test_it_takes_the_64_bit_floats_of_numpy_and_a_mask_of_bool(exported):
-    _, data, results, folder = exported
+    _, data, results, folder = exported("fixed")
     model = tf.saved_model.load(str(folder / "fixed"))
     names = ("observations", "actions", "rewards", "mask")
     narrow = [data[f"0 {name}"] for name in names]

@@ -5,7 +5,8 @@ pytest.importorskip("mujoco", reason="needs the extra rl")
 
 import numpy as np
 import tensorflow as tf
-from gymnasium.spaces import Box, Text
+from gymnasium.spaces import Text
+from lines import Line
 
 from maml_tf import seeds
 from maml_tf.rl import envs
@@ -25,30 +26,6 @@ class Noise:
         self.seen.append((observations.copy(), noise.copy()))
         means = 0.01 * np.arange(len(noise), dtype=np.float32)[:, None, None] + 0 * noise
         return means + self.scale * noise, means
-
-
-class Line(gymnasium.Env):
-    """x' = x + 2 a for a in [0, 2]; the task is where reward is 0; it ends beyond 3."""
-
-    observation_space = Box(-np.inf, np.inf, (1,), np.float64)
-    action_space = Box(0.0, 2.0, (1,), np.float64)
-    broken_at = np.inf
-
-    def sample_tasks(self, rng, num_tasks):
-        return rng.uniform(-1, 1, num_tasks)
-
-    def set_task(self, task):
-        self.goal = float(task[0])
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x = self.np_random.uniform(0, 0.1)
-        return np.array([self.x]), {}
-
-    def step(self, action):
-        self.x += 2 * action[0]
-        seen = np.nan if self.x > self.broken_at else self.x
-        return np.array([seen]), -abs(self.x - self.goal), self.x > 3, False, {}
 
 
 def roll(environment="cheetah_velocity", index=0, stage=0, split="train", scale=1.0, **keywords):

@@ -13,14 +13,24 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra rl")
 
 import numpy as np
 from alive import is_running
-from gymnasium.spaces import Box
+from walks import (
+    Reset,
+    Walk,
+    dies,
+    four,
+    kind,
+    later,
+    made_once,
+    not_all,
+    placed,
+    unreadable,
+    unsendable,
+)
 
 from maml_tf.experiments import identity, settings
 from maml_tf.rl import envs
 from maml_tf.rl.envs import processes
 from maml_tf.rl.sampler import Sampler
-
-MAIN = os.getpid()
 
 
 class Noise:
@@ -28,53 +38,6 @@ class Noise:
 
     def __call__(self, observations, noise):
         return noise, noise
-
-
-class Walk(gymnasium.Env):
-    """x' = x + a + noise towards a task's place; some episodes end."""
-
-    observation_space = Box(-np.inf, np.inf, (2,), np.float64)
-    action_space = Box(-2.0, 1.0, (1,), np.float64)
-    main = 0  # the process that is told by a class of `kind`
-    note = ""  # a directory in which `close` leaves a note
-
-    def sample_tasks(self, rng, n):
-        return [{"place": place} for place in rng.uniform(-1, 1, n)]
-
-    def set_task(self, task):
-        self.place = task.pop("place")
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.x, self.steps = self.np_random.normal(), 0
-        return np.array([self.x, self.place]), {}
-
-    def step(self, action):
-        self.x += float(action[0]) + self.np_random.normal()
-        self.steps += 1
-        ended = self.steps > 3 and self.x > self.place
-        return np.array([self.x, self.place]), -abs(self.x - self.place), ended, False, {"a": 1}
-
-    def close(self):
-        if self.note and os.getpid() != self.main:
-            open(f"{self.note}/{os.getpid()}", "w").close()
-
-
-class Reset(Walk):
-    """Takes its task at the reset."""
-
-    set_task = property()  # none
-
-    def reset(self, *, seed=None, options=None):
-        self.place = options["task"]["place"]
-        return super().reset(seed=seed)
-
-
-gymnasium.register("Walk-v0", Walk, max_episode_steps=8)
-
-
-def kind(**methods):
-    return type("Bent", (Walk,), {"main": MAIN, **methods})
 
 
 def sampler_of(make, **options):
@@ -108,25 +71,6 @@ def test_what_is_drawn_is_the_same_to_the_bit(make):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def boom(self, *args, **kwargs):
-    raise RuntimeError("no device\nand a second line")
-
-
-def later(self, action):
-    self.count = getattr(self, "count", 0) + 1
-    return boom(self) if self.count == 3 else Walk.step(self, action)
-
-
-def four(self, action):
-    return Walk.step(self, action)[: 4 if os.getpid() != self.main else 5]
-
-
-def not_all(self, task):
-    if os.getpid() != self.main and task["place"] > 0:
-        boom(self)
-    self.place = task["place"]
-
-
 @pytest.mark.parametrize(
     "methods, message",
     [
@@ -154,39 +98,6 @@ def test_a_fault_is_the_same_sentence_and_nothing_else_is_said(methods, message)
 
 
 # --- faults of processes alone ---
-
-
-def dies(self, action):
-    if self.steps == 2 and os.getpid() != self.main:
-        os._exit(7)
-    return Walk.step(self, action)
-
-
-def made_once(self):
-    if os.getpid() != self.main:
-        boom(self)
-
-
-def unsendable(self, rng, n):
-    return [{"place": float(p), "of": (x for x in ())} for p in rng.uniform(-1, 1, n)]
-
-
-class Unreadable:
-    def __init__(self, process):
-        self.process = process
-        if os.getpid() != process:
-            raise RuntimeError("not here")
-
-    def __reduce__(self):
-        return Unreadable, (self.process,)
-
-
-def unreadable(self, rng, n):
-    return [Unreadable(MAIN) for _ in range(n)]
-
-
-def placed(self, task):
-    self.place = 0.0
 
 
 def with_a_generator():
@@ -263,10 +174,10 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = {path!r}
 import numpy as np
-import test_processes
+import test_processes, walks
 from maml_tf.rl.sampler import Sampler
 
-class Slow(test_processes.Walk):
+class Slow(walks.Walk):
     note, main = {note!r}, 0
     def step(self, action):
         time.sleep(0.05)
