@@ -149,3 +149,15 @@ def free_port():
     with socket.socket() as place:
         place.bind(("localhost", 0))
         return place.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "decides", [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}]
+)
+def test_what_keras_decides_at_each_update_is_refused(two, decides):
+    def make():
+        return keras.optimizers.SGD(0.01, **decides)
+
+    with pytest.raises(ValueError, match=f"SGD.{list(decides)[-1]}=.* decides at each update"):
+        three_meta_steps(two, make)
+    three_meta_steps(None, make)

@@ -11,6 +11,7 @@ import tensorflow as tf
 import worker_program
 
 import maml_tf
+from maml_tf.cli import main
 from maml_tf.engine.strategies import refuse_parameter_servers, strategy
 from maml_tf.engine.workers import Workers
 
@@ -214,6 +215,12 @@ def test_a_malformed_configuration_is_one_line(configuration, told, monkeypatch)
         strategy("multiworker")
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_an_export_is_of_one_process(capsys):
+    assert main.run(["export", "--distribute=multiworker"]) == 1
+    told = "maml-tf: An export is made by one process; drop --distribute=multiworker."
+    assert told in capsys.readouterr().err
 
 
 def test_other_words_than_these_are_no_strategy():
