@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import worker_program
+from helpers import slow
 
 import maml_tf
 from maml_tf.cli import main
@@ -16,19 +17,30 @@ from maml_tf.engine.strategies import refuse_parameter_servers, strategy
 from maml_tf.engine.workers import Workers
 
 
+@pytest.fixture(
+    scope="module",
+    params=[(2, False), slow((2, True)), slow((3, True))],
+    ids=["two", "two, in full", "three, in full"],
+)
+def case(request):
+    """How many workers, and whether they compute all that they can."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return worker_program.results(tmp_path_factory.mktemp("alone"))
+def alone(case, tmp_path_factory):
+    return worker_program.results(tmp_path_factory.mktemp("alone"), case[1])
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def places(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def places(case, tmp_path_factory):
     """Where some workers have written what they found."""
-    place = tmp_path_factory.mktemp(f"{request.param} workers")
-    words = ["-m", "tests.worker_program", place]
-    for status, output in cluster.together(lambda index: words, request.param):
+    count, in_full = case
+    place = tmp_path_factory.mktemp(f"{count} workers")
+    words = ["-m", "tests.worker_program", place, in_full]
+    for status, output in cluster.together(lambda index: words, count):
         assert status == 0, output
-    return place, request.param
+    return place, count
 
 
 def test_workers_and_one_process_find_the_same(alone, places):
