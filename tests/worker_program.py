@@ -137,8 +137,8 @@ def exchanges(workers):
     rows = workers.concatenate(np.full([mine, 2], mine))
     np.testing.assert_array_equal(rows[:, 0], np.repeat(every, every))
     np.testing.assert_allclose(workers.mean({"a": np.float32([mine])})["a"], every.mean())
-    shares = [range(7)[s] for s in [workers.share(7)]][0]
-    np.testing.assert_array_equal(workers.concatenate(np.array(shares)), np.arange(7))
+    own = np.arange(7)[workers.share(7)]
+    np.testing.assert_array_equal(workers.concatenate(own), np.arange(7))
     variables = [tf.Variable(mine + 0.1, dtype=tf.float64), tf.Variable([mine, -mine])]
     workers.take_from_chief(variables)
     assert [v.numpy().tolist() for v in variables] == [0.1, [0, 0]]
@@ -161,8 +161,7 @@ def refused(workers):
         Sampler("navigation_2d", tasks=1, episodes=1, horizon=3)
 
     def undivided():
-        with workers_scope(workers):
-            uneven_sampler = Sampler("navigation_2d", tasks=7, episodes=1, horizon=3)
+        uneven_sampler = Sampler("navigation_2d", tasks=7, episodes=1, horizon=3)
         policy = policy_for(outside_scope(lambda: Sampler("navigation_2d", tasks=1, episodes=1)))
         MetaTRPO(policy, meta_batch_size=7).check_tasks(uneven_sampler)
 
@@ -186,12 +185,6 @@ def called_back(workers, place):
     callbacks += [keras.callbacks.ModelCheckpoint(place / "model.keras")]
     settings = {"iterations": 20, "log_every": 3, "progress": False}
     maml_tf.train(learner, Sinusoid(shots=2), callbacks=callbacks, **settings)
-
-
-def workers_scope(workers):
-    """The one in force already."""
-    del workers
-    return contextlib.nullcontext()
 
 
 def main(directory, in_full):

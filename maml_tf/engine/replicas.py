@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,8 +18,8 @@ Result = TypeVar("Result")
 _HOOK = "_all_reduce_sum_gradients"
 """Where optimizers of Keras sum over replicas what they are given."""
 
-_SUMMED: weakref.WeakKeyDictionary[Any, Replacement] = weakref.WeakKeyDictionary()
-"""What takes that sum away from an optimizer, for all of its replicas' threads."""
+_REPLACED = "_maml_tf_sums_no_more"
+"""Where an optimizer keeps what takes that sum away, one for all of its replicas' threads."""
 
 
 def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -28,7 +27,8 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return list(tensors)
-    return _joined(lambda vector: context.all_reduce(tf.distribute.ReduceOp.SUM, vector), tensors)
+    sums = [context.all_reduce(tf.distribute.ReduceOp.SUM, v) for v in _packed(tensors)]
+    return _unpacked(sums, tensors)
 
 
 def mean_over_replicas(
@@ -71,17 +71,11 @@ def apply_sum(
     sums_no_more: Any = contextlib.nullcontext()
     if replicas > 1 and hasattr(inner, _HOOK):
         hook = Replacement((inner, _HOOK, lambda pairs: pairs))
-        sums_no_more = _SUMMED.setdefault(inner, hook).inside()
+        sums_no_more = vars(inner).setdefault(_REPLACED, hook).inside()
     elif replicas > 1:
         gradients = [g / replicas for g in gradients]
     with sums_no_more:
         optimizer.apply(list(gradients), list(variables))
-
-
-def _joined(
-    reduce: Callable[[tf.Tensor], tf.Tensor], tensors: Sequence[tf.Tensor]
-) -> list[tf.Tensor]:
-    return _unpacked([reduce(vector) for vector in _packed(tensors)], tensors)
 
 
 def _packed(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:

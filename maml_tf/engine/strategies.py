@@ -23,6 +23,8 @@ ten, by TensorFlow's own heartbeat; this is for one that lives and does not come
 _NEWS = 60.0
 """Seconds of waiting for the others' start after which a worker says so."""
 
+_TASK = '"task": {"type": "worker", "index": 0}'
+_EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, ' + _TASK + "}"
 _JOBS = ("chief", "worker")
 _ANY = 1 << 20
 """GPUs that a node may have, and so tasks."""
@@ -137,9 +139,8 @@ def _resolver() -> Any:
     missing = [name for name in _SLURM if name not in os.environ]
     if len(missing) == len(_SLURM):
         raise ValueError(
-            "Nothing says who the workers are: set TF_CONFIG for each of them, such as "
-            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
-            '"index": 0}}, or start them by Slurm\'s srun.'
+            f"Nothing says who the workers are: set TF_CONFIG for each of them, such as "
+            f"{_EXAMPLE}, or start them by Slurm's srun."
         )
     try:
         # TensorFlow would take a node without GPUs for one without tasks, and ask nvidia-smi. Which
@@ -161,11 +162,7 @@ def _check_config(text: str) -> None:
     except (ValueError, RecursionError) as error:
         fault = f"it is no JSON ({error})"
     if fault:
-        raise ValueError(
-            f"TF_CONFIG is malformed: {fault}. It is to be like "
-            '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", '
-            '"index": 0}}.'
-        )
+        raise ValueError(f"TF_CONFIG is malformed: {fault}. It is to be like {_EXAMPLE}.")
 
 
 def _fault(config: Any) -> str:
