@@ -2,6 +2,8 @@
 
 import json
 import signal
+import socket
+import threading
 import time
 
 import cluster
@@ -13,6 +15,7 @@ from helpers import slow
 
 import maml_tf
 from maml_tf.cli import main
+from maml_tf.engine import strategies
 from maml_tf.engine.strategies import refuse_parameter_servers, strategy
 from maml_tf.engine.workers import Workers
 
@@ -229,6 +232,17 @@ def test_a_malformed_configuration_is_one_line(configuration, told, monkeypatch)
         strategy("multiworker")
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_who_waits_long_says_for_whom(monkeypatch, caplog):
+    monkeypatch.setattr(strategies, "_NEWS", 0.0)
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        address = f"localhost:{place.getsockname()[1]}"
+        threading.Timer(0.5, place.listen).start()
+        strategies._await(address)
+    told = [record.message for record in caplog.records]
+    assert told == [f"Still waiting for the worker at {address} (Connection refused)."]
 
 
 def test_an_export_is_of_one_process(capsys):

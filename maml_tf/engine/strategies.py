@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ ten, by TensorFlow's own heartbeat; this is for one that lives and does not come
 
 _NEWS = 60.0
 """Seconds of waiting for the others' start after which a worker says so."""
+
+_PAUSE = 0.2
+"""Seconds between two tries."""
 
 _TASK = '"task": {"type": "worker", "index": 0}'
 _EXAMPLE = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, ' + _TASK + "}"
@@ -102,16 +106,12 @@ def _resolver_of(given: Any) -> Any:
 
 def _multiworker() -> tf.distribute.Strategy:
     resolver = _resolver()
-    count = sum(map(resolver.cluster_spec().num_tasks, resolver.cluster_spec().jobs))
-    kind, task = resolver.task_type, resolver.task_id
-    _LOG.info("This is %s %s of %d workers; waiting for all of them.", kind, task, count)
-    still = threading.Timer(
-        _NEWS,
-        _LOG.warning,
-        ["Still waiting: a worker has not started, or is not reached at its address."],
-    )
-    still.daemon = True
-    still.start()
+    cluster, kind, task = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+    every = [a for job in _JOBS if job in cluster.jobs for a in cluster.job_tasks(job)]
+    own = cluster.task_address(kind, task)
+    _LOG.info("This is %s %d of %d workers; waiting for all of them.", kind, task, len(every))
+    if own != every[0]:
+        _await(every[0])
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=PATIENCE)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver, options)
@@ -121,14 +121,30 @@ def _multiworker() -> tf.distribute.Strategy:
             "make it at the top of the program."
         ) from error
     except tf.errors.OpError as error:
-        own = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
         reason = str(error.message).splitlines()[0]
         raise ValueError(
             f"This worker cannot serve at {own} ({reason}); end what uses the address, or give "
             "another."
         ) from error
-    finally:
-        still.cancel()
+
+
+def _await(address: str) -> None:
+    """Waits until the first worker serves at its address; says so once if that takes long.
+
+    TensorFlow would wait, too, but hear no signal and say nothing meanwhile: as it does in the
+    first worker itself, until all others are there.
+    """
+    host, _, port = address.rpartition(":")
+    since, told = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if not told and time.monotonic() - since > _NEWS:
+                _LOG.warning("Still waiting for the worker at %s (%s).", address, error.strerror)
+                told = True
+        time.sleep(_PAUSE)
 
 
 def _resolver() -> Any:
