@@ -135,7 +135,8 @@ def exported(name, folder):
     names = model.output_names if len(tf.nest.flatten(by_batch)) > 1 else ["predictions"]
     if name != "normalised twice":
         # What one process has at hand: a Keras model.
-        assert_close(learner.adapt(x, y, steps=STEPS)(query), by_support)
+        adapted = learner.adapt(x, y, steps=STEPS)
+        assert_close(adapted(query, training=False), by_support)
     return {
         switch: by_name("", tf.nest.map_structure(lambda o: o[0], outputs), names)
         if len(names) > 1
