@@ -50,6 +50,49 @@ def cut(structure: Piece, number: int) -> list[Piece]:
     return [tf.nest.pack_sequence_as(structure, part) for part in zip(*parts, strict=True)]
 
 
+def stacked(structure: Piece, number: int) -> Piece:
+    """Tensors `[T, ...]` as `[number, T / number, ...]`; T is a multiple."""
+
+    def cut_up(tensor: tf.Tensor) -> tf.Tensor:
+        rest = tensor.shape[1:]
+        if not rest.is_fully_defined():
+            rest = tf.unstack(tf.shape(tensor)[1:])
+        return tf.reshape(tensor, [number, tensor.shape[0] // number, *rest])
+
+    return tf.nest.map_structure(cut_up, structure)
+
+
+def each(function: Callable[[Piece], Result], pieces: Piece, number: int) -> list[Result]:
+    """What a function says of each piece, as many at a time as there are threads for operations.
+
+    A loop of the graph. If it held a call for each piece, TensorFlow would copy the body of what is
+    called for every one of them while it looks what to inline, and optimise it once for each
+    thread.
+
+    Args:
+      function: of a piece; calls a compiled function, whose outputs have static shapes.
+      pieces: of tensors `[number, ...]`.
+      number: of pieces.
+    """
+
+    def of(index: int | tf.Tensor) -> Result:
+        return function(tf.nest.map_structure(lambda tensor: tensor[index], pieces))
+
+    if number == 1:
+        return [of(0)]
+    like = tf.function(of, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
+    results = tf.map_fn(
+        of,
+        tf.range(number),
+        fn_output_signature=tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), like.structured_outputs
+        ),
+        parallel_iterations=_threads(),
+    )
+    flat = [tf.unstack(tensor, number) for tensor in tf.nest.flatten(results)]
+    return [tf.nest.pack_sequence_as(results, one) for one in zip(*flat, strict=True)]
+
+
 def mean(
     function: Callable[[Argument, Piece], Result], pieces: Sequence[Piece]
 ) -> Callable[[Argument], Result]:
@@ -121,13 +164,17 @@ def _a_few_at_a_time(function: Callable[[Piece], Result], pieces: Sequence[Piece
     All at once, they would take turns at every operation, and the caches and memory would have to
     hold them all.
     """
-    threads = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
-    results: list[Result] = []
+    threads, results = _threads(), []
     for index, piece in enumerate(pieces):
         before = tf.nest.flatten(results[index - threads]) if index >= threads else []
         with tf.control_dependencies(before):
             results.append(function(piece))
     return results
+
+
+def _threads() -> int:
+    """Operations that TensorFlow may run at a time."""
+    return tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
 
 
 def _average(results: Sequence[Result]) -> Result:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import seeds
+from maml_tf.engine import pieces
 from maml_tf.engine.adaptation import Adaptation
 from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.engine.pooling import under_xla
@@ -91,21 +92,16 @@ class MetaGradient:
                 "fewer pieces."
             )
         parameters, counts = self._inner.values(), self._step_weights(index)
-        size, xla = num_tasks // self._pieces, under_xla()
+        each = [self._noise(index, number) for number in range(self._pieces)]
+        noise = [tf.stack(of_pass) for of_pass in zip(*each, strict=True)]
+        xla = under_xla()
 
         def compute(first_order: bool) -> tuple[Weights, MetaMetrics]:
-            sums = [
-                self.piece(
-                    parameters,
-                    tf.nest.map_structure(lambda t, i=i: t[i : i + size], task),
-                    self._noise(index, i // size),
-                    scale,
-                    counts,
-                    first_order=first_order,
-                    xla=xla,
-                )
-                for i in range(0, num_tasks, size)
-            ]
+            def of_piece(own: tuple[Task, list[tf.Tensor]]) -> tuple[Weights, MetaMetrics]:
+                call = (parameters, *own, scale, counts)
+                return self.piece(*call, first_order=first_order, xla=xla)
+
+            sums = pieces.each(of_piece, (pieces.stacked(task, self._pieces), noise), self._pieces)
             return tf.nest.map_structure(lambda *each: tf.add_n(each) / num_tasks, *sums)
 
         try:
