@@ -185,11 +185,11 @@ def _weights(model: keras.Model, layer: Any) -> tuple[keras.Variable, keras.Vari
     """Kernel and bias, which no other layer uses."""
     kernel, bias = layer._kernel, layer.bias
     own = {id(kernel), id(bias)}
-    layers = model._flatten_layers()
-    holders = [sub for sub in layers if own & {id(v) for v in sub._trainable_variables}]
-    if len(holders) > 1:
-        other = next((f"'{s.name}'" for s in holders if s is not layer), "a layer around it")
-        raise _refusal(model, f"shares the weights of '{layer.name}' with {other}")
+    for other in model._flatten_layers():
+        holds = _graph(other) is None and any(inner is layer for inner in other._layers)
+        uses = own & {id(variable) for variable in other._trainable_variables}
+        if holds or (uses and other is not layer):
+            raise _refusal(model, f"shares the weights of '{layer.name}' with '{other.name}'")
     return kernel, bias
 
 
