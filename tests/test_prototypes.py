@@ -375,27 +375,27 @@ def test_the_summary_says_so():
 # --- copies, files, exports ---
 
 
-@pytest.mark.parametrize("steps", [0, 2])
-@pytest.mark.parametrize("make", [normed, functional])
-def test_a_copy_and_an_export_predict_as_the_learner(make, steps, tmp_path):
+@pytest.mark.parametrize("make", [normed, slow(functional)])
+def test_a_copy_and_an_export_predict_as_the_learner(make, tmp_path):
     learner, (support, query) = learner_of(make), task_of()
     maml_tf.export(learner, tmp_path / "it")
     model = tf.saved_model.load(str(tmp_path / "it"))
-    weights = learner.adapt_weights(support, steps).weights[-1]
-    after = model.adapt(support.x[0], support.y[0], steps=steps)
-    copy = learner.adapt(support.x[0], support.y[0], steps=steps)
-    for inductive in (False, True):
-        expected = learner.predict(weights, support, query.x, inductive=inductive)[0]
-        got = model.predict(query.x[0], after, transductive=not inductive)
-        np.testing.assert_allclose(got, expected, atol=1e-5)
-    np.testing.assert_allclose(copy(query.x[0], training=False), expected, atol=1e-4)
-    five = np.array([True] * 5 + [False])
-    cut = model.adapt(support.x[0][:5], support.y[0][:5], steps=steps)
-    masked = model.adapt(support.x[0], support.y[0], steps=steps, mask=five)
-    for name, value in cut.items():
-        np.testing.assert_allclose(masked[name], value, atol=1e-6)
-    own = learner.predict(learner.initial_weights(), support, query.x)[0]
-    assert np.max(np.abs(own - expected)) > 0.01  # the meta-learned head says something else
+    for steps in (0, 2):
+        weights = learner.adapt_weights(support, steps).weights[-1]
+        after = model.adapt(support.x[0], support.y[0], steps=steps)
+        for inductive in (False, True):
+            expected = learner.predict(weights, support, query.x, inductive=inductive)[0]
+            got = model.predict(query.x[0], after, transductive=not inductive)
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+        copy = learner.adapt(support.x[0], support.y[0], steps=steps)
+        np.testing.assert_allclose(copy(query.x[0], training=False), expected, atol=1e-4)
+        five = np.array([True] * 5 + [False])
+        cut = model.adapt(support.x[0][:5], support.y[0][:5], steps=steps)
+        masked = model.adapt(support.x[0], support.y[0], steps=steps, mask=five)
+        for name, value in cut.items():
+            np.testing.assert_allclose(masked[name], value, atol=1e-6)
+        own = learner.predict(learner.initial_weights(), support, query.x)[0]
+        assert np.max(np.abs(own - expected)) > 0.01  # the meta-learned head says something else
 
 
 def test_a_file_for_litert_begins_there_too(tmp_path):
@@ -458,34 +458,53 @@ def arrays(path):
     return learner, [np.asarray(v) for v in learner.state]
 
 
-def test_a_run_is_resumed_bit_for_bit_released_and_evaluated(place, capsys):
-    once, twice = "--run_name=once", "--run_name=twice"
-    assert run(["train", *line_of(place, OWN, once, "--iterations=4")]) == 0
-    for iterations in (2, 4):
-        assert run(["train", *line_of(place, OWN, twice, f"--iterations={iterations}")]) == 0
-    logs, release = place / "logs", place / "release"
-    learner, straight = arrays(logs / "once")
+@pytest.fixture(scope="module")
+def straight(place):
+    """A run of two iterations."""
+    assert run(["train", *line_of(place, OWN, "--run_name=straight", "--iterations=2")]) == 0
+    return place / "logs" / "straight"
+
+
+def test_a_run_is_resumed_bit_for_bit(place, straight, capsys):
+    for iterations in (1, 2):
+        again = line_of(place, OWN, "--run_name=resumed", f"--iterations={iterations}")
+        assert run(["train", *again]) == 0
+    learner, values = arrays(straight)
     assert learner.head_initialization == "prototypes"
-    for one, other in zip(straight, arrays(logs / "twice")[1], strict=True):
+    begun = conv_network((8, 8, 3), 3, filters=2).trainable_variables
+    assert np.any(learner.model.trainable_variables[0].numpy() != begun[0].numpy())
+    np.testing.assert_array_equal(learner.model.trainable_variables[-2], begun[-2])
+    for one, other in zip(values, arrays(place / "logs" / "resumed")[1], strict=True):
         np.testing.assert_array_equal(one, other)
-    assert "--head_initialization=prototypes, now learned" in error_of(
-        ["train", *line_of(place, once, "--iterations=5")], capsys
-    )
-    few = ["--test_tasks=24", "--test_steps=2", "--progress=False", "--split=test"]
-    assert run(["evaluate", str(logs / "once"), *few]) == 0
-    assert run(["evaluate", str(logs / "once"), *few, "--test_ways=2"]) == 0
-    assert run(["release", str(logs / "once"), f"--to={release}"]) == 0
+    line = line_of(place, "--run_name=straight", "--iterations=3")
+    message = "--head_initialization=prototypes, now learned"
+    assert message in error_of(["train", *line], capsys)
+
+
+def test_a_run_is_evaluated_and_released(place, straight):
+    few = ["--test_tasks=3", "--test_steps=1", "--progress=False", "--split=test"]
+    assert run(["evaluate", str(straight), *few, "--test_ways=2"]) == 0
+    release = place / "release"
+    assert run(["release", str(straight), f"--to={release}"]) == 0
     assert OWN in (release / "README.md").read_text()
-    again, values = arrays(release)
+    (learner, values), (again, released) = arrays(straight), arrays(release)
     assert again.head_initialization == "prototypes"
-    x = np.random.default_rng(1).uniform(size=[3, 8, 8, 3]).astype("float32")
-    for one, other in zip(straight, values, strict=True):
+    for one, other in zip(values, released, strict=True):
         np.testing.assert_array_equal(one, other)
+    x = np.random.default_rng(1).uniform(size=[3, 8, 8, 3]).astype("float32")
     both = [made.adapt(x, [0, 1, 2], steps=1).predict(x, verbose=0) for made in (learner, again)]
     np.testing.assert_array_equal(*both)
+
+
+@pytest.mark.slow
+def test_weights_of_a_release_go_with_either_beginning(place, straight):
+    release = place / "begun"
+    few = ["--test_tasks=3", "--test_steps=1", "--progress=False", "--split=test"]
+    assert run(["evaluate", str(straight), *few]) == 0
+    assert run(["release", str(straight), f"--to={release}"]) == 0
     begun = ["--log=False", "--iterations=1", f"--init={release}"]
     assert run(["train", *line_of(place, *begun, OWN)]) == 0
-    assert run(["train", *line_of(place, *begun)]) == 0  # weights go with either beginning
+    assert run(["train", *line_of(place, *begun)]) == 0
 
 
 def test_a_release_made_without_it_is_as_it_was():
