@@ -41,6 +41,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 """Of the settings that are neither of the objectives, nor a step size, nor True or False."""
 
+_FIXED = frozenset(
+    {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
+    | {"head_initialization"}
+)
+"""What only another learner can have otherwise."""
+
 
 class AdaptiveModel(Settings, Saved):
     """What evaluation, prediction and export need of a learner: nothing here is meta-trained.
@@ -52,10 +58,7 @@ class AdaptiveModel(Settings, Saved):
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
         | {"meta_batch_size", "pieces", "inner_optimizer", "inner_clip"}
     )
-    fixed = frozenset(
-        {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
-        | {"head_initialization"}
-    )
+    fixed = _FIXED
     loss: Objective
     metric: Objective
     metric_name: str
@@ -172,7 +175,7 @@ class AdaptiveModel(Settings, Saved):
 
     @property
     def inner(self) -> InnerLoop:
-        """Theta, what adapts, by which step sizes, and what each step has its own of."""
+        """Theta, what adapts, by which step sizes, and what steps and tasks have their own of."""
         return InnerLoop(
             *(self.model.trainable_variables, self.adapts, self.step_size, self.step_sizes),
             *(self.first_order, self.recompute),
