@@ -25,6 +25,7 @@ tests/test_resuming.py
 tests/test_imaml.py
 tests/test_per_step_normalization.py
 tests/test_meta_learner.py
+tests/test_prototypes.py
 tests/test_pooling.py
 tests/test_ways.py
 tests/test_inner_optimizers.py

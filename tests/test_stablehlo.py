@@ -53,6 +53,7 @@ CASES = {
     "inductive": (convolutional, {"pieces": 2}, {"transductive": False}),
     "functional": (functional, {"learn_step_size": "layer_and_step"}, {"steps": 3}),
     "two inputs": (two_inputs, {"inner_optimizer": "momentum"}, {"step_size": 0.2}),
+    "prototypes": (functional, {"head_initialization": "prototypes"}, {}),
     "annealed": (
         convolutional,
         {"multi_step_loss": 2, "per_step_normalization": True, "second_order_after": 1},

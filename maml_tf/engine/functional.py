@@ -39,6 +39,7 @@ class Result(NamedTuple):
     statistics: Statistics
     penalty: tf.Tensor | None  # [T]: what the model adds to its loss, or None for nothing
     calls: list[tuple[Any, bool, Any]]  # layers and operations, whether by a rule, and `training`
+    entered: list[Any]  # what a watched layer was given, one a call
 
 
 class Functional:
@@ -110,6 +111,7 @@ class Functional:
         statistics: Statistics | None = None,
         mask: Any = (),
         noise: tf.Tensor | None = None,
+        watch: keras.Layer | None = None,
     ) -> Result:
         """Runs the model.
 
@@ -119,6 +121,7 @@ class Functional:
           statistics: for batch normalisations, instead of those of `x`.
           mask: `[T, B]` bool: False for an example that only pads a set.
           noise: int32 `[2]`, a seed: dropout and noise are on, and a function of it alone.
+          watch: a layer whose inputs are wanted; it is not seen inside a layer without a rule.
 
         Returns:
           `Result`.
@@ -141,11 +144,11 @@ class Functional:
         _check_shapes(variables, weights)
         values = dict(zip(map(id, variables), weights, strict=True))
         run = Run(values, statistics, mask=None if _absent(mask) else mask, noise=noise)
-        run.num_tasks = _num_tasks(x)
+        run.num_tasks, run.watched = _num_tasks(x), watch
         with exact_pooling(), _in_one_line(self.model, x):
             outputs = run.call(self.model, x)
         penalty = penalties.total(run, variables)
-        return Result(outputs, run.statistics, penalty, run.calls)
+        return Result(outputs, run.statistics, penalty, run.calls, run.entered)
 
 
 def functional(model: keras.Model) -> Functional:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
@@ -33,6 +33,10 @@ LEARNED = ("weight", "layer", "layer_and_step")
 weight tensor, or each weight tensor in each inner step (MAML++, Antoniou et al. 2019, "How to train
 your MAML", paragraph "Learning Per-Layer Per-Step Learning Rates and Gradient Directions"; its
 code, too, gives a kernel and its bias one each)."""
+
+Head: TypeAlias = Callable[[Weights, Any], dict[int, tf.Tensor]]
+"""From theta, shared by all tasks, and their support sets to stacked weights, by the index of what
+each stands for."""
 
 LEAST_STEP_SIZE = 1e-3
 """Of the step size at the beginning: where learned ones that must stay positive are held."""
@@ -71,6 +75,8 @@ class InnerLoop:
     `loop`."""
     clip: float | None = None
     """Bound on the size of each element of an inner gradient."""
+    head: Head | None = None
+    """What tasks begin with in place of some of theta, which adapt."""
 
     @property
     def beside(self) -> list[keras.Variable]:
@@ -135,14 +141,23 @@ class InnerLoop:
         """Gives each step the weights that theta has now: after another model's were put in."""
         repeat_theta(self.variables, self.rows)
 
-    def stacked(self, num_tasks: int | tf.Tensor, weights: Weights | None = None) -> Weights:
+    def stacked(
+        self, num_tasks: int | tf.Tensor, weights: Weights | None = None, support: Any = None
+    ) -> Weights:
         """Gives each task its own copy `[T, *shape]` of every weight that adapts.
 
         Args:
           num_tasks: T.
           weights: shared ones; theta by default.
+          support: the tasks' support sets, for a `head`.
         """
-        return stack(self.initial_weights() if weights is None else weights, num_tasks, self.adapts)
+        weights = self.initial_weights() if weights is None else weights
+        return self._begun(stack(weights, num_tasks, self.adapts), weights, support)
+
+    def _begun(self, begin: Weights, shared: Weights, support: Any) -> Weights:
+        """Where tasks begin: `begin`, or what `head` makes of the shared weights."""
+        own = self.head(shared, support) if self.head else {}
+        return [own.get(index, weight) for index, weight in enumerate(begin)]
 
     def differentiable(
         self,
@@ -150,6 +165,7 @@ class InnerLoop:
         parameters: Sequence[tf.Tensor],
         batches: Sequence[Any],
         num_tasks: int | tf.Tensor,
+        support: Any = None,
     ) -> Adaptation:
         """Adapts to T tasks, as a function of `parameters` that an outer step differentiates.
 
@@ -158,6 +174,7 @@ class InnerLoop:
           parameters: a value for each of `self.parameters`.
           batches: one per inner step, what `loss_fn` takes.
           num_tasks: T.
+          support: the tasks' support sets, for a `head`.
 
         Returns:
           `Adaptation`, S + 1 weights and S losses.
@@ -167,7 +184,7 @@ class InnerLoop:
         begin = fast if plain and not self.recompute else stack
         return adapt(
             loss_fn,
-            begin(weights, num_tasks, self.adapts),
+            self._begun(begin(weights, num_tasks, self.adapts), weights, support),
             batches,
             step_size=alphas,
             first_order=self.first_order,

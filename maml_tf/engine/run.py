@@ -60,6 +60,8 @@ class Run:
         self.statistics: Statistics = []
         self.penalties: list[tf.Tensor] = []  # each [T]
         self.calls: list[tuple[Any, bool, Any]] = []
+        self.watched: Any = None  # a layer whose inputs are wanted
+        self.entered: list[Any] = []  # those inputs, one a call
         self.alone_with: list[tuple[Any, tuple, dict]] | None = None  # of the fall-back, if wanted
 
     def moved(self, weights: dict[int, tf.Tensor]) -> Run:
@@ -211,6 +213,8 @@ class Run:
         return self._by_rule_or_alone(layer, args, kwargs)
 
     def _by_rule_or_alone(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+        if operation is self.watched:
+            self.entered.append(args[0])
         named = _named_arguments(operation, args, kwargs) if has_rule(operation) else None
         if named is not None:
             outputs = stacked(operation, args[0], self, **named)

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
+from maml_tf import arguments
 from maml_tf.engine.adaptation import entry
 from maml_tf.types import Weights
 
@@ -40,19 +41,27 @@ class StepWeights:
 
 
 def normalizations(
-    model: keras.Model, theta: Sequence[keras.Variable], adapts: Sequence[bool], steps: int
+    wanted: bool,
+    model: keras.Model,
+    theta: Sequence[keras.Variable],
+    adapts: Sequence[bool],
+    steps: int,
 ) -> Rows:
     """Makes the rows of all that batch normalisations train; they begin as theta is now.
 
     Args:
+      wanted: whether there are to be any: `per_step_normalization` of a learner.
       model: has the layers.
       theta: its trainable variables.
       adapts: of each, whether the inner loop moves it.
       steps: S.
 
     Raises:
-      ValueError: there are no steps, the model trains no batch normalisation, or one adapts.
+      ValueError: `wanted` is neither True nor False; or there are no steps, the model trains no
+        batch normalisation, or one adapts.
     """
+    if not arguments.boolean("per_step_normalization", wanted):
+        return {}
     if steps < 1:
         raise ValueError(
             f"per_step_normalization is of each inner step, and inner_steps is {steps}; drop it."

@@ -82,6 +82,7 @@ def image_problem(
         kind=Kind.CLASSIFICATION,
         reads=supervised.SHARED
         | {"ways", "classes", "loss_reduction", "filters", "conv", "max_pool", "test_ways"}
+        | {"head_initialization"}
         | own,
         data=data,
         defaults=defaults or {},

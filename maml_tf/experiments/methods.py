@@ -102,6 +102,7 @@ _ALL = (
             "multi_step_loss": "learns from no query loss",
             "second_order_after": "has no second derivatives",
             "per_step_normalization": "learns only what its inner steps move",
+            "head_initialization": "learns only what its inner steps move",
             "adapt": "learns only what its inner steps move",
         },
         learner=_reptile,
@@ -118,6 +119,7 @@ _ALL = (
             "multi_step_loss": "differentiates no inner step",
             "second_order_after": "differentiates no inner step",
             "per_step_normalization": "adapts to one loss in all inner steps",
+            "head_initialization": "differentiates where inner steps lead, not where they begin",
             "inner_optimizer": "takes plain gradient steps",
             "inner_momentum": "takes plain gradient steps",
             "inner_clip": "takes plain gradient steps",
@@ -129,7 +131,10 @@ _ALL = (
         title="context vector",
         inner_steps=True,
         adapts="context",
-        refuses={"adapt": "adapts the context vector alone"},
+        refuses={
+            "adapt": "adapts the context vector alone",
+            "head_initialization": "adapts the context vector alone",
+        },
     ),
     Method(
         name="pretrained",

@@ -129,6 +129,13 @@ class _OfAllKinds:
         "only (head: ANIL), or all but the head's (body: BOIL).",
         choices=("all", "head", "body"),
     )
+    head_initialization: str = setting(
+        "learned",
+        "Where the head of each task begins: at its meta-learned weights (learned), or at those "
+        "that the mean features of its support set's classes make (prototypes: Proto-MAML).",
+        choices=("learned", "prototypes"),
+        only=True,
+    )
     loss_reduction: str = setting(
         "sum",
         "Reduction of the cross-entropy over a set: sum (over examples, divided by K: the paper's "
@@ -660,7 +667,7 @@ class Settings:
             pretrain_iterations=0,
             shots=largest(self.training.shots),
             **schedule_settings.CONSTANT,
-            **dict.fromkeys(("learn_step_size", *OF_INNER_STEPS, *READS)),
+            **dict.fromkeys(("learn_step_size", "head_initialization", *OF_INNER_STEPS, *READS)),
             run_name="",
         )
 
@@ -832,9 +839,14 @@ def _check_method(problem: Problem, method: Method, given: Mapping[str, SettingV
     for name, why in method.refuses.items():
         if name in said:
             raise ValueError(f"{own} {why}; drop --{name}.")
-    for name in ("sampling_correction", "inner_kl", *OF_INNER_STEPS):
+    for name in ("sampling_correction", "inner_kl", "head_initialization", *OF_INNER_STEPS):
         if name in said and not method.inner_steps:
             raise ValueError(f"{own} takes no inner step; drop --{name}.")
+    if "head_initialization" in said and given.get("adapt") == "body":
+        raise ValueError(
+            "--adapt=body gives all tasks one head, and --head_initialization=prototypes each its "
+            "own; drop one of them."
+        )
     if "inner_momentum" in said and given.get("inner_optimizer") != "momentum":
         raise ValueError("--inner_momentum is for --inner_optimizer=momentum; drop it.")
     if isinstance(given.get("shots"), Span) and not method.inner_steps:

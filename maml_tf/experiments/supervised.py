@@ -110,6 +110,7 @@ def meta_learning(settings: Settings) -> dict[str, Any]:
         "multi_step_loss": training.multi_step_loss,
         "second_order_after": training.second_order_after,
         "per_step_normalization": training.per_step_normalization,
+        "head_initialization": training.head_initialization,
         "inner_optimizer": _inner_optimizer(training),
         "inner_clip": training.inner_clip,
         "recompute": settings.machine.recompute,

@@ -24,7 +24,7 @@ SETTINGS = (
     ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "clip_norm")
     + ("query_weight", "metric_name", "lower_is_better", "dropout", "penalty", "pull")
     + ("learn_step_size", "multi_step_loss", "second_order_after", "per_step_normalization")
-    + ("inner_clip", "imaml_lambda", "cg_steps")
+    + ("head_initialization", "inner_clip", "imaml_lambda", "cg_steps")
     + ("head", "discount", "gae_lambda", "max_kl", "damping", "curvature", "curvature_share")
     + ("sampling_correction", "epochs", "minibatches", "clip_ratio")
 )

@@ -21,13 +21,13 @@ from maml_tf.engine.inner_loop import (
     which_adapt,
 )
 from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
-from maml_tf.engine.step_weights import Rows, ids_of, normalizations
+from maml_tf.engine.step_weights import ids_of, normalizations
 from maml_tf.engine.strategies import refuse_parameter_servers
 from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
 from maml_tf.saving.weights import Saved
-from maml_tf.supervised import checks
+from maml_tf.supervised import checks, prototypes
 from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
 from maml_tf.types import Batch, Structure, Weights
@@ -41,6 +41,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 """Of the settings that are neither of the objectives, nor a step size, nor True or False."""
 
+_FIXED = frozenset(
+    {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
+    | {"head_initialization"}
+)
+"""What only another learner can have otherwise."""
+
 
 class AdaptiveModel(Settings, Saved):
     """What evaluation, prediction and export need of a learner: nothing here is meta-trained.
@@ -52,9 +58,7 @@ class AdaptiveModel(Settings, Saved):
         {"loss", "metric", "step_size", "inner_steps", "first_order", "recompute"}
         | {"meta_batch_size", "pieces", "inner_optimizer", "inner_clip"}
     )
-    fixed = frozenset(
-        {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
-    )
+    fixed = _FIXED
     loss: Objective
     metric: Objective
     metric_name: str
@@ -80,6 +84,7 @@ class AdaptiveModel(Settings, Saved):
         learn_step_size: bool | str,
         positive_step_size: bool,
         per_step_normalization: bool,
+        head_initialization: str,
         **settings: Any,
     ):
         """Sets the model up; nothing is computed yet."""
@@ -89,7 +94,6 @@ class AdaptiveModel(Settings, Saved):
         self.loss_weights, self._direction = loss_weights, lower_is_better
         if lower_is_better is not None:
             arguments.boolean("lower_is_better", lower_is_better)
-        self._rows: Rows = {}
         for name, value in dict(loss=loss, metric=metric, step_size=step_size, **settings).items():
             setattr(self, name, value)
         self.apply = functional(model)
@@ -103,8 +107,10 @@ class AdaptiveModel(Settings, Saved):
             positive=arguments.boolean("positive_step_size", positive_step_size),
         )
         self.per_step_normalization = per_step_normalization
-        if arguments.boolean("per_step_normalization", per_step_normalization):
-            self._rows = normalizations(model, theta, self.adapts, self.inner_steps)
+        own = model, theta, self.adapts, self.inner_steps
+        self._rows = normalizations(per_step_normalization, *own)
+        self.head_initialization = head_initialization
+        self._head = prototypes.head_of(self, head_initialization)
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "loss":
@@ -169,15 +175,15 @@ class AdaptiveModel(Settings, Saved):
 
     @property
     def inner(self) -> InnerLoop:
-        """Theta, what adapts, by which step sizes, and what each step has its own of."""
+        """Theta, what adapts, by which step sizes, and what steps and tasks have their own of."""
         return InnerLoop(
-            self.model.trainable_variables,
-            self.adapts,
-            *(self.step_size, self.step_sizes, self.first_order, self.recompute),
+            *(self.model.trainable_variables, self.adapts, self.step_size, self.step_sizes),
+            *(self.first_order, self.recompute),
             per_step=self.learn_step_size == "layer_and_step",
             rows=self._rows,
             optimizer=self.inner_optimizer,
             clip=self.inner_clip,
+            head=self._head,
         )
 
     def initial_weights(self) -> Weights:
@@ -206,8 +212,8 @@ class AdaptiveModel(Settings, Saved):
         """
         num_tasks, inner = checks.num_tasks(support), self.inner
         batches = [support] * arguments.count("steps", steps, 0)
-        alphas = inner.alphas(step_size)
-        return inner.steps(self.task_loss, inner.stacked(num_tasks), batches, step_size=alphas)
+        begin = inner.stacked(num_tasks, support=support)
+        return inner.steps(self.task_loss, begin, batches, step_size=step_size)
 
     def adapt_and_observe(
         self,
@@ -233,9 +239,9 @@ class AdaptiveModel(Settings, Saved):
         """
         num_tasks, inner = checks.num_tasks(support), self.inner
         steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
-        alphas = inner.alphas(step_size)
-        given = self.task_loss, inner.stacked(num_tasks), support, tf.constant(steps)
-        return inner.loop(*given, step_size=alphas, observe=observe)[1]
+        begin = inner.stacked(num_tasks, support=support)
+        given = self.task_loss, begin, support, tf.constant(steps)
+        return inner.loop(*given, step_size=step_size, observe=observe)[1]
 
     def adapt(
         self,

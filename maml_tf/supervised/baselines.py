@@ -45,6 +45,8 @@ class JointClassifier(MetaLearner):
     is by Euclidean distance of what the last layer, the head, is given.
     """
 
+    refused = {"head_initialization": "classifies by the nearest neighbour"}
+
     def __init__(self, model: keras.Sequential, loss: LossLike, **options: Any):
         """Sets the learner up.
 
@@ -101,7 +103,10 @@ class MultitaskLearner(MetaLearner):
     Each regressor starts from random weights of its own, as in the paper.
     """
 
-    refused = {"learn_step_size": "takes no inner step"}
+    refused = {
+        "learn_step_size": "takes no inner step",
+        "head_initialization": "averages whole regressors",
+    }
 
     def __init__(
         self,

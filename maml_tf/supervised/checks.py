@@ -20,6 +20,7 @@ from maml_tf.engine import model_inputs
 from maml_tf.engine.inner_optimizers import PLAIN
 from maml_tf.objectives import labels
 from maml_tf.objectives.base import BINARY, Objective
+from maml_tf.supervised import prototypes
 from maml_tf.types import Batch, Structure, Task
 
 # --- sets of examples ---
@@ -180,6 +181,7 @@ def _refuse_one_example(x: Any, inputs: list[Any]) -> None:
 # --- settings ---
 
 _USUAL = {"query_weight": 1.0, "dropout": "off", "inner_optimizer": PLAIN}
+_USUAL |= {"head_initialization": "learned"}
 """Of settings that are neither None nor 0 nor False by default."""
 
 
@@ -201,6 +203,8 @@ def check_settings(learner: Any) -> None:
         )
     if replicas > 1:
         _refuse_branches(learner.optimizer)
+    if learner.head_initialization == "prototypes":
+        prototypes.check_loss(learner)
     if learner.multi_step_loss and not learner.inner_steps:
         raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
     if learner.second_order_after and (learner.first_order or not learner.inner_steps):

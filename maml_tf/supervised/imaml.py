@@ -182,6 +182,7 @@ class ImplicitMAML(MetaLearner):
         "dropout": "adapts to one loss in all inner steps",
         "inner_optimizer": "takes plain gradient steps",
         "inner_clip": "takes plain gradient steps",
+        "head_initialization": "differentiates where inner steps lead, not where they begin",
     }
     gradient_class = ImplicitGradient
     imaml_lambda: float
@@ -205,8 +206,8 @@ class ImplicitMAML(MetaLearner):
             squared weights. 2.0 is the paper's for Omniglot.
           cg_steps: steps of conjugate gradients for each meta-gradient, 1 or more; the paper's 5.
           **options: those of `MetaLearner`, but for first-order derivatives, learned step sizes,
-            the multi-step loss, batch normalisations per step, dropout, and other inner steps than
-            those of gradient descent.
+            the multi-step loss, batch normalisations per step, dropout, heads of prototypes, and
+            other inner steps than those of gradient descent.
 
         Raises:
           ValueError: an argument is out of range or does not go with implicit gradients, or a

@@ -95,6 +95,9 @@ class MetaLearner(AdaptiveModel):
       per_step_normalization: meta-learn a scale and an offset of every batch normalisation for each
         inner step and the query set after the last (MAML++); later steps repeat the last. They
         begin as the layer's are now, and do not adapt.
+      head_initialization: where each task's head begins: "learned", at its meta-learned weights; or
+        "prototypes", at those that the means of its support examples make of a last Dense layer
+        (Proto-MAML; see `supervised.prototypes`). Its meta-learned weights are then of no use.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force is of
@@ -137,6 +140,7 @@ class MetaLearner(AdaptiveModel):
         multi_step_loss: int = 0,
         second_order_after: int = 0,
         per_step_normalization: bool = False,
+        head_initialization: str = "learned",
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -150,6 +154,7 @@ class MetaLearner(AdaptiveModel):
             learn_step_size=learn_step_size,
             positive_step_size=positive_step_size,
             per_step_normalization=per_step_normalization,
+            head_initialization=head_initialization,
             inner_steps=inner_steps,
             inner_optimizer=inner_optimizer,
             inner_clip=inner_clip,

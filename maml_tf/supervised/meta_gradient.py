@@ -158,6 +158,7 @@ class MetaGradient:
             parameters,
             [task.support if seed is None else (task.support, seed) for seed in steps],
             checks.num_tasks(task.support),
+            task.support,
         )
 
     def _objective(self, losses: tf.Tensor, penalty: tf.Tensor | None) -> tf.Tensor:

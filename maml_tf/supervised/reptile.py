@@ -75,6 +75,7 @@ class Reptile(MetaLearner):
         "multi_step_loss": "learns from no query loss",
         "query_weight": "learns from no query loss",
         "second_order_after": "has no second derivatives",
+        "head_initialization": "learns only what its inner steps move",
     }
     gradient_class = ReptileGradient
 
@@ -94,8 +95,8 @@ class Reptile(MetaLearner):
           adapts: of each trainable variable, whether the inner steps move it: they must move all,
             and do by default. Others are frozen by `trainable=False`.
           **options: those of `MetaLearner`, but for what there is no use of: learned step sizes,
-            the multi-step loss, `query_weight`, second derivatives, and batch normalisations per
-            step. `inner_optimizer` and `inner_clip` are as there.
+            the multi-step loss, `query_weight`, second derivatives, batch normalisations per step,
+            and heads of prototypes. `inner_optimizer` and `inner_clip` are as there.
 
         Raises:
           ValueError: an argument is out of range or does not go with Reptile, or a variable does

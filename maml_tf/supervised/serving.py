@@ -64,7 +64,7 @@ class ServedLearner(tf.Module):
         values = [tf.convert_to_tensor(v) for v in self.initial.values()]
         weights, _ = learner.inner.loop(
             learner.task_loss,
-            learner.inner.stacked(1, values),
+            learner.inner.stacked(1, values, support),
             support,
             steps,
             step_size=given_or_learned(learner.inner, step_size, self.step_sizes),

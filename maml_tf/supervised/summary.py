@@ -89,6 +89,8 @@ def text(
     )
     if inner.rows:
         title += ", batch normalisations per step"
+    if inner.head:
+        title += ", heads of prototypes"
     return table(rows(apply, inner.adapts, noise=noise), title)
 
 

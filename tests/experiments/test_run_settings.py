@@ -286,6 +286,7 @@ OTHER = {
     "meta_lr_schedule": "cosine",
     "learn_step_size": "layer_and_step",
     "inner_optimizer": "adam",
+    "head_initialization": "prototypes",
 }
 SHARES = ("discount", "gae_lambda", "curvature_share", "inner_momentum")
 
