@@ -95,6 +95,9 @@ class MetaLearner(AdaptiveModel):
       per_step_normalization: meta-learn a scale and an offset of every batch normalisation for each
         inner step and the query set after the last (MAML++); later steps repeat the last. They
         begin as the layer's are now, and do not adapt.
+      running_statistics: keep, for the pass after each number of inner steps, moving averages of
+        what every batch normalisation sees (MAML++), for predictions with
+        `batch_statistics="running"`. They change nothing that is learned.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force is of
@@ -137,6 +140,7 @@ class MetaLearner(AdaptiveModel):
         multi_step_loss: int = 0,
         second_order_after: int = 0,
         per_step_normalization: bool = False,
+        running_statistics: bool = False,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -150,6 +154,7 @@ class MetaLearner(AdaptiveModel):
             learn_step_size=learn_step_size,
             positive_step_size=positive_step_size,
             per_step_normalization=per_step_normalization,
+            running_statistics=running_statistics,
             inner_steps=inner_steps,
             inner_optimizer=inner_optimizer,
             inner_clip=inner_clip,
@@ -280,7 +285,8 @@ class MetaLearner(AdaptiveModel):
         scale = loss_scale(self.optimizer)
         gradient, metrics = self.meta_gradient(task, index, scale)
         # Measured and clipped is the sum.
-        gradient = sum_over_replicas([g / replicas for g in gradient])
+        means = sum_over_replicas([m / replicas for m in [*gradient, *metrics.statistics]])
+        gradient, statistics = means[: len(gradient)], means[len(gradient) :]
         norms, step_size = self._norms(gradient, scale), scheduled_step_size(self.optimizer)
         if self.clip is not None:
             gradient = [clipped(g, self.clip, scale) for g in gradient]
@@ -288,8 +294,10 @@ class MetaLearner(AdaptiveModel):
             gradient = clipped_by_norm(gradient, self.clip_norm, scale)
         before = [tf.convert_to_tensor(v.value) for v in self.variables]
         apply_sum(self.optimizer, gradient, self.variables)
+        if self.running:
+            self.running.update(statistics)
         moved = [v.value - b for v, b in zip(self.variables, before, strict=True)]
-        return StepMetrics(*metrics, norms, self._norms(moved), step_size)
+        return StepMetrics(*metrics[:3], norms, self._norms(moved), step_size)
 
     def meta_steps(self, tasks: Tasks, start: int, count: int) -> StepMetrics:
         """Runs meta-steps `start` ... `start + count - 1` inside one compiled call.
