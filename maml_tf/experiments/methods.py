@@ -118,6 +118,7 @@ _ALL = (
             "multi_step_loss": "differentiates no inner step",
             "second_order_after": "differentiates no inner step",
             "per_step_normalization": "adapts to one loss in all inner steps",
+            "running_statistics": "notes nothing of its inner steps",
             "inner_optimizer": "takes plain gradient steps",
             "inner_momentum": "takes plain gradient steps",
             "inner_clip": "takes plain gradient steps",

@@ -206,8 +206,8 @@ class ImplicitMAML(MetaLearner):
             squared weights. 2.0 is the paper's for Omniglot.
           cg_steps: steps of conjugate gradients for each meta-gradient, 1 or more; the paper's 5.
           **options: those of `MetaLearner`, but for first-order derivatives, learned step sizes,
-            the multi-step loss, batch normalisations per step, running statistics, dropout, and other inner steps than
-            those of gradient descent.
+            the multi-step loss, batch normalisations per step, running statistics, dropout, and
+            other inner steps than those of gradient descent.
 
         Raises:
           ValueError: an argument is out of range or does not go with implicit gradients, or a

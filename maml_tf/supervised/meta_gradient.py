@@ -24,7 +24,7 @@ from maml_tf.supervised.multi_step import step_weights
 from maml_tf.types import Batch, Structure, Task, Weights
 
 Judged: TypeAlias = "tuple[tf.Tensor, tf.Tensor | None, Structure, Statistics]"
-"""What `AdaptiveModel.judge` says: losses `[T]`, what the model adds to them, outputs, statistics."""
+"""What `AdaptiveModel.judge` says: losses `[T]`, what the model adds, outputs, batch statistics."""
 
 
 class MetaMetrics(NamedTuple):
@@ -162,7 +162,10 @@ class MetaGradient:
         return inner.differentiable(
             self._told_loss if self._running or len(noise) else self._learner.task_loss,
             parameters,
-            [(task.support, seed) if self._running or len(noise) else task.support for seed in steps],
+            [
+                (task.support, seed) if self._running or len(noise) else task.support
+                for seed in steps
+            ],
             checks.num_tasks(task.support),
         )
 
