@@ -195,18 +195,22 @@ def sine_learner(seed=1, **options):
 
 def test_an_evaluation_is_the_mean_over_tasks_by_hand():
     learner = sine_learner()
-    learner.meta_steps(TASKS, 0, 5)
+    randomize(learner.model)
+    for variable in learner.running.variables:
+        variable.assign(variable + normal(3, *variable.shape) ** 2)
     tasks = TASKS(tf.constant(0, tf.int64), 24)
     expected = np.zeros(5)
-    for t in range(24):
+    for t in range(4):
         support, query = tf.nest.map_structure(lambda a, t=t: a[t : t + 1], tasks)
         for steps in range(5):
             made = copy_by_hand(learner, support, steps, min(steps, 2))(query.x[0])
-            expected[steps] += np.mean((made - query.y[0]) ** 2) / 24
-    got = evaluate(learner, TASKS, num_tasks=24, steps=4, batch_statistics="running").mean
+            expected[steps] += np.mean((made - query.y[0]) ** 2) / 4
+    got, other = (
+        evaluate(learner, TASKS, num_tasks=4, steps=4, batch_statistics=how).mean
+        for how in ("running", "inductive")
+    )
     np.testing.assert_allclose(got, expected, rtol=1e-4)
-    other = evaluate(learner, TASKS, num_tasks=24, steps=4, batch_statistics="inductive").mean
-    assert np.all(np.abs(got - other) > 1e-3 * other)
+    assert np.all(np.abs(got - other) > 1e-2 * other)
 
 
 @pytest.mark.parametrize("options", [{}, slow({"recompute": True})], ids=str)
@@ -283,8 +287,9 @@ def expected_of(learner, support, query, steps):
     return learner.predict(weights, support, query.x, running_after=steps)[0]
 
 
-def test_a_saved_model_predicts_each_alone(tmp_path):
-    learner = trained_learner(nested, per_step_normalization=True)
+@pytest.mark.parametrize("make", [sequential, slow(nested)])
+def test_a_saved_model_predicts_each_alone(make, tmp_path):
+    learner = trained_learner(make, per_step_normalization=True)
     support, query = task_of(learner.model)
     maml_tf.export(learner, tmp_path / "it", running=True)
     model = tf.saved_model.load(str(tmp_path / "it"))
@@ -338,6 +343,7 @@ FLAGS += ["--validation_tasks=24", "--progress=False", "--run_name=run"]
 OWN, BY = "--running_statistics", "--batch_statistics=running"
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_evaluated_released_and_exported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(machine, "set_up", lambda settings: None)
     logs, release = f"--logdir={tmp_path}", tmp_path / "models" / "own"
