@@ -326,16 +326,6 @@ def test_a_file_for_litert_predicts_each_alone(tmp_path):
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_stablehlo_moves_and_reads_them():
-    jax = pytest.importorskip("jax")
-    learner = sine_learner()
-    sizes = {"support_examples": 5, "query_examples": 1, "running": True}
-    made = learner.programs(**sizes, platforms=("cpu",))
-    assert sum("running" in name for name in made.variables) == 2
-    del jax
-
-
 # --- the command line ---
 
 FLAGS = ["--inner_steps=2", "--meta_batch_size=4", "--shots=3", "--jit_compile=False"]
