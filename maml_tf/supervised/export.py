@@ -131,7 +131,7 @@ def description(
         },
         "weights": [spec.name for spec in weights[: len(served.initial)]],
         "batch_statistics": [spec.name for spec in weights[len(served.initial) :]],
-        "running_statistics": served.running is not None,
+        **({"running_statistics": True} if served.running else {}),
     }
 
 
