@@ -189,7 +189,8 @@ def test_adapting_for_a_number_of_steps_known_only_when_it_runs(steps):
     def run(steps):
         traces.append(steps)
 
-        def observe(weights):
+        def observe(weights, taken):
+            del taken
             return tf.cast(parabola(weights, QUERY), tf.float32)
 
         return adapt_for(parabola, weights, SUPPORT, steps, step_size=ALPHA, observe=observe)

@@ -148,7 +148,7 @@ def test_predictions_while_adapting_are_those_that_the_evaluation_measures(stati
     [
         ({"num_tasks": 0}, "num_tasks >= 1"),
         ({"steps": -1}, "steps >= 0"),
-        ({"batch_statistics": "both"}, "transductive or inductive"),
+        ({"batch_statistics": "both"}, "transductive, inductive or running, not 'both'"),
     ],
 )
 def test_bad_arguments(options, message):

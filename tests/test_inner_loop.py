@@ -33,7 +33,7 @@ def test_unrolled_looped_and_differentiable_steps_are_the_same():
     inner = make()
     unrolled = inner.steps(loss, inner.stacked(2), [TARGET] * 3)
     looped, seen = inner.loop(
-        loss, inner.stacked(2), TARGET, tf.constant(3), observe=lambda w: loss(w, TARGET)
+        loss, inner.stacked(2), TARGET, tf.constant(3), observe=lambda w, _: loss(w, TARGET)
     )
     through = inner.differentiable(loss, inner.values(), [TARGET] * 3, 2)
     assert unrolled.weights[-1][0].shape == [2, 2] and unrolled.weights[-1][1].shape == [2]

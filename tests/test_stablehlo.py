@@ -59,6 +59,7 @@ CASES = {
         {"multi_step_loss": 2, "per_step_normalization": True, "second_order_after": 1},
         {},
     ),
+    "running": (convolutional, {"running_statistics": True}, {"running": True, "steps": 3}),
 }
 
 
@@ -119,7 +120,9 @@ def test_jax_computes_what_the_learner_does(name, tmp_path):
     told = learner.meta_steps([task for _, task in batches], 0, 3)
     for key, value in seen.items():
         np.testing.assert_allclose(value, getattr(told, key)[-1], rtol=2e-5, atol=1e-6)
-    for variable in learner.variables:
+    running = learner.running.variables if learner.running else []
+    assert len(running) == 2 * (name == "running")
+    for variable in [*learner.variables, *running]:
         key = next(k for k in variables if k == variable.path.replace("/", "_"))
         np.testing.assert_allclose(variables[key], variable.numpy(), rtol=1e-4, atol=1e-6)
 
@@ -136,8 +139,10 @@ def test_jax_computes_what_the_learner_does(name, tmp_path):
     numbers = {k: v for k, v in options.items() if k == "step_size"}
     steps = options.get("steps", learner.inner_steps)
     weights = learner.adapt_weights(first.support, steps, **numbers).weights[-1]
-    inductive = not options.get("transductive", True)
-    expected = learner.predict(weights, first.support, first.query.x, inductive=inductive)[0]
+    predicting = {"inductive": not options.get("transductive", True)}
+    if "running" in options:
+        predicting = {"running_after": steps}
+    expected = learner.predict(weights, first.support, first.query.x, **predicting)[0]
     np.testing.assert_allclose(made["predictions"], expected, rtol=1e-4, atol=1e-5)
 
 

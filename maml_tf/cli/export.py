@@ -30,6 +30,8 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     options: dict[str, Any] = {"steps": settings.evaluation.steps} if settings.joint else {}
     if chosen != "saved_model":
         options |= _sizes(settings) | _fixed(given)
+    if settings.evaluation.batch_statistics == "running":
+        options["running"] = True
     start.on(settings.machine)
     from maml_tf.saving.export import export
 

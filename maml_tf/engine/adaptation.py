@@ -61,7 +61,7 @@ class Adaptation(NamedTuple):
     """What the inner loop passed through."""
 
     weights: list[Weights]  # S + 1: before and after each step
-    losses: list[tf.Tensor]  # S, each [T]: the loss that step s descended, before it
+    losses: list[Any]  # S, each [T]: the loss that step s descended, before it, and any notes
 
 
 def stack(weights: Weights, num_tasks: int | tf.Tensor, adapts: Sequence[bool] | None) -> Weights:
@@ -145,7 +145,8 @@ def adapt(
     """Weights before and after each gradient step, one batch per step.
 
     Args:
-      loss_fn: `(weights, batch) -> [T]`.
+      loss_fn: `(weights, batch) -> [T]`, or a tuple of that and of notes: a list of tensors that
+        nothing differentiates, such as what the pass saw.
       weights: those that adapt stacked `[T, *shape]` (see `stack`), the others as they are.
       batches: one per step. Supervised code repeats the support set, reinforcement learning passes
         fresh trajectories.
@@ -163,7 +164,7 @@ def adapt(
         it is: a constant where it is in force.
 
     Returns:
-      `Adaptation`, S + 1 weights and S losses.
+      `Adaptation`, S + 1 weights and S losses, each as `loss_fn` gave it.
     """
     if not isinstance(batches, Sequence):
         raise ValueError(
@@ -200,7 +201,7 @@ def adapt_for(
     *,
     step_size: StepSizes,
     adapts: Sequence[bool] | None = None,
-    observe: Callable[[Weights], tf.Tensor] | None = None,
+    observe: Callable[[Weights, tf.Tensor], tf.Tensor] | None = None,
     constrain: Callable[[Weights], Weights] | None = None,
     next_pass: NextPass | None = None,
     optimizer: InnerOptimizer = PLAIN,
@@ -219,7 +220,7 @@ def adapt_for(
       steps: S, an int32 scalar; none are taken for S <= 0.
       step_size: alpha, one for all or one per weight; or an `engine.adaptation.PerStep`.
       adapts: which weights move; all by default.
-      observe: `weights -> [T, ...] float`, called on the weights after 0, 1, ... S steps.
+      observe: `(weights, steps) -> [T, ...] float`, called after 0, 1, ... S steps.
       constrain: applied to the weights after each step.
       next_pass: `(weights, steps taken) -> weights` that the following pass takes.
       optimizer: how a gradient becomes a step; the loop carries its state.
@@ -232,7 +233,7 @@ def adapt_for(
     alphas_of = _by_step(step_size, weights)
 
     def note(step, current, seen):
-        return [kept.write(step, observe(current)) for kept in seen] if observe else []
+        return [kept.write(step, observe(current, step)) for kept in seen] if observe else []
 
     def body(step, current, state, seen):
         seen = note(step, current, seen)
@@ -272,8 +273,8 @@ def _step(
     first_order: bool,
     optimizer: InnerOptimizer,
     clip: float | None,
-) -> tuple[Weights, list[State], tf.Tensor]:
-    """Step `number` of each task: the new weights, the optimizer's state, the losses before."""
+) -> tuple[Weights, list[State], Any]:
+    """Step `number` of each task: the new weights, the optimizer's state, what `loss_fn` gave."""
     if not callable(loss_fn):
         raise ValueError(
             f"loss_fn is {arguments.shown(loss_fn)}; give a function (weights, batch) -> [T]."
@@ -284,8 +285,8 @@ def _step(
     moving = [w for w, own in zip(weights, adapts, strict=True) if own]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch([w.matrix if isinstance(w, FastWeight) else w for w in moving])
-        losses = loss_fn(weights, batch)
-        total = tf.reduce_sum(losses)
+        told: Any = loss_fn(weights, batch)
+        total = tf.reduce_sum(told[0] if isinstance(told, tuple) else told)
     sources = [w.outputs if isinstance(w, FastWeight) else w for w in moving]
     with refusing_dead_ends(second_order=not first_order):
         gradients = iter(tf.nest.map_structure(_dense, tape.gradient(total, sources)))
@@ -301,7 +302,7 @@ def _step(
             weight = weight + change
         stepped.append(weight)
         after.append(memory)
-    return stepped, after, losses
+    return stepped, after, told
 
 
 def _no_state(weights: Weights) -> list[State]:
@@ -398,14 +399,16 @@ def _recomputed(step, counts):
     def run(weights, state, alphas, batch, number):
         moving = weights, state, alphas
         number = tf.constant(number) if counts else 0  # a tensor: it is not traced anew
+        structure: list[Any] = []
 
         @tf.custom_gradient
         def again(*flat):
             given = tf.nest.pack_sequence_as(moving, flat), batch, number
             made = forward(*given)
+            structure[:] = [made]
             return tf.nest.flatten(made), lambda *upstream: backward(*given, list(upstream))
 
         made = again(*tf.nest.flatten(moving))
-        return tf.nest.pack_sequence_as((weights, state, 0), made)
+        return tf.nest.pack_sequence_as(structure[0], made)
 
     return run

@@ -170,7 +170,7 @@ class InnerLoop:
         """Adapts to T tasks, as a function of `parameters` that an outer step differentiates.
 
         Args:
-          loss_fn: `(weights, batch) -> [T]`.
+          loss_fn: `(weights, batch) -> [T]`, or a tuple of that and of notes; see `adapt`.
           parameters: a value for each of `self.parameters`.
           batches: one per inner step, what `loss_fn` takes.
           num_tasks: T.
@@ -234,7 +234,7 @@ class InnerLoop:
         *,
         step_size: StepSizes | None = None,
         own: StepWeights | None = None,
-        observe: Callable[[Weights], tf.Tensor] | None = None,
+        observe: Callable[[Weights, tf.Tensor], tf.Tensor] | None = None,
     ) -> tuple[Weights, tf.Tensor | None]:
         """As `steps`, on one batch, where only the running graph knows S; see `adapt_for`.
 
@@ -245,7 +245,7 @@ class InnerLoop:
           steps: S, an int32 scalar; or a number, which is written out up to `UNROLLED`.
           step_size: alpha; the own one by default.
           own: weights of each step's own; the present ones, if there are any, by default.
-          observe: `weights -> [T, ...] float32`, called after 0, 1, ... S steps.
+          observe: `(weights, steps) -> [T, ...] float32`, called after 0, 1, ... S steps.
 
         Returns:
           The weights after the last step, and what was observed `[S + 1, T, ...]`, or None.

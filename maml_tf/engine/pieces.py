@@ -164,7 +164,8 @@ def _a_few_at_a_time(function: Callable[[Piece], Result], pieces: Sequence[Piece
     All at once, they would take turns at every operation, and the caches and memory would have to
     hold them all.
     """
-    threads, results = _threads(), []
+    threads = _threads()
+    results: list[Result] = []
     for index, piece in enumerate(pieces):
         before = tf.nest.flatten(results[index - threads]) if index >= threads else []
         with tf.control_dependencies(before):

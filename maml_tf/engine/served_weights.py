@@ -11,6 +11,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine.adaptation import StepSizes
 from maml_tf.engine.inner_loop import InnerLoop
+from maml_tf.engine.running_statistics import RunningStatistics
 
 Named = dict[str, tf.Variable]
 
@@ -55,6 +56,18 @@ def served_rows(
     if not copied:
         return [v.value for _, v in rows]
     return [tf.Variable(v.value, name=f"{names[i]}_per_step") for i, v in rows]
+
+
+def served_running(running: RunningStatistics, *, copied: bool = True) -> list[tf.Variable]:
+    """Copies running statistics, for `RunningStatistics.after`.
+
+    Args:
+      running: which.
+      copied: as for `served_variables`.
+    """
+    if not copied:
+        return [v.value for v in running.variables]
+    return [tf.Variable(v.value, name=v.name) for v in running.variables]
 
 
 def default_step_size(inner: InnerLoop, step_size: float | None) -> float:

@@ -120,6 +120,7 @@ _ALL = (
             "second_order_after": "differentiates no inner step",
             "per_step_normalization": "adapts to one loss in all inner steps",
             "head_initialization": "differentiates where inner steps lead, not where they begin",
+            "running_statistics": "notes nothing of its inner steps",
             "inner_optimizer": "takes plain gradient steps",
             "inner_momentum": "takes plain gradient steps",
             "inner_clip": "takes plain gradient steps",

@@ -181,6 +181,12 @@ class _OfAllKinds:
         "query set after the last (MAML++).",
         only=True,
     )
+    running_statistics: bool = setting(
+        False,
+        "Keep moving averages of batch normalization's statistics for each inner step, and for the "
+        "query set after the last (MAML++), for --batch_statistics=running.",
+        only=True,
+    )
     pretrain_iterations: int = setting(
         0,
         "Iterations of a pre-training before the meta-training, which minimizes the loss before "
@@ -436,8 +442,9 @@ class Evaluation:
     batch_statistics: str = setting(
         "transductive",
         "Statistics of batch normalization for query examples: the query set's (transductive, the "
-        "paper's figures) or the support set's (inductive).",
-        choices=("transductive", "inductive"),
+        "paper's figures), the support set's (inductive), or the training's moving averages for as "
+        "many inner steps (running, after --running_statistics).",
+        choices=("transductive", "inductive", "running"),
         only=True,
     )
     best: bool = setting(
@@ -667,7 +674,8 @@ class Settings:
             pretrain_iterations=0,
             shots=largest(self.training.shots),
             **schedule_settings.CONSTANT,
-            **dict.fromkeys(("learn_step_size", "head_initialization", *OF_INNER_STEPS, *READS)),
+            **dict.fromkeys(("learn_step_size", "head_initialization", "batch_statistics")),
+            **dict.fromkeys((*OF_INNER_STEPS, *READS)),
             run_name="",
         )
 
@@ -688,10 +696,16 @@ def make(given: Mapping[str, SettingValue]) -> Settings:
     _check_problem(problem, given)
     _check_method(problem, method, given)
     problem.check(training)
-    if training.per_step_normalization and training.norm != "batch_norm":
+    for name in ("per_step_normalization", "running_statistics"):
+        if getattr(training, name) and training.norm != "batch_norm":
+            raise ValueError(
+                f"--norm={training.norm} leaves no batch normalization to --{name}; drop one of "
+                "them."
+            )
+    if evaluation.batch_statistics == "running" and not training.running_statistics:
         raise ValueError(
-            f"--norm={training.norm} leaves no batch normalization to --per_step_normalization; "
-            "drop one of them."
+            "--batch_statistics=running takes what a training with --running_statistics keeps; "
+            "train so, or choose other --batch_statistics."
         )
     if machine.precision == "bfloat16" and problem.kind is Kind.POLICY:
         raise ValueError(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maml_tf.types import Learner, TaskSource
 
 OF_INNER_STEPS = (
-    *("multi_step_loss", "second_order_after", "per_step_normalization"),
+    *("multi_step_loss", "second_order_after", "per_step_normalization", "running_statistics"),
     *("inner_optimizer", "inner_momentum", "inner_clip"),
 )
 """Settings that say nothing where there are no inner steps, and that policies do not have."""
@@ -111,6 +111,7 @@ def meta_learning(settings: Settings) -> dict[str, Any]:
         "second_order_after": training.second_order_after,
         "per_step_normalization": training.per_step_normalization,
         "head_initialization": training.head_initialization,
+        "running_statistics": training.running_statistics,
         "inner_optimizer": _inner_optimizer(training),
         "inner_clip": training.inner_clip,
         "recompute": settings.machine.recompute,

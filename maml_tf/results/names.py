@@ -19,7 +19,8 @@ def file_name(result: Result) -> str:
     amount = result.amount.replace("-", "").replace(" ", "")
     amount += f"_{result.ways}way" if result.fewer_ways else ""
     name = f"{result.split}_{amount}_{_adaptation_name(result)}{_inputs_name(result)}"
-    name += "_inductive" if result.batch_statistics == "inductive" else ""
+    statistics = result.batch_statistics
+    name += "" if statistics == "transductive" else f"_{statistics}"
     name += f"_ensemble{result.ensemble}" if result.ensemble else ""
     return name + _weights_and_tasks_name(result) + ".json"
 

@@ -115,7 +115,7 @@ class Curve(Result):
     """Of the head; None: as many as ways. Those beyond the ways adapt, and are not predicted."""
     queries: int | None = stored(within=ranges.COUNT, default=None)  # of a class
     conv: bool
-    batch_statistics: str = stored(choices=("transductive", "inductive"))
+    batch_statistics: str = stored(choices=("transductive", "inductive", "running"))
     ensemble: int | None = stored(within=ranges.MEMBERS, default=None)
     """Checkpoints whose predictions were averaged, of which `iteration` is the best; None: one."""
     tuning: Tuning | None = stored(default=None)

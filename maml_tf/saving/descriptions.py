@@ -24,7 +24,7 @@ SETTINGS = (
     ("inner_steps", "step_size", "meta_batch_size", "first_order", "clip", "clip_norm")
     + ("query_weight", "metric_name", "lower_is_better", "dropout", "penalty", "pull")
     + ("learn_step_size", "multi_step_loss", "second_order_after", "per_step_normalization")
-    + ("head_initialization", "inner_clip", "imaml_lambda", "cg_steps")
+    + ("running_statistics", "head_initialization", "inner_clip", "imaml_lambda", "cg_steps")
     + ("head", "discount", "gae_lambda", "max_kl", "damping", "curvature", "curvature_share")
     + ("sampling_correction", "epochs", "minibatches", "clip_ratio")
 )
@@ -85,7 +85,7 @@ def network_of(described: dict[str, Any]) -> dict[str, Any]:
 def contradictions(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What `saved` and `now` both say, and say otherwise: each as "name=old, now new"."""
     # The first two decide which weights there are.
-    first = ("learn_step_size", "per_step_normalization", *_NETWORK)
+    first = ("learn_step_size", "per_step_normalization", "running_statistics", *_NETWORK)
     rest = [key for key in saved if key not in first]
     both = [key for key in (*first, *rest) if key in saved and key in now]
     return [d for key in both for d in _differences(saved[key], now[key], key)]

@@ -76,8 +76,11 @@ class Released:
     def __init__(self, learner: Any):
         """Looks at a learner; copies nothing."""
         self.model: keras.Model = learner.model
-        inner = getattr(learner, "inner", None)
-        self.beside: Sequence[keras.Variable] = inner.beside if inner else ()
+        inner, running = getattr(learner, "inner", None), getattr(learner, "running", None)
+        self.beside: Sequence[keras.Variable] = [
+            *(inner.beside if inner else ()),
+            *(running.variables if running else ()),
+        ]
 
     @property
     def state(self) -> list[keras.Variable]:
@@ -145,6 +148,8 @@ def load_release(learner: Any, path: Path, *, begins: bool) -> None:
     else:
         learner.model.load_weights(path)
         learner.inner.begin_anew()
+        if getattr(learner, "running", None):
+            learner.running.begin_anew()
 
 
 def save_model_weights(model: keras.Model, path: Path, size: int = 0) -> None:
@@ -245,7 +250,8 @@ def _check(
         raise ValueError(
             f"{path} holds {len(values)} arrays beside the model's weights and this learner "
             f"{len(beside)} (meta-learned step sizes, for one); make the learner with the options "
-            "of the one that was saved, such as learn_step_size and per_step_normalization."
+            "of the one that was saved, such as learn_step_size, per_step_normalization and "
+            "running_statistics."
         )
     mine = network_of(describe(learner))
     others = contradictions(network_of(described), mine) if described else []
@@ -254,8 +260,8 @@ def _check(
     if different and len(others) == len(different):  # the networks are the same
         raise ValueError(
             f"{path} holds other arrays beside the model's weights than this learner: of shape "
-            f"{different[0]}; make the learner with the learn_step_size, per_step_normalization "
-            "and inner_steps of the one that was saved."
+            f"{different[0]}; make the learner with the learn_step_size, per_step_normalization, "
+            "running_statistics and inner_steps of the one that was saved."
         )
     if others:
         raise ValueError(

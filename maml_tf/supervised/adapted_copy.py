@@ -12,11 +12,16 @@ import tensorflow as tf
 
 from maml_tf.engine.cloning import copy_with
 from maml_tf.engine.functional import Functional
+from maml_tf.engine.run import Statistics
 from maml_tf.types import Batch, Weights
 
 
 def adapted_copy(
-    apply: Functional, adapts: Sequence[bool], weights: Weights, support: Batch
+    apply: Functional,
+    adapts: Sequence[bool],
+    weights: Weights,
+    support: Batch,
+    statistics: Statistics,
 ) -> keras.Model:
     """A copy of a model with the weights of one task.
 
@@ -24,8 +29,8 @@ def adapted_copy(
       apply: the model.
       adapts: of each trainable variable, whether it was adapted.
       weights: those that were stacked, `[1, *shape]`, the others as they are.
-      support: `x [1, B, ...]` that they were adapted to; batch normalisation predicts with its
-        statistics.
+      support: `x [1, B, ...]` that they were adapted to.
+      statistics: `[1, C]`, what each batch normalisation of a pass predicts with.
 
     Raises:
       ValueError: a layer normalises twice in one pass.
@@ -35,7 +40,7 @@ def adapted_copy(
         id(variable): value[0] if own else value
         for variable, value, own in zip(variables, weights, adapts, strict=True)
     }
-    for seen in apply.statistics(weights, support.x):
+    for seen in statistics:
         if id(seen.layer.moving_mean) in values:
             raise ValueError(
                 f"'{seen.layer.name}' normalises twice in one pass, and a Keras model has one "

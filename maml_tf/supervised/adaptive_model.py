@@ -21,6 +21,9 @@ from maml_tf.engine.inner_loop import (
     which_adapt,
 )
 from maml_tf.engine.inner_optimizers import InnerOptimizer, inner_optimizer_of
+from maml_tf.engine.run import Statistics
+from maml_tf.engine.running_statistics import RunningStatistics
+from maml_tf.engine.running_statistics import running_statistics as made_running
 from maml_tf.engine.step_weights import ids_of, normalizations
 from maml_tf.engine.strategies import refuse_parameter_servers
 from maml_tf.networks import NORMALIZATIONS
@@ -28,8 +31,8 @@ from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
 from maml_tf.saving.weights import Saved
 from maml_tf.supervised import checks, prototypes
-from maml_tf.supervised.adapted_copy import adapted_copy
 from maml_tf.supervised.learner_settings import Settings
+from maml_tf.supervised.prediction import Predicting
 from maml_tf.types import Batch, Structure, Weights
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -43,12 +46,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 _FIXED = frozenset(
     {"model", "adapts", "loss_weights", "learn_step_size", "per_step_normalization"}
-    | {"head_initialization"}
+    | {"head_initialization", "running_statistics"}
 )
 """What only another learner can have otherwise."""
 
 
-class AdaptiveModel(Settings, Saved):
+class AdaptiveModel(Settings, Saved, Predicting):
     """What evaluation, prediction and export need of a learner: nothing here is meta-trained.
 
     Its arguments are those of `MetaLearner`.
@@ -85,6 +88,7 @@ class AdaptiveModel(Settings, Saved):
         positive_step_size: bool,
         per_step_normalization: bool,
         head_initialization: str,
+        running_statistics: bool,
         **settings: Any,
     ):
         """Sets the model up; nothing is computed yet."""
@@ -111,6 +115,10 @@ class AdaptiveModel(Settings, Saved):
         self._rows = normalizations(per_step_normalization, *own)
         self.head_initialization = head_initialization
         self._head = prototypes.head_of(self, head_initialization)
+        self.running: RunningStatistics | None = None
+        self.running_statistics = arguments.boolean("running_statistics", running_statistics)
+        if running_statistics:
+            self.running = made_running(self.apply, self.initial_weights(), self.inner_steps)
 
     def _checked(self, name: str, value: Any) -> Any:
         if name == "loss":
@@ -142,19 +150,20 @@ class AdaptiveModel(Settings, Saved):
     @property
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
-        return [*self.model.variables, *self.inner.beside]
+        running = self.running.variables if self.running else ()
+        return [*self.model.variables, *self.inner.beside, *running]
 
     # --- the loss of each task ---
 
     def task_loss(self, weights: Weights, batch: Batch) -> tf.Tensor:
         """`LossFn` of this model and loss: `[T]`, regularisers and `add_loss` included."""
-        losses, penalty, _ = self.judge(weights, batch)
+        losses, penalty, *_ = self.judge(weights, batch)
         return losses if penalty is None else losses + penalty
 
     def judge(
         self, weights: Weights, batch: Batch, noise: tf.Tensor | None = None
-    ) -> tuple[tf.Tensor, tf.Tensor | None, Structure]:
-        """The loss `[T]`, what the model itself adds to it `[T]` or None, and the outputs.
+    ) -> tuple[tf.Tensor, tf.Tensor | None, Structure, Statistics]:
+        """Loss `[T]`, what the model itself adds to it `[T]` or None, outputs, batch statistics.
 
         Args:
           weights: shared, or stacked `[T, *shape]`.
@@ -164,7 +173,7 @@ class AdaptiveModel(Settings, Saved):
         result = self.apply.run(weights, batch.x, mask=batch.mask, noise=noise)
         losses = self.loss(result.outputs, *batch[1:])
         penalty = None if result.penalty is None else tf.cast(result.penalty, losses.dtype)
-        return losses, penalty, result.outputs
+        return losses, penalty, result.outputs, result.statistics
 
     def measure(self, outputs: Structure, batch: Batch) -> tf.Tensor:
         """The metric of each task, `[T]`; without sample weights, unless it is the loss."""
@@ -214,94 +223,6 @@ class AdaptiveModel(Settings, Saved):
         batches = [support] * arguments.count("steps", steps, 0)
         begin = inner.stacked(num_tasks, support=support)
         return inner.steps(self.task_loss, begin, batches, step_size=step_size)
-
-    def adapt_and_observe(
-        self,
-        support: Batch,
-        steps: int | tf.Tensor,
-        observe: Callable[[Weights], tf.Tensor],
-        *,
-        step_size: float | tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """Adapts theta to every task of `support`, and watches.
-
-        Args:
-          support: `x [T, B, ...]`, `y [T, B]`.
-          steps: S, any number.
-          observe: `weights -> [T, ...] float32`.
-          step_size: alpha; the learner's own by default.
-
-        Returns:
-          `[S + 1, T, ...]`: what `observe` gave after 0, 1, ... S steps.
-
-        Raises:
-          ValueError: `support` is no `Batch`, or `steps` no whole number.
-        """
-        num_tasks, inner = checks.num_tasks(support), self.inner
-        steps = steps if tf.is_tensor(steps) else arguments.count("steps", steps, 0)
-        begin = inner.stacked(num_tasks, support=support)
-        given = self.task_loss, begin, support, tf.constant(steps)
-        return inner.loop(*given, step_size=step_size, observe=observe)[1]
-
-    def adapt(
-        self,
-        x: Structure,
-        y: Structure,
-        *,
-        sample_weight: Any = None,
-        mask: Any = None,
-        steps: int | None = None,
-        step_size: float | None = None,
-    ) -> keras.Model:
-        """Adapts a copy of the model to one task, and returns it: an ordinary Keras model.
-
-        Args:
-          x: `[B, ...]` support examples.
-          y: `[B]` class indices, or `[B, ...]` targets.
-          sample_weight: `[B]`, factors of the examples' losses, as in Keras.
-          mask: `[B]` booleans: False where the set is padded, with whatever values.
-          steps: gradient steps; the learner's inner steps by default.
-          step_size: alpha; the learner's own by default.
-
-        Returns:
-          A Keras model with its own weights. Its batch normalisation predicts with the statistics
-          of the support set, so that one example can be classified alone.
-
-        Raises:
-          ValueError: an argument is out of range, or the labels do not fit the loss.
-        """
-        self.apply.refuse_changes()
-        support = checks.support_set(self.model, self.loss, x, y, sample_weight, mask)
-        steps = self.inner_steps if steps is None else arguments.count("steps", steps, 0)
-        step_size = None if step_size is None else arguments.positive("step_size", step_size)
-        weights = self.adapt_weights(support, steps, step_size=step_size).weights[-1]
-        return adapted_copy(self.apply, self.adapts, weights, support)
-
-    def predict(
-        self,
-        weights: Weights,
-        support: Batch,
-        x: Structure,
-        *,
-        inductive: bool = False,
-        mask: Structure = (),
-    ) -> Structure:
-        """Returns the outputs for `x [T, Q, ...]` of tasks that `weights` are adapted to.
-
-        Args:
-          weights: shared, or stacked `[T, *shape]`.
-          support: the sets that they were adapted to.
-          x: `[T, Q, ...]`.
-          inductive: normalise batches by the support set's statistics, not by those of `x`.
-          mask: `[T, Q]`: False where a query set is padded.
-
-        Returns:
-          `[T, Q, ...]`.
-        """
-        if inductive:
-            checks.check_batch(support)
-        seen = self.apply.statistics(weights, support.x, mask=support.mask) if inductive else None
-        return self.apply(weights, x, statistics=seen, mask=mask)
 
 
 def _but_normalizations(model: keras.Model) -> Callable[[keras.Variable], bool]:

@@ -30,6 +30,7 @@ from maml_tf.engine.functional import functional
 from maml_tf.objectives.base import given
 from maml_tf.objectives.resolve import LossLike
 from maml_tf.sources.supplies import Tasks
+from maml_tf.supervised import checks
 from maml_tf.supervised.learner import MetaLearner
 from maml_tf.supervised.meta_gradient import MetaMetrics
 from maml_tf.supervised.meta_steps import StepMetrics
@@ -68,12 +69,15 @@ class JointClassifier(MetaLearner):
         x: Structure,
         *,
         inductive: bool = False,
+        running_after: int | tf.Tensor | None = None,
         mask: Structure = (),
     ) -> tf.Tensor:
         """The class of each example's nearest support example, as 0 and 1.
 
-        Arguments and result are those of `MetaLearner.predict`.
+        Arguments and result are those of `MetaLearner.predict`; there are no running statistics.
         """
+        if running_after is not None:
+            checks.running_of(self)
         body = [w for w, own in zip(weights, self._in_body, strict=True) if own]
         seen = self._features.run(body, support.x, mask=support.mask)
         known: Any = seen.outputs  # [T, B, features]
@@ -178,7 +182,7 @@ class MultitaskLearner(MetaLearner):
         weights = [tf.convert_to_tensor(v.value) for v in self.regressors]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            losses, own, outputs = self.judge(weights, both)
+            losses, own, outputs, _ = self.judge(weights, both)
             objective = tf.reduce_sum(losses if own is None else losses + own)
             if self.penalty:
                 objective += self.regularizer(weights)

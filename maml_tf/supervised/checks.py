@@ -8,7 +8,7 @@ Shape letters: T tasks, B examples, N ways.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine import model_inputs
 from maml_tf.engine.inner_optimizers import PLAIN
+from maml_tf.engine.running_statistics import RunningStatistics
 from maml_tf.objectives import labels
 from maml_tf.objectives.base import BINARY, Objective
 from maml_tf.supervised import prototypes
@@ -48,6 +49,33 @@ def num_tasks(batch: Batch) -> int | tf.Tensor:
     check_batch(batch)
     x = tf.nest.flatten(batch.x)[0]  # a model may have several inputs
     return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
+
+
+def running_of(learner: Any) -> RunningStatistics:
+    """The running statistics of a learner.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if getattr(learner, "running", None) is None:
+        raise ValueError(
+            "This learner has no running statistics: train one that was made with "
+            "running_statistics=True, or choose other batch_statistics."
+        )
+    return learner.running
+
+
+def check_batch_statistics(learner: Any, chosen: Any, choices: Sequence[str]) -> None:
+    """Refuses what is none of the choices, and running statistics where there are none.
+
+    Raises:
+      ValueError: names the choices, or says how to get some.
+    """
+    if chosen not in choices:
+        words = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise ValueError(f"batch_statistics must be {words}, not {chosen!r}.")
+    if chosen == "running":
+        running_of(learner)
 
 
 def support_set(
@@ -205,6 +233,11 @@ def check_settings(learner: Any) -> None:
         _refuse_branches(learner.optimizer)
     if learner.head_initialization == "prototypes":
         prototypes.check_loss(learner)
+    if learner.running and learner.running.steps != learner.inner_steps:
+        raise ValueError(
+            f"The running statistics are of {learner.running.steps} inner steps, and inner_steps "
+            f"is {learner.inner_steps}; make another learner."
+        )
     if learner.multi_step_loss and not learner.inner_steps:
         raise ValueError("multi_step_loss weighs inner steps, and inner_steps is 0; drop it.")
     if learner.second_order_after and (learner.first_order or not learner.inner_steps):

@@ -108,16 +108,7 @@ class EnsembleEvaluator(MetricEvaluator):
 
     def _adaptation_curves(self, task: Task) -> tf.Tensor:
         """What one member predicts after each step, `[T, S + 1, Q, ...]`."""
-        learner = self.learner
-
-        def observe(weights):
-            outputs = learner.predict(
-                weights, task.support, task.query.x, inductive=self.inductive, mask=task.query.mask
-            )
-            return self._meant(tf.cast(outputs, tf.float32))
-
-        seen = learner.adapt_and_observe(task.support, self.steps, observe, step_size=self._alpha)
-        return _swapped(seen)
+        return _swapped(self._observed(task, lambda y: self._meant(tf.cast(y, tf.float32))))
 
     def _judged(self, drawn: Any, mean: tf.Tensor) -> tf.Tensor:
         """The metric of each task after each step, `[T, S + 1]`."""

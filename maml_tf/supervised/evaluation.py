@@ -6,7 +6,7 @@ Shape letters: T tasks of one draw, S gradient steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,14 +19,14 @@ from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task, check_ways
 from maml_tf.sources.resolve import InGraph, Piece, held_out
 from maml_tf.sources.supplies import Tasks
+from maml_tf.supervised import checks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
+from maml_tf.supervised.prediction import BATCH_STATISTICS
 from maml_tf.system.progress import Bar
 from maml_tf.types import Batch, Estimate, Task
 
 DRAW = 24
 """Tasks drawn at a time. Fixed, so that which tasks are met depends on nothing but the seed."""
-
-BATCH_STATISTICS = ("transductive", "inductive")
 
 
 class MetricEvaluator:
@@ -60,7 +60,8 @@ class MetricEvaluator:
           step_size: alpha; the learner's own by default. It may be assigned between calls.
           batch_statistics: "transductive": batch normalisation sees the whole query set (the
             paper's figures). "inductive": it uses the statistics of the support set, so that each
-            query example is predicted alone.
+            query example is predicted alone. "running": those of the meta-training after as many
+            steps (`MetaLearner(running_statistics=True)`); it too predicts each alone.
           ways: classes of the tasks, N', where the model has more outputs. The inner loop is over
             all outputs, as in training; those beyond the first N' are left out of the prediction,
             so that it is of a class that the task has. By default all count.
@@ -71,23 +72,20 @@ class MetricEvaluator:
         Raises:
           ValueError: an argument is out of range, or `tasks` has not so many tasks.
         """
-        arguments.learner(learner, ("adapt_and_observe", "measure"))
+        arguments.learner(learner, ("adapt_and_predict", "measure"))
         num_tasks, steps = arguments.whole("num_tasks", num_tasks), arguments.whole("steps", steps)
         if num_tasks < 1 or steps < 0:
             raise ValueError(
                 f"Evaluation needs num_tasks >= 1 and steps >= 0, not {num_tasks} and {steps}."
             )
-        if batch_statistics not in BATCH_STATISTICS:
-            raise ValueError(
-                f"batch_statistics must be transductive or inductive, not '{batch_statistics}'."
-            )
+        checks.check_batch_statistics(learner, batch_statistics, BATCH_STATISTICS)
         self.learner, self.tasks = learner, tasks
         self.num_tasks, self.steps = num_tasks, steps
         self._threads = arguments.count("workers", workers, 1)
         self._all = Workers(learner.strategy)
         self._alpha: tf.Variable | None = None
         self.step_size = step_size
-        self.inductive = batch_statistics == "inductive"
+        self.batch_statistics = batch_statistics
         self.ways = None if ways is None else arguments.count("ways", ways, 1)
         met = held_out(tasks, num_tasks, DRAW)
         self._source = met if isinstance(met, InGraph) else None
@@ -189,16 +187,19 @@ class MetricEvaluator:
 
     def _adaptation_curves(self, task: Task) -> tf.Tensor:
         """The metric of each task after each step, `[T, S + 1]`."""
-        learner = self.learner
+        return tf.transpose(self._observed(task, lambda y: self._metric(y, task.query)))
 
-        def measure(weights):
-            outputs = learner.predict(
-                weights, task.support, task.query.x, inductive=self.inductive, mask=task.query.mask
-            )
-            return self._metric(outputs, task.query)
-
-        curves = learner.adapt_and_observe(task.support, self.steps, measure, step_size=self._alpha)
-        return tf.transpose(curves)
+    def _observed(self, task: Task, observe: Callable[[Any], tf.Tensor]) -> tf.Tensor:
+        """`[S + 1, T, ...]` of what is predicted for the query sets after each step."""
+        return self.learner.adapt_and_predict(
+            task.support,
+            self.steps,
+            task.query.x,
+            observe,
+            mask=task.query.mask,
+            step_size=self._alpha,
+            batch_statistics=self.batch_statistics,
+        )
 
     def _metric(self, outputs: Any, query: Batch) -> tf.Tensor:
         """The metric of each task, `[T]`, of the outputs that count."""
@@ -228,9 +229,7 @@ def predictions_while_adapting(
     Returns:
       `[S + 1, T, Q, ...]`, after 0, 1, ... S steps.
     """
-    inductive = batch_statistics == "inductive"
-
-    def observe(weights):
-        return tf.cast(learner.predict(weights, support, x, inductive=inductive), tf.float32)
-
-    return learner.adapt_and_observe(support, steps, observe, step_size=step_size).numpy()
+    how: dict[str, Any] = {"step_size": step_size, "batch_statistics": batch_statistics}
+    return learner.adapt_and_predict(
+        support, steps, x, lambda y: tf.cast(y, tf.float32), **how
+    ).numpy()

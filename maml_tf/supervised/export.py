@@ -13,6 +13,8 @@ each batch normalisation saw on the support set. `transductive=True`, the defaul
 query batch by its own statistics: what the model was meta-trained for and the paper reports.
 `transductive=False` uses those of the support set, so that a prediction depends on its own example
 alone; choose it to predict few examples at a time. Models without batch normalisation ignore it.
+A model exported with `running=True` has the running statistics of the meta-training in the place of
+the support set's, those after as many steps, and `transductive=False` is its default.
 
 The same four are signatures, with the same names of inputs; `predict` takes the dictionary's
 entries as inputs of their own, and predictions are called "predictions". The signatures hold their
@@ -57,6 +59,7 @@ def servable(
     step_size: float | None = None,
     inputs: Specs | None = None,
     target: Specs | None = None,
+    running: bool = False,
 ) -> Servable:
     """Makes what `export` writes of a supervised learner.
 
@@ -70,16 +73,20 @@ def servable(
         such; by default the model's own inputs, which a subclassed model may not know.
       target: shape and dtype of a set's y, `[None, ...]`, or a dictionary of such. By default
         int32 class indices for losses that take such, and for others floats of the outputs' shape.
+      running: predict by the running statistics of the meta-training in place of a support set's.
 
     Raises:
-      ValueError: an argument is out of range, or the model takes sizes known only at run time.
+      ValueError: an argument is out of range, the learner has no running statistics, or the model
+        takes sizes known only at run time.
     """
     check_specs(inputs=inputs, target=target)
     steps = arguments.count("steps", learner.inner_steps if steps is None else steps, 0)
     step_size = default_step_size(learner.inner, step_size)
-    served = ServedLearner(learner, inputs, target)
+    running = arguments.boolean("running", running)
+    served = ServedLearner(learner, inputs, target, running=running)
     signatures = compiled(served, steps, step_size)
-    return Servable(served, signatures, description(learner, served, steps, step_size))
+    about = description(learner, served, steps, step_size, transductive=not running)
+    return Servable(served, signatures, about)
 
 
 def check_specs(**given: Any) -> None:
@@ -124,6 +131,7 @@ def description(
         },
         "weights": [spec.name for spec in weights[: len(served.initial)]],
         "batch_statistics": [spec.name for spec in weights[len(served.initial) :]],
+        **({"running_statistics": True} if served.running else {}),
     }
 
 

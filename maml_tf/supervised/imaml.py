@@ -129,7 +129,7 @@ class ImplicitGradient(MetaGradient):
             inner.stacked(checks.num_tasks(task.support), parameters),
             task.support,
             tf.constant(self._steps),
-            observe=lambda w: tf.cast(learner.task_loss(w, task.support), tf.float32),
+            observe=lambda w, _: tf.cast(learner.task_loss(w, task.support), tf.float32),
         )
         support_losses = tf.unstack(seen, self._steps + 1)[:-1]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -179,6 +179,7 @@ class ImplicitMAML(MetaLearner):
         "multi_step_loss": "differentiates no inner step",
         "second_order_after": "differentiates no inner step",
         "per_step_normalization": "adapts to one loss in all inner steps",
+        "running_statistics": "notes nothing of its inner steps",
         "dropout": "adapts to one loss in all inner steps",
         "inner_optimizer": "takes plain gradient steps",
         "inner_clip": "takes plain gradient steps",
@@ -206,8 +207,8 @@ class ImplicitMAML(MetaLearner):
             squared weights. 2.0 is the paper's for Omniglot.
           cg_steps: steps of conjugate gradients for each meta-gradient, 1 or more; the paper's 5.
           **options: those of `MetaLearner`, but for first-order derivatives, learned step sizes,
-            the multi-step loss, batch normalisations per step, dropout, heads of prototypes, and
-            other inner steps than those of gradient descent.
+            the multi-step loss, batch normalisations per step, running statistics, dropout, heads
+            of prototypes, and other inner steps than those of gradient descent.
 
         Raises:
           ValueError: an argument is out of range or does not go with implicit gradients, or a

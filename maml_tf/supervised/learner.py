@@ -98,6 +98,9 @@ class MetaLearner(AdaptiveModel):
       head_initialization: where each task's head begins: "learned", at its meta-learned weights; or
         "prototypes", at those that the means of its support examples make of a last Dense layer
         (Proto-MAML; see `supervised.prototypes`). Its meta-learned weights are then of no use.
+      running_statistics: keep, for the pass after each number of inner steps, moving averages of
+        what every batch normalisation sees (MAML++), for predictions with
+        `batch_statistics="running"`. They change nothing that is learned.
 
     Raises:
       ValueError: an argument is out of range, no variable adapts, or the strategy in force is of
@@ -141,6 +144,7 @@ class MetaLearner(AdaptiveModel):
         second_order_after: int = 0,
         per_step_normalization: bool = False,
         head_initialization: str = "learned",
+        running_statistics: bool = False,
     ):
         """Sets the learner up; nothing is computed yet. The class says what the arguments are."""
         super().__init__(
@@ -155,6 +159,7 @@ class MetaLearner(AdaptiveModel):
             positive_step_size=positive_step_size,
             per_step_normalization=per_step_normalization,
             head_initialization=head_initialization,
+            running_statistics=running_statistics,
             inner_steps=inner_steps,
             inner_optimizer=inner_optimizer,
             inner_clip=inner_clip,
@@ -285,7 +290,8 @@ class MetaLearner(AdaptiveModel):
         scale = loss_scale(self.optimizer)
         gradient, metrics = self.meta_gradient(task, index, scale)
         # Measured and clipped is the sum.
-        gradient = sum_over_replicas([g / replicas for g in gradient])
+        means = sum_over_replicas([m / replicas for m in [*gradient, *metrics.statistics]])
+        gradient, statistics = means[: len(gradient)], means[len(gradient) :]
         norms, step_size = self._norms(gradient, scale), scheduled_step_size(self.optimizer)
         if self.clip is not None:
             gradient = [clipped(g, self.clip, scale) for g in gradient]
@@ -293,8 +299,10 @@ class MetaLearner(AdaptiveModel):
             gradient = clipped_by_norm(gradient, self.clip_norm, scale)
         before = [tf.convert_to_tensor(v.value) for v in self.variables]
         apply_sum(self.optimizer, gradient, self.variables)
+        if self.running:
+            self.running.update(statistics)
         moved = [v.value - b for v, b in zip(self.variables, before, strict=True)]
-        return StepMetrics(*metrics, norms, self._norms(moved), step_size)
+        return StepMetrics(*metrics[:3], norms, self._norms(moved), step_size)
 
     def meta_steps(self, tasks: Tasks, start: int, count: int) -> StepMetrics:
         """Runs meta-steps `start` ... `start + count - 1` inside one compiled call.

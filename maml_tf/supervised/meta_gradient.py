@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -17,14 +17,15 @@ from maml_tf.engine import pieces
 from maml_tf.engine.adaptation import Adaptation
 from maml_tf.engine.inner_loop import InnerLoop
 from maml_tf.engine.pooling import under_xla
+from maml_tf.engine.run import Statistics
 from maml_tf.engine.second_derivatives import refusing_wrong_pooling
 from maml_tf.supervised import checks
 from maml_tf.supervised.adaptive_model import AdaptiveModel
 from maml_tf.supervised.multi_step import step_weights
 from maml_tf.types import Batch, Structure, Task, Weights
 
-Judged: TypeAlias = "tuple[tf.Tensor, tf.Tensor | None, Structure]"
-"""What `AdaptiveModel.judge` says: losses `[T]`, what the model adds to them, and the outputs."""
+Judged: TypeAlias = "tuple[tf.Tensor, tf.Tensor | None, Structure, Statistics]"
+"""What `AdaptiveModel.judge` says: losses `[T]`, what the model adds, outputs, batch statistics."""
 
 
 class MetaMetrics(NamedTuple):
@@ -33,6 +34,7 @@ class MetaMetrics(NamedTuple):
     support_loss: tf.Tensor  # [S]: before each inner step, on the set that it descends
     query_loss: tf.Tensor  # []: after the last inner step
     query_metric: tf.Tensor  # []: the learner's metric, after the last inner step
+    statistics: Sequence[tf.Tensor] = ()  # [S + 1, C] for each of `RunningStatistics.variables`
 
     def progress(self, metric: str) -> str:
         """A few words for the progress bar, about arrays with a leading axis `[count]`."""
@@ -69,7 +71,7 @@ class MetaGradient:
           jit_compile: compile with XLA.
         """
         self._learner, self._inner, self._pieces = learner, learner.inner, learner.pieces
-        self._steps = learner.inner_steps
+        self._steps, self._running = learner.inner_steps, learner.running
         self._query_weight, self._noisy = query_weight, noisy
         self._multi_step_loss = multi_step_loss
         self._second_order_after = second_order_after
@@ -154,9 +156,12 @@ class MetaGradient:
         """The inner steps on the support sets, as `InnerLoop.differentiable` takes them."""
         steps: Sequence[tf.Tensor | None] = noise[:-1] if len(noise) else [None] * self._steps
         return inner.differentiable(
-            self._noisy_loss if len(noise) else self._learner.task_loss,
+            self._told_loss if self._running or len(noise) else self._learner.task_loss,
             parameters,
-            [task.support if seed is None else (task.support, seed) for seed in steps],
+            [
+                (task.support, seed) if self._running or len(noise) else task.support
+                for seed in steps
+            ],
             checks.num_tasks(task.support),
             task.support,
         )
@@ -166,16 +171,21 @@ class MetaGradient:
         summed = self._query_weight * tf.reduce_sum(losses)
         return summed if penalty is None else summed + tf.reduce_sum(penalty)
 
-    def _seen(self, before: Sequence[tf.Tensor], judged: Judged, task: Task) -> MetaMetrics:
-        """The metrics, summed over tasks, of support losses `[T]` before each step."""
-        losses, penalty, outputs = judged
+    def _seen(self, before: Sequence[Any], judged: Judged, task: Task) -> MetaMetrics:
+        """The metrics, summed over tasks, of what the inner loop's loss gave before each step."""
+        losses, penalty, outputs, seen = judged
+        passes = []
+        if self._running:
+            passes = [notes for _, notes in before] + [self._running.noted(seen)]
+            before = [losses for losses, _ in before]
         query_loss = tf.reduce_sum(losses)
         if penalty is not None:
             query_loss += tf.reduce_sum(penalty)
         sums = [tf.reduce_sum(losses) for losses in before]
         support_loss = tf.stack(sums) if sums else tf.zeros([0])
         metric = tf.reduce_sum(self._learner.measure(outputs, task.query))
-        return MetaMetrics(support_loss, query_loss, metric)
+        statistics = self._running.of_passes(passes) if self._running else ()
+        return MetaMetrics(support_loss, query_loss, metric, statistics)
 
     def _of_earlier_steps(
         self,
@@ -188,7 +198,7 @@ class MetaGradient:
 
         def compute():
             judged = [self._learner.judge(weights, task.query, noise) for weights in path]
-            each = [self._objective(losses, penalty) for losses, penalty, _ in judged]
+            each = [self._objective(losses, penalty) for losses, penalty, *_ in judged]
             return tf.add_n([v * one for v, one in zip(counts, each, strict=False)])
 
         if not path:
@@ -201,9 +211,11 @@ class MetaGradient:
             return None
         return step_weights(index, self._steps, self._multi_step_loss)
 
-    def _noisy_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor]) -> tf.Tensor:
-        losses, penalty, _ = self._learner.judge(weights, *batch)
-        return losses if penalty is None else losses + penalty
+    def _told_loss(self, weights: Weights, batch: tuple[Batch, tf.Tensor | None]) -> Any:
+        """The loss under noise, and where statistics run along, what the pass saw."""
+        losses, penalty, _, seen = self._learner.judge(weights, *batch)
+        losses = losses if penalty is None else losses + penalty
+        return (losses, self._running.noted(seen)) if self._running else losses
 
     def _noise(self, index: tf.Tensor | None, piece: int) -> list[tf.Tensor]:
         """Seeds of the S + 1 passes of a piece of meta-batch `index`; none where noise is off."""

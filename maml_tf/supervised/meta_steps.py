@@ -35,7 +35,7 @@ class StepMetrics(NamedTuple):
         return MetaMetrics(*self[:3]).progress(metric)
 
 
-_OF_TASKS = MetaMetrics._fields
+_OF_TASKS = ("support_loss", "query_loss", "query_metric")
 """What is a mean over tasks. All else is of the whole meta-gradient, and alike on every replica."""
 
 Step = Callable[[TaskSource, tf.Tensor], StepMetrics]

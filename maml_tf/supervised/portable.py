@@ -118,7 +118,8 @@ def _fixed(
     *,
     support_examples: int | None = None,
     query_examples: int | None = None,
-    transductive: bool = True,
+    transductive: bool | None = None,
+    running: bool = False,
     steps: int | None = None,
     step_size: float | None = None,
     inputs: Specs | None = None,
@@ -132,7 +133,9 @@ def _fixed(
       support_examples: B, of all classes together: N * K for N ways and K shots.
       query_examples: Q, how many are predicted at a time; as many as B by default.
       transductive: normalise a query set by its own statistics, as in the paper; False: by those of
-        the support set, so that each prediction depends on its own example alone.
+        the support set, so that each prediction depends on its own example alone. True by default,
+        unless `running`.
+      running: as for a SavedModel.
       steps: gradient steps that `adapt` takes; the learner's inner steps by default.
       step_size: alpha; the learner's own by default, the meta-learned ones if there are any.
       inputs: as for a SavedModel.
@@ -140,8 +143,8 @@ def _fixed(
       copied: whether the functions read copies of the learner's variables.
 
     Raises:
-      ValueError: B is not given, an argument is out of range, or the model takes sizes known only
-        at run time.
+      ValueError: B is not given, an argument is out of range, two contradict each other, the
+        learner has no running statistics, or the model takes sizes known only at run time.
     """
     check_specs(inputs=inputs, target=target)
     if support_examples is None:
@@ -153,10 +156,13 @@ def _fixed(
     if query_examples is None:
         query_examples = support_examples
     query_examples = arguments.count("query_examples", query_examples, 1)
-    transductive = arguments.boolean("transductive", transductive)
+    running = arguments.boolean("running", running)
+    transductive = not running if transductive is None else transductive
+    if arguments.boolean("transductive", transductive) and running:
+        raise ValueError("running statistics normalise no query set by itself; drop transductive.")
     steps = arguments.count("steps", learner.inner_steps if steps is None else steps, 0)
     step_size = default_step_size(learner.inner, step_size)
-    served = ServedLearner(learner, inputs, target, copied=copied)
+    served = ServedLearner(learner, inputs, target, running=running, copied=copied)
     x, y = served.interface.x, served.interface.y
     support_x, support_y = named(x, "support_x", "support_"), named(y, "support_y", "support_y_")
     query_x, x = named(x, "query_x", "query_"), named(x, "x", "")

@@ -12,10 +12,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from maml_tf.engine.run import BatchStatistics
-from maml_tf.engine.served_weights import given_or_learned, served_rows, served_variables
+from maml_tf.engine.run import BatchStatistics, Statistics
+from maml_tf.engine.served_weights import (
+    given_or_learned,
+    served_rows,
+    served_running,
+    served_variables,
+)
 from maml_tf.supervised import serving_arguments as arguments
 from maml_tf.supervised.adaptive_model import AdaptiveModel
+from maml_tf.supervised.checks import running_of
 from maml_tf.supervised.serving_interface import frozen_variables, interface, named, tables
 from maml_tf.types import Batch, Specs, Structure
 
@@ -31,9 +37,10 @@ class ServedLearner(tf.Module):
         inputs: Specs | None = None,
         target: Specs | None = None,
         *,
+        running: bool = False,
         copied: bool = True,
     ):
-        """Copies the learner's weights as they are now, or not; see `MetaLearner.servable`."""
+        """Copies the learner's weights as they are now, or not; see `export.servable`."""
         super().__init__(name="maml")
         self._learner = learner
         learner.apply.refuse_changes()
@@ -45,17 +52,20 @@ class ServedLearner(tf.Module):
             learner.inner, self._weight_names, copied=copied
         )
         self.rows = served_rows(learner.inner, self._weight_names, copied=copied)
+        self.running = served_running(running_of(learner), copied=copied) if running else None
         self.frozen = frozen_variables(learner.model)
         self.tables = tables(learner.model)
 
     def weights_before(self) -> dict[str, tf.Tensor]:
-        """The meta-learned weights; no support set was seen, hence statistics of NaN."""
+        """The meta-learned weights; no support set was seen, hence its statistics are NaN."""
         weights = {name: tf.convert_to_tensor(v) for name, v in self.initial.items()}
+        if self.running:
+            return weights | dict(zip(self._statistic_names, self._running_after(0), strict=True))
         unseen = self.interface.weights[len(weights) :]
         return weights | {s.name: tf.fill(s.shape, tf.cast(math.nan, s.dtype)) for s in unseen}
 
     def weights_after(self, support_x, support_y, steps, step_size) -> dict[str, tf.Tensor]:
-        """Weights after `steps` steps on a support set, and its batch statistics under them."""
+        """Weights after `steps` steps on a support set, and batch statistics to predict with."""
         learner = self._learner
         _check_inputs(support_y, steps, self.interface.ways)
         support = _with_task_axis(
@@ -70,10 +80,18 @@ class ServedLearner(tf.Module):
             step_size=given_or_learned(learner.inner, step_size, self.step_sizes),
             own=learner.inner.of_steps([tf.convert_to_tensor(v) for v in self.rows]),
         )
-        seen = learner.apply.statistics(weights, support.x)
         values = [w[0] if own else w for w, own in zip(weights, learner.adapts, strict=True)]
-        values += [moment[0] for s in seen for moment in (s.mean, s.variance)]
+        if self.running:
+            values += self._running_after(steps)
+        else:
+            values += _flat(learner.apply.statistics(weights, support.x))
         return {s.name: value for s, value in zip(self.interface.weights, values, strict=True)}
+
+    def _running_after(self, steps) -> list[tf.Tensor]:
+        """The running statistics for a pass after so many steps, in the order of their names."""
+        rows = [tf.convert_to_tensor(v) for v in self.running or ()]
+        layers = self.interface.normalizations
+        return _flat(running_of(self._learner).after(steps, layers, rows))
 
     def outputs(self, x, weights, transductive) -> Structure:
         """Predictions `[B, ...]` for `x [B, ...]`, or a dictionary of such by output.
@@ -112,7 +130,11 @@ def compiled(served: ServedLearner, steps: int, step_size: float) -> dict[str, C
     support_x, support_y = named(x, "support_x", "support_"), named(y, "support_y", "support_y_")
     query_x, x = named(x, "query_x", "query_"), named(x, "x", "")
     # Tensors, for only those become defaults of a signature.
-    defaults = tf.constant(steps, tf.int32), tf.constant(step_size, tf.float32), tf.constant(True)
+    transductive = served.running is None
+    defaults = tuple(
+        tf.constant(*one)
+        for one in ((steps, tf.int32), (step_size, tf.float32), (transductive, tf.bool))
+    )
 
     # Autograph would rewrite the engine function by function, at ten times the tracing time.
     @tf.function(autograph=False, input_signature=[])
@@ -157,6 +179,7 @@ def _call_from_python(
     adapt, predict, both = (_checked(function) for function in functions)
     support_x, support_y, query_x, *_ = functions[2].input_signature
     x, weights, switch = functions[1].input_signature
+    by_batch = served.running is None
 
     sets = support_x, support_y, query_x
 
@@ -167,7 +190,7 @@ def _call_from_python(
     queries = arguments.examples(x) + arguments.whole_examples(x)
 
     @arguments.taking(predict, [(query, weights, switch) for query in queries])
-    def predict_any(x, weights, transductive=True):
+    def predict_any(x, weights, transductive=by_batch):
         """Predicts."""
 
     mixes = [(*given, switch) for given in arguments.mixes(*sets)]
@@ -180,7 +203,7 @@ def _call_from_python(
         query_x,
         steps=usual_steps,
         step_size=usual,
-        transductive=True,
+        transductive=by_batch,
         mask=None,
     ):
         """Adapts and predicts."""
@@ -208,6 +231,11 @@ def _named(function: Any) -> Any:
         return outputs if isinstance(outputs, dict) else {"predictions": outputs}
 
     return tf.function(by_name, autograph=False, input_signature=function.input_signature)
+
+
+def _flat(statistics: Statistics) -> list[tf.Tensor]:
+    """Means and variances of one task."""
+    return [moment[0] for s in statistics for moment in (s.mean, s.variance)]
 
 
 def _with_task_axis(structure: Any) -> Any:

@@ -36,6 +36,7 @@ class Interface(NamedTuple):
     structure: Structure  # of the model's outputs
     ways: int | None  # N, where y is known to be class indices
     weights: tuple[tf.TensorSpec, ...]  # trainable weights, then batch statistics; named
+    normalizations: tuple[Any, ...]  # the layers whose statistics these are
 
     def by_name(self, outputs: Structure) -> Structure:
         """The model's outputs: one tensor, or a dictionary."""
@@ -96,6 +97,7 @@ def interface(
         tf.nest.map_structure(lambda y: None, result.outputs),
         shapes[0][-1] if checks_labels else None,
         tuple(_weight_specs(model, weights, result.statistics, x)),
+        tuple(s.layer for s in result.statistics),
     )
 
 
