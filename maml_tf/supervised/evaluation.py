@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from maml_tf import arguments
+from maml_tf.engine.pieces import each, stacked
 from maml_tf.engine.workers import Workers
 from maml_tf.estimates import summarize
 from maml_tf.objectives.labels import check_task, check_ways
@@ -177,13 +178,8 @@ class MetricEvaluator:
     def _measure(self, task: Task) -> tf.Tensor:
         share = self.learner.meta_batch_size // self.learner.pieces
         size = max(n for n in range(1, DRAW + 1) if DRAW % n == 0 and n <= max(share, 1))
-        return tf.concat(
-            [
-                self._curves(tf.nest.map_structure(lambda t, i=i: t[i : i + size], task))
-                for i in range(0, DRAW, size)
-            ],
-            axis=0,
-        )
+        number = DRAW // size
+        return tf.concat(each(self._curves, stacked(task, number), number), axis=0)
 
     def _adaptation_curves(self, task: Task) -> tf.Tensor:
         """The metric of each task after each step, `[T, S + 1]`."""
