@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from maml_tf.cli import runs, start
+from maml_tf.cli import runs
 from maml_tf.experiments.records import SettingValue
 from maml_tf.experiments.settings import make
 from maml_tf.results import files as result_files
@@ -17,7 +17,6 @@ def run(given: Mapping[str, SettingValue], words: list[str]) -> int:
     target = Path(make(given).run.to or Path(places[0]) / "figures")
     for place in places:
         result_files.require(place)
-    start.tensorflow()
     from maml_tf.cli.drawing import draw
 
     draw(places, target)

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from maml_tf.system.files import unwritable
@@ -73,16 +72,6 @@ class Summaries:
         curve = enumerate(estimate.mean)
         named = {f"validation/{metric}_after_step_{step}": float(mean) for step, mean in curve}
         self.scalars(named, iteration)
-
-    def image(self, name: str, image: np.ndarray) -> None:
-        """Writes a picture `[height, width, channels]`, uint8."""
-        with self.at(0):
-            tf.summary.image(name, image[None])
-
-    def table(self, name: str, markdown: str) -> None:
-        """Writes a table in Markdown."""
-        with self.at(0):
-            tf.summary.text(name, markdown)
 
     def text(self, name: str, text: str) -> None:
         """Writes text, such as the resolved flags, as a code block."""

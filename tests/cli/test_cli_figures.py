@@ -1,10 +1,15 @@
 """`maml-tf figures` over the small result files of tests/data."""
 
+import io
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
 from helpers import RESULTS, write_result
+from PIL import Image
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from maml_tf.cli.main import run
 
@@ -66,3 +71,19 @@ def test_a_bad_file_stops_before_anything_is_drawn(logs, capsys):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "old.json is not a result file of this version" in line and "maml-tf evaluate" in line
     assert not list(logs.rglob("figures"))
+
+
+def test_figures_are_drawn_without_tensorflow(logs):
+    command = "import sys; sys.modules['tensorflow'] = None; from maml_tf.cli.main import run; "
+    command += f"sys.exit(run(['figures', {str(logs)!r}]))"
+    subprocess.run([sys.executable, "-c", command], check=True)
+    names = EventMultiplexer({"run": str(logs / "figures")}).Reload().GetAccumulator("run")
+    table = names.Tensors("tables/table_1")[0].tensor_proto.string_val
+    assert table == [(logs / "figures" / "table_1.md").read_bytes()]
+    *size, png = names.Tensors("figures/figure_6")[0].tensor_proto.string_val
+    assert png == (logs / "figures" / "figure_6.png").read_bytes()
+    assert [int(length) for length in size] == list(Image.open(io.BytesIO(png)).size)
+    plugins = [
+        names.SummaryMetadata(tag).plugin_data.plugin_name for tag in names.Tags()["tensors"]
+    ]
+    assert set(plugins) == {"images", "text"}
