@@ -97,19 +97,19 @@ CASES = [
     (nested, ALL),
     slow(subclassed, {}),
     slow(subclassed, ALL),
-    (sequential, {"recompute": True}),
+    slow(sequential, {"recompute": True}),
     slow(nested, {"recompute": True, **ALL}),
     (sequential, {"pieces": 2, "second_order_after": 3}),
-    (sequential, {"jit_compile": True}),
+    slow(sequential, {"jit_compile": True}),
     slow(nested, {"jit_compile": True, **ALL}),
     slow(sequential, {"first_order": True}),
-    (sequential, {"kind": Reptile}),
+    slow(sequential, {"kind": Reptile}),
     slow(sequential, {"dropout": "per_step"}),  # there is none: the same passes, under noise
 ]
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize(("make", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("make", "options"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_a_meta_step_moves_each_row_towards_what_its_pass_saw(float64, make, options, cut):
     learner = learner_of(make, **options)
     task = task_of(learner.model)

@@ -118,3 +118,27 @@ def test_what_products_share_is_computed_outside_their_loop():
     kinds = {operation.type for operation in kept._inner.graph.get_operations()}
     assert "MatMul" in kinds or "BatchMatMulV2" in kinds
     assert not kinds & {"Relu", "Exp", "Log"}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_each_piece_in_a_loop_of_the_graph_is_what_it_is_alone(jit_compile):
+    whole, traced = {"a": normal(0, 6, 3), "b": [normal(1, 6)]}, []
+
+    @tf.function(autograph=False)
+    def compiled(piece):
+        traced.append(1)
+        return {"sum": piece["a"] * piece["b"][0][:, None], "first": piece["a"][0, 0]}
+
+    for number in (1, 2, 3, 6):
+
+        @tf.function(autograph=False, jit_compile=jit_compile)
+        def all_of_them(whole, number=number):
+            return pieces.each(compiled, pieces.stacked(whole, number), number)
+
+        results = all_of_them(whole)
+        parts = pieces.cut(whole, number)
+        assert len(results) == number
+        for result, part in zip(results, parts, strict=True):
+            np.testing.assert_array_equal(result["sum"], part["a"] * part["b"][0][:, None])
+            np.testing.assert_array_equal(result["first"], part["a"][0, 0])
+    assert len(traced) == 4  # once for each size
