@@ -26,6 +26,7 @@ tests/test_imaml.py
 tests/test_per_step_normalization.py
 tests/test_meta_learner.py
 tests/test_prototypes.py
+tests/test_running_statistics.py
 tests/test_pooling.py
 tests/test_ways.py
 tests/test_inner_optimizers.py

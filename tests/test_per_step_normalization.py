@@ -295,10 +295,10 @@ def test_they_are_learned_resumed_saved_and_loaded(options, tmp_path):
         ]
         np.testing.assert_array_equal(*both)
     more = sine_learner(inner_steps=3, **options)
-    with pytest.raises(ValueError, match="other arrays beside .* per_step_normalization and inner"):
+    with pytest.raises(ValueError, match="per_step_normalization, running_statistics and inner"):
         more.load(tmp_path / "it.weights.h5")
     plain = sine_learner(per_step_normalization=False, **options)
-    with pytest.raises(ValueError, match="arrays beside .* and per_step_normalization"):
+    with pytest.raises(ValueError, match="arrays beside .* per_step_normalization and running"):
         plain.load(tmp_path / "it.weights.h5")
     with pytest.raises(ValueError, match="per_step_normalization=True, now False"):
         train(plain, TASKS, iterations=7, logdir=tmp_path / "straight")
