@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -39,7 +39,7 @@ class Result(NamedTuple):
     statistics: Statistics
     penalty: tf.Tensor | None  # [T]: what the model adds to its loss, or None for nothing
     calls: list[tuple[Any, bool, Any]]  # layers and operations, whether by a rule, and `training`
-    entered: list[Any]  # what a watched layer was given, one a call
+    entered: Sequence[Any] = ()  # what a watched layer was given, one a call
 
 
 class Functional:

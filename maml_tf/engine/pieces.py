@@ -54,6 +54,7 @@ def stacked(structure: Piece, number: int) -> Piece:
     """Tensors `[T, ...]` as `[number, T / number, ...]`; T is a multiple."""
 
     def cut_up(tensor: tf.Tensor) -> tf.Tensor:
+        tensor = tf.convert_to_tensor(tensor)
         rest = tensor.shape[1:]
         if not rest.is_fully_defined():
             rest = tf.unstack(tf.shape(tensor)[1:])

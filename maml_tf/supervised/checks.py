@@ -65,6 +65,16 @@ def running_of(learner: Any) -> RunningStatistics:
     return learner.running
 
 
+def check_dropout(dropout: str) -> None:
+    """Refuses what says neither that dropout is off nor when its masks change.
+
+    Raises:
+      ValueError: says what there is.
+    """
+    if dropout not in ("off", "per_step"):
+        raise ValueError(f"dropout must be 'off' or 'per_step', not {dropout!r}.")
+
+
 def check_batch_statistics(learner: Any, chosen: Any, choices: Sequence[str]) -> None:
     """Refuses what is none of the choices, and running statistics where there are none.
 

@@ -168,11 +168,9 @@ class MetaLearner(AdaptiveModel):
             meta_batch_size=meta_batch_size,
             pieces=pieces,
         )
-        if dropout not in ("off", "per_step"):
-            raise ValueError(f"dropout must be 'off' or 'per_step', not {dropout!r}.")
-        self.dropout, self.jit_compile = dropout, jit_compile
-        self.clip, self.clip_norm = clip, clip_norm
-        self.query_weight, self.optimizer = query_weight, optimizer
+        checks.check_dropout(dropout)
+        self.dropout, self.jit_compile, self.clip = dropout, jit_compile, clip
+        self.clip_norm, self.query_weight, self.optimizer = clip_norm, query_weight, optimizer
         self.multi_step_loss, self.second_order_after = multi_step_loss, second_order_after
         self.variables = self._learned_variables()
         if dropout == "off":

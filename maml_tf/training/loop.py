@@ -448,7 +448,7 @@ class _Loop:
         self._cost_is_known = True
 
     def _check_finite(self, metrics: Metrics) -> None:
-        fields = [field for field in metrics._fields if field not in MAY_BE_NAN]
+        fields = [f for f in metrics._fields if f not in MAY_BE_NAN and len(getattr(metrics, f))]
         values = [getattr(metrics, field) for field in fields]
         finite = np.stack([np.isfinite(v).reshape(len(v), -1).all(1) for v in values])
         if not finite.all():
