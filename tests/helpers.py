@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maml_tf import Batch, Task, adapt, stack
+from maml_tf import Batch, Task, adapt, stack, train
 from maml_tf.cli import original
 from maml_tf.cli.main import run
 from maml_tf.experiments.settings import make
@@ -16,6 +16,26 @@ from maml_tf.results import files as result_files
 from maml_tf.types import Trajectories
 
 RESULTS = Path(__file__).parent / "data" / "results"
+
+
+def values(learner):
+    """All numbers of a learner and of its optimizer."""
+    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
+
+
+def resumes_bit_for_bit(make, tasks, place):
+    """Trains six iterations straight, and three and three; returns the learner of the former."""
+
+    def trained(folder, iterations):
+        learner, quiet = make(), {"progress": False, "save_every": 3}
+        train(learner, tasks, iterations=iterations, logdir=place / folder, **quiet)
+        return learner
+
+    straight = trained("straight", 6)
+    trained("resumed", 3)
+    for one, other in zip(values(straight), values(trained("resumed", 6)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    return straight
 
 
 def slow(*values):

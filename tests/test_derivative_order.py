@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import random_task, slow
+from helpers import random_task, slow, values
 from test_meta_learner import T, linear_learner, meta_gradient_by_hand
 
 from maml_tf import MetaLearner, MultitaskLearner, losses, train
@@ -37,10 +37,6 @@ def learner_of(**options):
     options = {"inner_steps": STEPS, "meta_batch_size": 4, **options}
     optimizer = keras.optimizers.Adam(0.01)
     return MetaLearner(model, losses.mean_squared_error, optimizer=optimizer, **options)
-
-
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
 def assert_same(one, other, **tolerance):

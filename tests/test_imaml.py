@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, normal, random_task, randomize, slow, slow_but
+from helpers import (
+    assert_is_the_derivative,
+    normal,
+    random_task,
+    randomize,
+    resumes_bit_for_bit,
+    slow,
+    slow_but,
+    values,
+)
 from keras import layers
 from test_meta_learner import B, T, few_shot, quadratic
 
@@ -260,25 +269,12 @@ def sine_learner(**options):
     return ImplicitMAML(dense_network(1, 1, (6,), seed=1), losses.mean_squared_error, **options)
 
 
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
-
-
 def test_a_run_resumes_bit_for_bit_and_knows_lambda(tmp_path):
-    def go_on(place, iterations, **options):
-        learner = sine_learner(**options)
-        quiet = {"progress": False, "save_every": 3}
-        train(learner, TASKS, iterations=iterations, logdir=tmp_path / place, **quiet)
-        return learner
-
-    straight = go_on("straight", 6)
-    go_on("resumed", 3)
-    for one, other in zip(values(straight), values(go_on("resumed", 6)), strict=True):
-        np.testing.assert_array_equal(one, other)
+    resumes_bit_for_bit(sine_learner, TASKS, tmp_path)
     with pytest.raises(ValueError, match="imaml_lambda=0.5, now 3.0"):
-        go_on("straight", 7, imaml_lambda=3.0)
+        train(sine_learner(imaml_lambda=3.0), TASKS, iterations=7, logdir=tmp_path / "straight")
     with pytest.raises(ValueError, match="cg_steps=5, now 4"):
-        go_on("straight", 7, cg_steps=4)
+        train(sine_learner(cg_steps=4), TASKS, iterations=7, logdir=tmp_path / "straight")
 
 
 def test_xla_takes_the_same_meta_steps():

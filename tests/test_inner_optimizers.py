@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, random_task, randomize, slow
+from helpers import assert_is_the_derivative, random_task, randomize, slow, values
 from keras import layers
 
 from maml_tf import MetaLearner, adapt, evaluate, export, losses, stack, train
@@ -221,10 +221,6 @@ def sine_learner(inner_optimizer="adam", seed=1, **options):
     model = dense_network(1, 1, (6,), seed=seed)
     options = {"inner_steps": 2, "meta_batch_size": 4, **options}
     return MetaLearner(model, losses.mean_squared_error, inner_optimizer=inner_optimizer, **options)
-
-
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
 @pytest.mark.parametrize(

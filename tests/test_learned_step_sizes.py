@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import random_task, slow_but
+from helpers import random_task, slow_but, values
 from test_meta_learner import ALPHA, SIZE, B, T, linear_learner, quadratic
 
 from maml_tf import MetaLearner, adapt, evaluate, losses, stack, train
@@ -112,10 +112,6 @@ def sine_learner(learn_step_size, seed=1, **options):
     model = dense_network(1, 1, (6,), seed=seed)
     options = {"inner_steps": 2, "meta_batch_size": 4, **options}
     return MetaLearner(model, losses.mean_squared_error, learn_step_size=learn_step_size, **options)
-
-
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
 @pytest.mark.parametrize("kind", slow_but({"layer_and_step"}, KINDS))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import assert_is_the_derivative, normal, random_task, randomize, slow
+from helpers import assert_is_the_derivative, normal, random_task, randomize, slow, values
 from keras import layers
 from test_meta_learner import T, linear_learner, meta_gradient_by_hand
 
@@ -134,10 +134,6 @@ def sine_learner(**options):
     model = dense_network(1, 1, (6,), seed=1)
     options = {"inner_steps": 2, "meta_batch_size": 4, "multi_step_loss": 7, **options}
     return MetaLearner(model, losses.mean_squared_error, **options)
-
-
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
 @pytest.mark.parametrize("options", [slow({}), {"dropout": "per_step"}], ids=str)

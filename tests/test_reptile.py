@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import normal, random_task, randomize
+from helpers import normal, random_task, randomize, resumes_bit_for_bit
 from keras import layers
 from test_meta_learner import ALPHA, SIZE, B, T, few_shot, quadratic
 
@@ -182,23 +182,10 @@ def sine_learner(**options):
     return Reptile(dense_network(1, 1, (6,), seed=1), losses.mean_squared_error, **options)
 
 
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
-
-
 def test_a_run_resumes_bit_for_bit_and_is_no_other_methods(tmp_path):
-    def go_on(place, iterations, **options):
-        learner = sine_learner(**options)
-        quiet = {"progress": False, "save_every": 3}
-        train(learner, TASKS, iterations=iterations, logdir=tmp_path / place, **quiet)
-        return learner
-
-    straight = go_on("straight", 6)
-    go_on("resumed", 3)
-    for one, other in zip(values(straight), values(go_on("resumed", 6)), strict=True):
-        np.testing.assert_array_equal(one, other)
+    resumes_bit_for_bit(sine_learner, TASKS, tmp_path)
     with pytest.raises(ValueError, match="inner_steps=3, now 4"):
-        go_on("straight", 7, inner_steps=4)
+        train(sine_learner(inner_steps=4), TASKS, iterations=7, logdir=tmp_path / "straight")
 
 
 def test_it_learns_and_an_export_adapts_as_it_does(tmp_path):

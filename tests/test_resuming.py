@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import values
 
 from maml_tf import Estimate, MetaLearner, evaluate, losses, networks, train
 from maml_tf.tasks import Sinusoid
@@ -37,10 +38,6 @@ def auto_named(activation="relu", units=6, layers=1):
 def make_learner(model=None, **options):
     options = {"meta_batch_size": 4, "learn_step_size": True, **options}
     return MetaLearner(model or auto_named(), losses.mean_squared_error, **options)
-
-
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
 
 
 def assert_equal(ours, theirs):

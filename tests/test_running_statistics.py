@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import error_of, normal, randomize, slow
+from helpers import error_of, normal, randomize, resumes_bit_for_bit, slow
 from keras import layers
 from test_per_step_normalization import nested, sequential, subclassed, task_of
 
@@ -238,23 +238,9 @@ def test_two_replicas_keep_what_one_keeps(two, options):
 # --- files and exports ---
 
 
-def values(learner):
-    return [np.array(np.asarray(v)) for v in [*learner.state, *learner.optimizer.variables]]
-
-
 @pytest.mark.parametrize("options", [{}, slow(ALL)], ids=str)
 def test_they_are_resumed_saved_and_loaded(options, tmp_path):
-    def trained(place, iterations):
-        learner = sine_learner(**options)
-        quiet = {"progress": False, "save_every": 3}
-        train(learner, TASKS, iterations=iterations, logdir=tmp_path / place, **quiet)
-        return learner
-
-    straight = trained("straight", 6)
-    trained("resumed", 3)
-    resumed = trained("resumed", 6)
-    for one, other in zip(values(straight), values(resumed), strict=True):
-        np.testing.assert_array_equal(one, other)
+    straight = resumes_bit_for_bit(lambda: sine_learner(**options), TASKS, tmp_path)
     assert len(straight.state) == len(straight.model.variables) + len(straight.inner.beside) + 2
     straight.save(tmp_path / "it.weights.h5")
     again = sine_learner(seed=2, **options)

@@ -54,7 +54,7 @@ def card(name: str, settings: Settings, results: Iterable[object], began: str = 
         "## Trained",
         _trained(settings, curves, began),
         "## Use",
-        _use(name, kind),
+        _use(name, settings),
         "## Limits",
         " ".join(_LIMITS[kind].format(ways=settings.training.ways).split()),
         "## Licence",
@@ -94,14 +94,15 @@ def _trained(settings: Settings, curves: list[Curve], began: str) -> str:
     return f"{text}.\n\n```sh\nmaml-tf train {' '.join(words)}\n```"
 
 
-def _use(name: str, kind: Kind) -> str:
+def _use(name: str, settings: Settings) -> str:
+    # As many steps as are quoted: the paper's three, or those that step sizes are learned for.
+    steps = max(3, settings.training.inner_steps)
+    adapted = "adapted = learner.adapt(support_x, support_y, steps={})  # a Keras model"
     sentence = {
-        Kind.REGRESSION: "adapted = learner.adapt(support_x, support_y, steps=1)  # a Keras model",
-        Kind.CLASSIFICATION: (
-            "adapted = learner.adapt(support_x, support_y, steps=3)  # a Keras model"
-        ),
+        Kind.REGRESSION: adapted.format(1),
+        Kind.CLASSIFICATION: adapted.format(steps),
         Kind.POLICY: 'maml_tf.export(learner, "export/")  # a SavedModel with act and adapt',
-    }[kind]
+    }[settings.problem.kind]
     return (
         f'```python\nlearner = maml_tf.load("models/{name}")\n{sentence}\n```\n\n'
         f"```sh\nmaml-tf evaluate --init=models/{name} --split=test\n```"

@@ -377,7 +377,7 @@ _ALL = (
     _omniglot(
         "20way_1shot_recipe",
         "1-shot, MAML++",
-        13.0,
+        9.0,
         ways=20,
         steps=5,
         loss_reduction="mean",

@@ -29,7 +29,7 @@ from maml_tf.engine.strategies import refuse_parameter_servers
 from maml_tf.networks import NORMALIZATIONS
 from maml_tf.objectives.base import Objective
 from maml_tf.objectives.resolve import LossLike, loss_of, metric_of
-from maml_tf.saving.weights import Saved
+from maml_tf.saving.weights import Released, Saved
 from maml_tf.supervised import checks, prototypes
 from maml_tf.supervised.learner_settings import Settings
 from maml_tf.supervised.prediction import Predicting
@@ -150,8 +150,7 @@ class AdaptiveModel(Settings, Saved, Predicting):
     @property
     def state(self) -> list[keras.Variable]:
         """All that a checkpoint must hold, the optimizer's own apart; in a fixed order."""
-        running = self.running.variables if self.running else ()
-        return [*self.model.variables, *self.inner.beside, *running]
+        return Released(self).state
 
     # --- the loss of each task ---
 
