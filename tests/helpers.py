@@ -1,5 +1,6 @@
 """What tests share: random numbers, one task at a time, central differences, result files."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from maml_tf import Batch, Task, adapt, stack, train
 from maml_tf.cli import original
@@ -36,6 +39,20 @@ def resumes_bit_for_bit(make, tasks, place):
     for one, other in zip(values(straight), values(trained("resumed", 6)), strict=True):
         np.testing.assert_array_equal(one, other)
     return straight
+
+
+def left_behind(use):
+    """The graphs and registered derivatives that are still there after a second use."""
+
+    def there():
+        gc.collect()
+        graphs = sum(isinstance(one, FuncGraph) for one in gc.get_objects())
+        return np.array([graphs, len(ops.gradient_registry._registry)])
+
+    use()
+    before = there()
+    use()
+    return tuple(there() - before)
 
 
 def slow(*values):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import tensorflow as tf
 
 from maml_tf import arguments
+from maml_tf.engine.custom_gradients import custom_gradient
 from maml_tf.engine.fast_weights import FastWeight
 from maml_tf.engine.inner_optimizers import PLAIN, SGD, InnerOptimizer, State, updated
 from maml_tf.engine.second_derivatives import refusing_dead_ends
@@ -401,7 +402,7 @@ def _recomputed(step, counts):
         number = tf.constant(number) if counts else 0  # a tensor: it is not traced anew
         structure: list[Any] = []
 
-        @tf.custom_gradient
+        @custom_gradient
         def again(*flat):
             given = tf.nest.pack_sequence_as(moving, flat), batch, number
             made = forward(*given)

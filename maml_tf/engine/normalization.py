@@ -19,6 +19,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from maml_tf.engine.custom_gradients import custom_gradient
+
 
 def standardize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
     """Returns `x` with mean 0 and variance about 1 over `axes`: `(x - mean) / sqrt(var + epsilon)`.
@@ -26,14 +28,14 @@ def standardize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
     Differentiable to any order; the first two are the closed forms of this file.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def forward(x):
         def gradient(upstream):
             return backward(upstream, x)
 
         return _plain(x, axes, epsilon)[0], gradient
 
-    @tf.custom_gradient
+    @custom_gradient
     def backward(g, x):
         y, scale = _plain(x, axes, epsilon)
 

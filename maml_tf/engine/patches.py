@@ -20,6 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maml_tf.engine.custom_gradients import custom_gradient
+
 
 class _Tables(NamedTuple):
     """Index tables of one geometry; an index one past the end points at a row of zeros."""
@@ -149,11 +151,11 @@ def _pair(spatial, channels: int, kernel_size, strides, dilation, padding):
     tables = _tables(spatial, tuple(kernel_size), tuple(strides), tuple(dilation), padding)
     readers = len(tables.adjoint) // math.prod(spatial)
 
-    @tf.custom_gradient
+    @custom_gradient
     def take(rows):
         return _gather_rows(rows, tables.forward), give_back
 
-    @tf.custom_gradient
+    @custom_gradient
     def give_back(taps):
         gathered = _gather_rows(taps, tables.adjoint)
         gathered = tf.reshape(gathered, [-1, math.prod(spatial), readers, channels])

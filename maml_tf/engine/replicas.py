@@ -64,12 +64,13 @@ def apply_sum(
 ) -> None:
     """Lets an optimizer move variables by a gradient that has been summed over replicas already.
 
-    In a replica's context, where an optimizer of Keras would sum once more.
+    In a replica's context, where an optimizer of Keras would sum once more; over one replica, too,
+    by a derivative of its own that TensorFlow keeps for ever (see `custom_gradients`).
     """
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
     inner = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
     sums_no_more: Any = contextlib.nullcontext()
-    if replicas > 1 and hasattr(inner, _HOOK):
+    if hasattr(inner, _HOOK):
         hook = Replacement((inner, _HOOK, lambda pairs: pairs))
         sums_no_more = vars(inner).setdefault(_REPLACED, hook).inside()
     elif replicas > 1:

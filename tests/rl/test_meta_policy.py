@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import PointSampler, slow
+from helpers import PointSampler, left_behind, slow
 
 import maml_tf
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
+from maml_tf.rl.meta_promp import MetaProMP
 from maml_tf.rl.meta_trpo import MetaTRPO
 from maml_tf.rl.objectives import surrogate
 from maml_tf.rl.policy import GaussianPolicy
@@ -166,3 +167,14 @@ def test_a_callback_of_learning_rates_is_refused_where_there_is_none(callback):
     options = {"iterations": 1, "callbacks": [callback], "progress": False}
     with pytest.raises(ValueError, match="MetaTRPO has no optimizer with one; leave it out"):
         maml_tf.train(learner, PointSampler(tasks=2), **options)
+
+
+@pytest.mark.parametrize("kind", [MetaProMP, slow(MetaTRPO)])
+def test_a_learner_that_is_let_go_leaves_no_graph_behind(kind):
+    def use():
+        learner = kind(GaussianPolicy(2, 2, (8,)), meta_batch_size=2, step_size=0.1)
+        tasks = PointSampler(tasks=2, episodes=3, horizon=4)
+        maml_tf.train(learner, tasks, iterations=2, progress=False)
+        maml_tf.evaluate(learner, tasks, num_tasks=2, progress=False)
+
+    assert left_behind(use) == (0, 0)
