@@ -1,5 +1,6 @@
 """Set-up that must happen before TensorFlow starts its devices."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -17,29 +18,28 @@ tf.config.set_logical_device_configuration(
 
 
 LONGEST = """
-tests/cli/test_cli.py
+tests/test_workers.py
 tests/test_tutorials.py
-tests/conformance/test_conformance.py
-tests/test_docs.py
-tests/test_resuming.py
-tests/test_imaml.py
-tests/test_per_step_normalization.py
+tests/cli/test_cli.py
 tests/test_meta_learner.py
-tests/test_prototypes.py
-tests/test_running_statistics.py
-tests/test_pooling.py
-tests/test_ways.py
-tests/test_inner_optimizers.py
-tests/test_serving.py
+tests/test_resuming.py
 tests/rl/test_meta_promp.py
-tests/cli/test_paths.py
-tests/test_training.py
+tests/test_docs.py
+tests/rl/test_own_environments.py
+tests/test_sources.py
 tests/rl/test_meta_trpo.py
-tests/test_optimizers.py
+tests/test_training.py
+tests/cli/test_cli_rl.py
+tests/test_prototypes.py
+tests/cli/test_reproduce.py
+tests/test_baselines.py
+tests/conformance/test_conformance.py
+tests/conformance/test_export_conformance.py
+tests/test_imaml.py
+tests/test_callbacks.py
 tests/test_reptile.py
-tests/test_shots.py
-tests/test_litert.py
-tests/test_any_loss.py
+tests/test_goldens.py
+tests/cli/test_paths.py
 """
 """The files that take longest, the longest first."""
 
@@ -50,10 +50,32 @@ def pytest_configure(config):
     assert all((Path(__file__).parents[1] / file).is_file() for file in LONGEST.split())
 
 
+def pytest_collection_finish():
+    """What importing has made stays: the collector need not walk through it over and over."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses
 def pytest_collection_modifyitems(items):
-    """Puts the longest files first, so that no worker is left with one at the end."""
+    """Marks costly cases, and puts the longest files first, so that none is left for the end."""
+    mark_further_cases(items)
     places = {file: place for place, file in enumerate(LONGEST.split())}
     items.sort(key=lambda item: places.get(item.nodeid.split("::")[0], len(places)))
+
+
+def mark_further_cases(items):
+    """All but `@pytest.mark.cases(n)` of a test's fast cases, spread evenly, become slow ones."""
+    tests = {}
+    for item in items:
+        if item.get_closest_marker("cases") and not item.get_closest_marker("slow"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in tests.values():
+        (number,) = cases[0].get_closest_marker("cases").args
+        kept = {place * len(cases) // number for place in range(number)}
+        for place, case in enumerate(cases):
+            if place not in kept:
+                case.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -76,6 +76,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.cases(4)
 def test_the_meta_gradient_is_that_of_plain_keras_on_each_task(float64, name):
     activation, make, y = CASES[name]
     loss = type(make)(**{**make.get_config(), "dtype": "float64"})
@@ -95,6 +96,7 @@ def two_outputs(as_dict):
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
+@pytest.mark.cases(1)
 def test_two_outputs_with_weights_of_examples_and_padding(float64, as_dict):
     sparse = K.SparseCategoricalCrossentropy(from_logits=True)
     learner = MetaLearner(
@@ -181,6 +183,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("metric", ERRORS)
+@pytest.mark.cases(1)
 def test_the_step_size_of_an_error_is_that_of_the_lowest(metric):
     learner = regressor(metric, **ERRORS[metric])
     sizes, options = (0.003, 0.3, 0.03), {"num_tasks": 24, "steps": 2}
@@ -190,6 +193,7 @@ def test_the_step_size_of_an_error_is_that_of_the_lowest(metric):
 
 
 @pytest.mark.parametrize("metric", [slow("mae"), own_error])
+@pytest.mark.slow
 def test_the_best_checkpoint_of_an_error_is_that_of_the_lowest(metric, tmp_path):
     learner = regressor(metric, **ERRORS[metric], optimizer=keras.optimizers.SGD(5.0))
     estimates = []

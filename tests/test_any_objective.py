@@ -93,6 +93,7 @@ def keras_alone(loss, outputs, y, weights=None, mask=None):
 
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.cases(30)
 def test_a_keras_loss_is_what_keras_gives_for_each_task_alone(float64, name, reduction):
     make, outputs, y = CASES[name]
     loss = make(reduction=reduction)
@@ -119,6 +120,7 @@ def outputs_of(values):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.cases(10)
 def test_both_derivatives_of_a_keras_loss_are_right(float64, name):
     make, outputs, y = CASES[name]
     ours = objective(make())
@@ -175,6 +177,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
+@pytest.mark.cases(6)
 def test_a_keras_metric_is_what_keras_gives_for_each_task_alone(name):
     make, outputs, y = METRICS[name]
 

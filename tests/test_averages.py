@@ -95,6 +95,7 @@ def test_validations_see_the_averages_and_do_not_disturb(by_hand, tmp_path):
     assert_close(learned(kept), path[7])  # and what is kept, the weights
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(tmp_path):
     straight, resumed = learner_of(), learner_of()
     trained(straight, 8, tmp_path / "straight")
@@ -104,6 +105,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("directory", [True, False])
+@pytest.mark.cases(1)
 def test_the_best_weights_are_the_averages_that_validated_best(by_hand, directory, tmp_path):
     learner = learner_of()
     trained(learner, 8, tmp_path if directory else None, restore_best=True)

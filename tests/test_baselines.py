@@ -115,6 +115,7 @@ def state(learner):
 
 
 @pytest.mark.parametrize("pull", ["zero", "mean"])
+@pytest.mark.cases(1)
 def test_the_training_loop_resumes_bit_for_bit(tmp_path, pull):
     held_out = Sinusoid(shots=5, split="val")
 

@@ -174,6 +174,7 @@ def test_a_stop_within_an_epoch_validates_and_saves(make, tmp_path):
     assert train(learner, TASKS, iterations=3, logdir=tmp_path, **HOW).iteration == 3
 
 
+@pytest.mark.slow
 def test_a_csv_file_goes_on_with_its_run(make, tmp_path):
     file = tmp_path / "log.csv"
 

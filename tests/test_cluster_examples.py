@@ -64,6 +64,7 @@ def launched(words, **environment):
     return done.returncode, done.stdout
 
 
+@pytest.mark.slow
 def test_some_workers_of_this_machine(programs, tmp_path):
     port, _ = cluster.free_ports(2)
     logs = {"LOGS": str(tmp_path / "said"), "PORT": str(port)}

@@ -49,6 +49,7 @@ def assert_same(one, other, **tolerance):
     [slow({}), {"multi_step_loss": 4}, {"learn_step_size": "layer", "pieces": 2}],
     ids=["plain", "MAML++", "step sizes"],
 )
+@pytest.mark.cases(1)
 def test_steps_are_those_of_a_first_order_learner_and_then_of_a_second_order_one(options):
     annealed = learner_of(second_order_after=BOUNDARY, **options)
     first, second = learner_of(first_order=True, **options), learner_of(**options)
@@ -66,6 +67,7 @@ def test_steps_are_those_of_a_first_order_learner_and_then_of_a_second_order_one
     assert max(apart) > 1e-4
 
 
+@pytest.mark.slow
 def test_one_call_may_go_over_the_boundary_and_xla_says_the_same():
     plain, compiled = (
         learner_of(second_order_after=BOUNDARY, jit_compile=jit) for jit in (False, True)
@@ -75,6 +77,7 @@ def test_one_call_may_go_over_the_boundary_and_xla_says_the_same():
     assert_same(compiled, plain, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_over_the_boundary(tmp_path):
     def run(place, iterations):
         learner = learner_of(second_order_after=BOUNDARY)
@@ -94,6 +97,7 @@ def test_another_boundary_is_another_run(tmp_path):
         train(learner_of(), TASKS, iterations=4, logdir=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_it_may_be_changed_later():
     changed, made = learner_of(), learner_of(second_order_after=BOUNDARY)
     changed.second_order_after = BOUNDARY

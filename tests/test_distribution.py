@@ -80,6 +80,7 @@ def sgd():
         "a schedule",
     ],
 )
+@pytest.mark.cases(2)
 def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
     start, alone, expected = three_meta_steps(None, make_optimizer, **options)
     _, together, metrics = three_meta_steps(two, make_optimizer, **options)

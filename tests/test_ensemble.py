@@ -120,6 +120,7 @@ def regressor(**options):
     return MetaLearner(model, losses.mean_squared_error, meta_batch_size=4, **options)
 
 
+@pytest.mark.slow
 def test_means_are_averaged_and_tuning_tunes_the_ensemble():
     learner = regressor()
     members = members_of(learner)
@@ -189,6 +190,7 @@ def test_the_best_few_are_kept(number, kept, tmp_path):
     assert checkpoints.restore_best() and int(checkpoints.iteration) == 7
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_keeps_the_same(tmp_path):
     trained(tmp_path, SCORES, iterations=4, keep_best=3)
     result, checkpoints = trained(tmp_path, SCORES, keep_best=3)
@@ -214,6 +216,7 @@ def test_a_training_ends_that_gets_no_better(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("cut", [slow(2), 3, slow(4)])
+@pytest.mark.slow
 def test_the_count_survives_a_resume(cut, tmp_path):
     trained(tmp_path, SCORES, iterations=cut, stop_after=3)
     assert trained(tmp_path, SCORES, stop_after=3)[0].iteration == 5

@@ -80,6 +80,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+@pytest.mark.cases(4)
 def test_a_damaged_export_is_refused_where_it_is_loaded(whole, tmp_path, name, damage):
     place = shutil.copytree(whole, tmp_path / "export")
     content = bytearray((place / name).read_bytes())

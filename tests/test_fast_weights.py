@@ -87,6 +87,7 @@ def both_ways(model, steps=3, **options):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
 @pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.cases(6)
 def test_fast_weights_give_the_losses_and_gradients_of_stacked_ones(kept, model, first_order):
     (expected, gradient, _), (got, fast_gradient, path) = both_ways(
         model(), first_order=first_order
@@ -98,6 +99,7 @@ def test_fast_weights_give_the_losses_and_gradients_of_stacked_ones(kept, model,
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
+@pytest.mark.cases(3)
 def test_the_meta_gradient_is_the_derivative(kept, model):
     learner = MetaLearner(
         randomize(model()), losses.mean_squared_error, step_size=0.3, inner_steps=2

@@ -207,6 +207,7 @@ def test_a_hessian_times_a_vector_is_a_central_difference_of_gradients(float64, 
 
 
 @pytest.mark.parametrize("make", [sequential, regularised])
+@pytest.mark.cases(1)
 def test_the_meta_gradient_is_the_derivative_at_the_minimum(float64, make):
     """Of weights that adapt, and of scale and offset, which do not."""
     model = randomize(make())
@@ -237,6 +238,7 @@ def test_the_meta_gradient_is_the_derivative_at_the_minimum(float64, make):
     "name", slow_but({"with a regulariser", "convolutional, batch normalisation"}, MODELS)
 )
 @pytest.mark.parametrize("options", [slow({}), {"pieces": 2}], ids=str)
+@pytest.mark.cases(1)
 def test_tasks_together_are_the_mean_of_each_alone(float64, name, options):
     learner, task = classifier(name, **options)
     one, _ = classifier(name)
@@ -254,6 +256,7 @@ def test_what_is_reported_is_without_the_pull(float64):
     np.testing.assert_allclose(metrics.query_loss, after, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_loss_scale_is_a_factor(float64):
     learner, task = classifier("functional, batch normalisation")
     plain, _ = learner.meta_gradient(task)
@@ -269,6 +272,7 @@ def sine_learner(**options):
     return ImplicitMAML(dense_network(1, 1, (6,), seed=1), losses.mean_squared_error, **options)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_and_knows_lambda(tmp_path):
     resumes_bit_for_bit(sine_learner, TASKS, tmp_path)
     with pytest.raises(ValueError, match="imaml_lambda=0.5, now 3.0"):
@@ -277,6 +281,7 @@ def test_a_run_resumes_bit_for_bit_and_knows_lambda(tmp_path):
         train(sine_learner(cg_steps=4), TASKS, iterations=7, logdir=tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_xla_takes_the_same_meta_steps():
     plain, compiled = (sine_learner(jit_compile=jit) for jit in (False, True))
     for learner in (plain, compiled):
@@ -286,6 +291,7 @@ def test_xla_takes_the_same_meta_steps():
 
 
 @pytest.mark.parametrize("steps", [0, 3, 8])
+@pytest.mark.cases(1)
 def test_evaluation_copy_and_export_are_pulled_towards_theta(tmp_path, steps):
     """All by the same regularised steps as training, and not by those without lambda."""
     learner = sine_learner(imaml_lambda=4.0, step_size=0.05)
@@ -330,6 +336,7 @@ def test_it_learns():
     assert after < before - 0.1
 
 
+@pytest.mark.slow
 def test_lambda_may_be_changed_later():
     changed, made = sine_learner(imaml_lambda=3.0), sine_learner()
     changed.imaml_lambda = 0.5
@@ -357,6 +364,7 @@ def test_lambda_may_be_changed_later():
         ({"inner_steps": 0}, "where inner steps lead, and inner_steps is 0; give some"),
     ],
 )
+@pytest.mark.cases(4)
 def test_what_does_not_go_with_it(options, message):
     with pytest.raises(ValueError, match=message):
         sine_learner(**options)

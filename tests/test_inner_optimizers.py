@@ -106,6 +106,7 @@ def test_momentum_and_adam_by_hand():
 @pytest.mark.parametrize(
     ("clip", "recompute"), [(None, False), (0.4, True), slow(None, True), slow(0.4, False)]
 )
+@pytest.mark.cases(4)
 def test_the_derivative_through_the_steps(float64, optimizer, recompute, clip):
     """By the initial weights, and by the step size of each step."""
     sizes = [tf.constant(RATES, tf.float64), tf.constant([0.03] * S, tf.float64)]
@@ -269,6 +270,7 @@ def test_tasks_together_are_as_one_at_a_time(name):
             np.testing.assert_allclose(a[0], b[t], rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_xla_says_the_same():
     plain, compiled = (sine_learner("adam", jit_compile=jit) for jit in (False, True))
     for learner in (plain, compiled):
@@ -277,6 +279,7 @@ def test_xla_says_the_same():
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit_and_is_part_of_what_a_run_is(tmp_path):
     def run(place, iterations, name="adam", **options):
         learner = sine_learner(name, **{"inner_clip": 0.2, **options})
@@ -298,6 +301,7 @@ def test_it_resumes_bit_for_bit_and_is_part_of_what_a_run_is(tmp_path):
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 @pytest.mark.parametrize("steps", [slow(0), slow(1), 7])
+@pytest.mark.cases(1)
 def test_an_exported_model_adapts_as_the_learner_does(tmp_path, name, steps):
     learner = sine_learner(name, step_size=0.1, inner_clip=0.5)
     export(learner, tmp_path / "it")
@@ -311,6 +315,7 @@ def test_an_exported_model_adapts_as_the_learner_does(tmp_path, name, steps):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_may_be_changed_later():
     changed, made = sine_learner("sgd"), sine_learner(Momentum(0.5))
     changed.inner_optimizer = Momentum(0.5)

@@ -354,6 +354,7 @@ NOISY = {
         pytest.param("recurrent", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.cases(1)
 def test_dropout_per_step_is_one_function_of_the_weights(name):
     """The meta-gradient is the derivative of what was computed, noise and all."""
     model = randomize(sequential([4], *NOISY[name](), layers.Dense(2)))

@@ -227,6 +227,7 @@ def without_weights(model, x):
 
 
 @pytest.mark.parametrize("case", WITH_WEIGHTS, ids=str)
+@pytest.mark.cases(50)
 def test_stacked_weights_give_what_keras_gives_one_task_at_a_time(case):
     model, x = build(case)
     weights = own_weights(model, T)
@@ -235,6 +236,7 @@ def test_stacked_weights_give_what_keras_gives_one_task_at_a_time(case):
 
 
 @pytest.mark.parametrize("case", WITH_WEIGHTS, ids=str)
+@pytest.mark.cases(50)
 def test_shared_weights_give_what_keras_gives_one_task_at_a_time(case):
     model, x = build(case)
     shared = [tf.convert_to_tensor(v.value) for v in model.trainable_variables]

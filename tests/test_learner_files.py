@@ -94,6 +94,7 @@ def test_a_release_is_loaded_by_its_directory(tmp_path):
     assert_equal(values(again), values(learner))
 
 
+@pytest.mark.slow
 def test_another_process_reads_it(trained, tmp_path):
     learner, path = trained
     script = f"""

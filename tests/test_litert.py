@@ -120,6 +120,7 @@ def expected(learner, support_x, support_y, query_x, *, steps=STEPS, step_size=N
 
 
 @pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
+@pytest.mark.cases(1)
 def test_the_file_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()

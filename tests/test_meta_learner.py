@@ -125,6 +125,7 @@ QUICK = [
         for case in itertools.product(NETWORKS, [1, 2])
     ],
 )
+@pytest.mark.cases(4)
 def test_meta_gradient_is_the_derivative_of_the_meta_objective(float64, name, steps):
     model = randomize(NETWORKS[name](), scale=0.7)
     learner = MetaLearner(
@@ -138,6 +139,7 @@ def test_meta_gradient_is_the_derivative_of_the_meta_objective(float64, name, st
 
 
 @pytest.mark.parametrize("name", ["dense", "stride, batch norm"])
+@pytest.mark.cases(1)
 def test_first_order_differs_from_second_order(float64, name):
     model = randomize(NETWORKS[name](), scale=0.7)
     task = random_task(model, examples=4)
@@ -217,6 +219,7 @@ def assert_same(results, expected, **tolerance):
     ],
     ids=str,
 )
+@pytest.mark.cases(2)
 def test_how_the_gradient_is_computed_does_not_change_it(float64, options):
     expected = small_learner(inner_steps=2).meta_gradient(few_shot())
     got = small_learner(inner_steps=2, **options).meta_gradient(few_shot())
@@ -226,6 +229,7 @@ def test_how_the_gradient_is_computed_does_not_change_it(float64, options):
 @pytest.mark.parametrize(
     "options", [{"pieces": 2, "recompute": True}, {"jit_compile": True}], ids=str
 )
+@pytest.mark.cases(1)
 def test_nor_the_gradient_of_a_convolutional_network(float64, options):
     def gradient(**options):
         between = layers.BatchNormalization(), layers.ReLU()

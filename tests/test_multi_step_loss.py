@@ -51,6 +51,7 @@ HOW = [{}, {"first_order": True}, {"recompute": True}, {"pieces": 3}, {"query_we
 
 @pytest.mark.parametrize("options", HOW, ids=str)
 @pytest.mark.parametrize("index", [0, 3, 7, 8])
+@pytest.mark.cases(6)
 def test_the_gradient_is_the_weighted_sum_of_those_after_each_step(float64, index, options):
     learner = linear_learner(inner_steps=STEPS, multi_step_loss=ITERATIONS, **options)
     task = random_task(learner.model, T, 5)
@@ -96,6 +97,7 @@ def task_of(model, loss):
 
 
 @pytest.mark.parametrize("make", [regularized, two_outputs])
+@pytest.mark.cases(1)
 def test_the_gradient_is_the_derivative_of_the_weighted_losses(float64, make):
     model, loss = make()
     options = {"step_size": 0.05, "inner_steps": 2, "meta_batch_size": 2}
@@ -137,6 +139,7 @@ def sine_learner(**options):
 
 
 @pytest.mark.parametrize("options", [slow({}), {"dropout": "per_step"}], ids=str)
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, options):
     def run(place, iterations):
         start = keras.initializers.GlorotUniform(seed=1)
@@ -161,6 +164,7 @@ def test_a_run_resumes_bit_for_bit_in_the_middle_of_the_annealing(tmp_path, opti
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_it_counts_until_its_last_iteration_and_xla_says_the_same():
     plain, annealed, compiled = (
         sine_learner(**options) for options in ({"multi_step_loss": 0}, {}, {"jit_compile": True})
@@ -180,6 +184,7 @@ def test_it_counts_until_its_last_iteration_and_xla_says_the_same():
         np.testing.assert_allclose(three, two, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_may_be_changed_later():
     changed, made = sine_learner(multi_step_loss=0), sine_learner()
     changed.multi_step_loss = 7

@@ -49,6 +49,7 @@ def assert_differ(a, b):
         None,
     ],
 )
+@pytest.mark.slow
 def test_every_way_to_say_adam(what):
     expected = trained(Adam(1e-3))[1]
     assert_close(trained(what)[1], expected)
@@ -69,6 +70,7 @@ def test_what_is_no_optimizer_is_refused(what):
         lambda: SGD(0.05, loss_scale_factor=512.0),
     ],
 )
+@pytest.mark.cases(1)
 def test_a_scaled_loss_gives_the_same_step(make, clip):
     options = {} if clip is None else {"clip": clip}
     expected = trained(SGD(0.05), **options)[1]
@@ -100,6 +102,7 @@ def test_the_metrics_and_the_meta_gradient_are_not_scaled():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.cases(1)
 def test_a_loss_scale_inside_the_compiled_loop(jit_compile):
     scaled = learner_of(LossScale(SGD(0.05)), jit_compile=jit_compile)
     plain = learner_of(SGD(0.05))

@@ -62,6 +62,7 @@ def test_a_scale_is_not_part_of_the_norm():
     "make", [lambda: SGD(0.5), lambda: LossScale(SGD(0.5), initial_scale=1024.0)]
 )
 @pytest.mark.parametrize("share", [0.25, 4.0])
+@pytest.mark.cases(2)
 def test_the_step_is_that_of_the_clipped_gradient(make, share):
     learner = learner_of(make())
     before = learner.model.get_weights()

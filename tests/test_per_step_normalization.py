@@ -114,6 +114,7 @@ def losses_by_hand(learner, parameters, task, steps=STEPS):
 
 
 @pytest.mark.parametrize("make", MODELS)
+@pytest.mark.cases(1)
 def test_each_pass_takes_its_own_and_later_ones_the_last(float64, make):
     learner = learner_of(make)
     task = task_of(learner.model)
@@ -141,6 +142,7 @@ CASES += [slow(nested, options) for options in HOW[1:4]]
 
 
 @pytest.mark.parametrize(("make", "options"), CASES)
+@pytest.mark.cases(1)
 def test_the_meta_gradient_is_the_derivative_of_the_loop_by_hand(float64, make, options):
     learner = learner_of(make, **options)
     task, index = task_of(learner.model), tf.constant(1, tf.int64)
@@ -231,6 +233,7 @@ def test_the_summary_says_so():
 
 @pytest.mark.parametrize("steps", [0, 1, STEPS, STEPS + 2])
 @pytest.mark.parametrize("make", MODELS)
+@pytest.mark.cases(4)
 def test_an_adapted_copy_predicts_as_the_learner(make, steps):
     learner = learner_of(make)
     support, query = task_of(learner.model)
@@ -269,6 +272,7 @@ def sine_learner(seed=1, **options):
 
 
 @pytest.mark.parametrize("options", [slow({}), {"learn_step_size": "layer_and_step"}], ids=str)
+@pytest.mark.slow
 def test_they_are_learned_resumed_saved_and_loaded(options, tmp_path):
     straight = resumes_bit_for_bit(lambda: sine_learner(**options), TASKS, tmp_path)
     (rows,) = straight.inner.rows.values()
@@ -293,6 +297,7 @@ def test_they_are_learned_resumed_saved_and_loaded(options, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [STEPS + 1, slow(7)])
+@pytest.mark.slow
 def test_a_file_for_litert_takes_the_rows_along(steps, tmp_path):
     from test_litert import interpreter_of
 

@@ -83,6 +83,7 @@ def chosen_by_hand(x, u, name, size, stride, padding):
 @pytest.mark.parametrize(
     "geometry", GEOMETRIES, ids=lambda g: "-".join(str(part) for part in g if part is not g[1])
 )
+@pytest.mark.cases(28)
 def test_a_window_gives_its_first_largest_number_and_takes_the_gradient(
     geometry, jit_compile, numbers
 ):
@@ -198,6 +199,7 @@ def squared_error(outputs, y):
 @pytest.mark.parametrize("jit_compile", [True, False])
 @pytest.mark.parametrize("name", POOLINGS)
 @pytest.mark.usefixtures("float64")
+@pytest.mark.cases(6)
 def test_the_meta_gradient_of_each_pooling_is_the_derivative(name, jit_compile):
     model = pooled_network(name)
     learner = MetaLearner(
@@ -212,6 +214,7 @@ def test_the_meta_gradient_of_each_pooling_is_the_derivative(name, jit_compile):
 
 
 @pytest.mark.parametrize("options", [slow({}), {"strides": 1, "padding": "same"}])
+@pytest.mark.slow
 def test_a_volumes_meta_gradient_is_the_same_under_xla(options):
     """TensorFlow has no MaxPooling3D in float64 to take differences of."""
     convolution = layers.Conv3D(2, 2, activation="tanh")
@@ -237,6 +240,7 @@ def image_task(model, tasks=2, examples=3):
 
 
 @pytest.mark.parametrize("blocks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_papers_pooling_network_is_the_same_under_xla(blocks):
     """Behind ReLU many windows hold nothing but zeros; without the mend 0.4 % and more differ."""
     model = conv_network((16, 16, 3), 3, filters=4, max_pool=True)
@@ -256,6 +260,7 @@ def test_the_papers_pooling_network_is_the_same_under_xla(blocks):
             assert float(tf.norm(compiled - plain)) < 1e-3 * scale
 
 
+@pytest.mark.slow
 def test_the_compiled_loop_moves_the_weights_alike():
     moved = []
     for jit_compile in (False, True):
@@ -279,6 +284,7 @@ def test_the_compiled_loop_moves_the_weights_alike():
         np.testing.assert_allclose(compiled, plain, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_trace_without_xla_does_not_serve_within_it():
     model = pooled_network("image")
     learner = MetaLearner(model, squared_error, meta_batch_size=2)

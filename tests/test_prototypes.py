@@ -157,6 +157,7 @@ CASES += [slow(normed, 2, how) for how in ({"recompute": True}, {"jit_compile": 
 
 
 @pytest.mark.parametrize(("make", "steps", "options"), CASES)
+@pytest.mark.cases(3)
 def test_the_meta_gradient_is_the_derivative_of_the_loop_by_hand(float64, make, steps, options):
     learner, task = learner_of(make, inner_steps=steps, **options), task_of()
     objective = loss_by_hand(learner, task, steps)
@@ -170,6 +171,7 @@ def test_the_meta_gradient_is_the_derivative_of_the_loop_by_hand(float64, make, 
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
+@pytest.mark.cases(1)
 def test_first_order_goes_through_the_prototypes_too(float64, steps):
     learner, task = learner_of(inner_steps=steps, first_order=True), task_of()
     objective = loss_by_hand(learner, task, steps, frozen := {})
@@ -183,6 +185,7 @@ def test_first_order_goes_through_the_prototypes_too(float64, steps):
 
 
 @pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.cases(1)
 def test_tasks_together_are_what_each_is_alone(float64, steps):
     learner = learner_of(normed, inner_steps=steps, meta_batch_size=3)
     task = task_of(3)
@@ -233,6 +236,7 @@ def cut(batch, t):
 
 
 @pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.cases(1)
 def test_what_pads_a_set_is_in_no_prototype(float64, steps):
     learner, query = learner_of(normed, inner_steps=steps), task_of().query
     support = padded(1e3)
@@ -398,6 +402,7 @@ def test_a_copy_and_an_export_predict_as_the_learner(make, tmp_path):
         assert np.max(np.abs(own - expected)) > 0.01  # the meta-learned head says something else
 
 
+@pytest.mark.slow
 def test_a_file_for_litert_begins_there_too(tmp_path):
     from test_litert import interpreter_of
 
@@ -465,6 +470,7 @@ def straight(place):
     return place / "logs" / "straight"
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_bit_for_bit(place, straight, capsys):
     for iterations in (1, 2):
         again = line_of(place, OWN, "--run_name=resumed", f"--iterations={iterations}")

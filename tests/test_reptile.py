@@ -46,6 +46,7 @@ def way_by_hand(w, task, t, steps):
 
 @pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("options", [{}, {"pieces": 3}, {"jit_compile": True}], ids=str)
+@pytest.mark.cases(3)
 def test_the_gradient_is_theta_less_what_descent_makes_of_it(float64, steps, options):
     learner = linear(inner_steps=steps, **options)
     task = random_task(learner.model, T, B)
@@ -128,6 +129,7 @@ def trained_by_keras(model, x, y, steps, optimizer):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("inner", ["sgd", "momentum"])
+@pytest.mark.cases(2)
 def test_the_gradient_is_the_mean_way_of_kerass_own_training(float64, name, inner):
     make_model, shape = MODELS[name]
     model = randomize(make_model())
@@ -225,6 +227,7 @@ def test_a_batch_normalisation_that_adapts_does_so_in_a_copy_too():
         ({"adapts": lambda v: "head" in v.path}, "only what its inner steps move; drop adapts"),
     ],
 )
+@pytest.mark.cases(3)
 def test_what_does_not_go_with_it(options, message):
     with pytest.raises(ValueError, match=message):
         sine_learner(**options)

@@ -264,6 +264,7 @@ def test_resuming_is_logged_where_somebody_listens_and_not_said_twice(tmp_path, 
 
 
 @pytest.mark.parametrize("asked, told", [(20, "as many as asked"), (10, "more than the 10 asked")])
+@pytest.mark.cases(1)
 def test_nothing_left_to_train_is_a_warning(tmp_path, caplog, asked, told):
     first, _ = run(tmp_path, 20)
     again, result = run(tmp_path, asked)
@@ -287,6 +288,7 @@ def test_training_in_memory_takes_the_same_steps_and_writes_nothing(tmp_path, mo
     assert_equal(values(alone), values(written))
 
 
+@pytest.mark.slow
 def test_the_history_is_what_was_seen():
     learner = make_learner(inner_steps=2)
     result = train(learner, TASKS, iterations=25, **{**QUIET, "validate_every": 10}, **VALIDATION)
@@ -319,6 +321,7 @@ class Worsening:
 
 @pytest.mark.parametrize("restore", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.cases(1)
 def test_the_best_weights_are_put_back_if_asked_for(tmp_path, recorded, restore):
     validation = Worsening()
     validation.learner = make_learner()
@@ -355,6 +358,7 @@ def poisoned_at(iteration):
     return poisoned
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_without_a_directory():
     with pytest.raises(NonFiniteLoss, match="iteration 13; nothing was saved"):
         run(None, 20, tasks=poisoned_at(13), **VALIDATION)

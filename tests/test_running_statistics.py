@@ -110,6 +110,7 @@ CASES = [
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize(("make", "options"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
+@pytest.mark.cases(2)
 def test_a_meta_step_moves_each_row_towards_what_its_pass_saw(float64, make, options, cut):
     learner = learner_of(make, **options)
     task = task_of(learner.model)
@@ -168,6 +169,7 @@ def by_averages(learner, support, steps, row, x):
 
 @pytest.mark.parametrize("steps", [0, 1, STEPS, STEPS + 2])
 @pytest.mark.parametrize("make", [sequential, nested, slow(subclassed)])
+@pytest.mark.cases(3)
 def test_each_query_is_predicted_alone_by_the_row_of_its_step(float64, make, steps):
     learner = trained_learner(make, per_step_normalization=True)
     support, query = task_of(learner.model)
@@ -218,6 +220,7 @@ def test_an_evaluation_is_the_mean_over_tasks_by_hand():
 
 
 @pytest.mark.parametrize("options", [{}, slow({"recompute": True})], ids=str)
+@pytest.mark.slow
 def test_two_replicas_keep_what_one_keeps(two, options):
     kept = []
     for strategy in (None, two):
@@ -239,6 +242,7 @@ def test_two_replicas_keep_what_one_keeps(two, options):
 
 
 @pytest.mark.parametrize("options", [{}, slow(ALL)], ids=str)
+@pytest.mark.slow
 def test_they_are_resumed_saved_and_loaded(options, tmp_path):
     straight = resumes_bit_for_bit(lambda: sine_learner(**options), TASKS, tmp_path)
     assert len(straight.state) == len(straight.model.variables) + len(straight.inner.beside) + 2

@@ -109,6 +109,7 @@ def trained(logdir, iterations, rate=None, **options):
     return learner, train(learner, TASKS, iterations=iterations, logdir=logdir, **options)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_the_middle_of_its_warm_up_goes_on_bit_for_bit(tmp_path):
     straight, all_of_it = trained(tmp_path / "straight", 20)
     trained(tmp_path / "run", 5)
@@ -128,6 +129,7 @@ def test_another_length_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.cases(1)
 def test_any_schedule_of_keras_moves_the_weights(jit_compile):
     learner = learner_of(PiecewiseConstantDecay([1], [0.1, 0.0]), SGD, jit_compile=jit_compile)
     metrics = learner.meta_steps(TASKS, 0, 4)
@@ -173,6 +175,7 @@ COMMAND = (
 ).split()
 
 
+@pytest.mark.slow
 def test_a_command_line_with_a_schedule_goes_on_and_tells_of_another_length(
     tmp_path, monkeypatch, capsys
 ):

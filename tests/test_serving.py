@@ -180,6 +180,7 @@ CASES = [(name, case) for name in MAKE for case in _cases(name)]
 @pytest.mark.parametrize(
     ("name", "case"), [case if case[0] in FAST else slow(*case) for case in CASES]
 )
+@pytest.mark.cases(9)
 def test_every_route_predicts_as_the_learner_does(exported, name, case):
     made = exported(name)
     expected = _expected(made.learner, made.data, *case)
@@ -296,6 +297,7 @@ def _partly_frozen():
 
 
 @pytest.mark.parametrize("make", [_subclassed, _partly_frozen])
+@pytest.mark.cases(1)
 def test_other_models_and_losses_of_ones_own(make, tmp_path):
     def loss(outputs, y):
         return losses.cross_entropy(outputs, y)

@@ -45,6 +45,7 @@ def alone(task, t):
 
 
 @pytest.mark.parametrize("loss", [losses.cross_entropy, losses.summed_cross_entropy])
+@pytest.mark.cases(1)
 def test_the_meta_gradient_is_the_mean_of_the_tasks_alone(float64, loss):
     """With both derivatives through batch normalisations that see no padding."""
     learner = MetaLearner(classifier(), loss, step_size=0.3, inner_steps=2, meta_batch_size=TASKS)
@@ -94,6 +95,7 @@ def weights_of(learner):
 
 
 @pytest.mark.parametrize("tasks", [classification(), Sinusoid(shots=SHOTS)], ids=["N-way", "sine"])
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tasks, tmp_path):
     def learner():
         if isinstance(tasks, Sinusoid):
@@ -118,6 +120,7 @@ def flags(logs, *more):
     return ["--shots=1..4", f"--logdir={logs}", *few, *more]
 
 
+@pytest.mark.slow
 def test_a_run_of_a_range_is_named_resumed_evaluated_at_any_k_and_released(tmp_path, capsys):
     logs, release = tmp_path / "logs", tmp_path / "release"
     for iterations in (2, 4):
@@ -139,6 +142,7 @@ def test_a_run_of_a_range_is_named_resumed_evaluated_at_any_k_and_released(tmp_p
     assert re.search("4 tasks, test, [47]-shot", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_runs_of_other_ranges_are_other_runs(tmp_path, capsys):
     assert run(["train", *flags(tmp_path, "--iterations=1", "--run_name=x")]) == 0
     line = ["train", *flags(tmp_path, "--iterations=1", "--run_name=x", "--shots=1..3")]

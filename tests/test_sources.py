@@ -99,6 +99,7 @@ def _list(value=0.0):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.cases(8)
 def test_every_meta_step_has_its_own_meta_batch(kind, jit_compile):
     source, one = SOURCES[kind](), learner(jit_compile=jit_compile)
     assert seen(one.meta_steps(source, 0, 3)) == [0, 1, 2]
@@ -413,6 +414,7 @@ HELD_OUT = {
 
 
 @pytest.mark.parametrize("kind", sorted(set(HELD_OUT) - {"function of lists"}))
+@pytest.mark.cases(4)
 def test_an_evaluation_meets_every_held_out_task_once(kind):
     source = HELD_OUT[kind]()
     # By T tasks with one number: 24 of a function's, for it is asked for so many; two otherwise.
@@ -484,6 +486,7 @@ def stream_of_sines():
 
 
 @pytest.mark.parametrize("make", [lambda: sines, stream_of_sines], ids=["function", "generator"])
+@pytest.mark.cases(1)
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, make):
     def run(directory, iterations):
         model = dense_network(1, 1, (6,), seed=1)

@@ -94,6 +94,7 @@ def drawn(learner, seed):
 
 
 @pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
+@pytest.mark.cases(1)
 def test_jax_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()
@@ -146,6 +147,7 @@ def test_jax_computes_what_the_learner_does(name, tmp_path):
     np.testing.assert_allclose(made["predictions"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_products_are_of_full_float32_unless_asked_for():
     model, loss = functional()
     learner = MetaLearner(model, loss, step_size=0.1, meta_batch_size=TASKS)

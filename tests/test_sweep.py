@@ -66,6 +66,7 @@ def swept(tmp_path_factory):
 # --- a grid, in earnest ---
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_leaves_results(swept):
     logdir, done = swept
     assert (done.returncode, done.stderr) == (0, "")

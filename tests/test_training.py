@@ -103,6 +103,7 @@ def test_a_loss_that_is_not_finite_names_the_iteration_and_keeps_the_checkpoint(
 
 
 @pytest.mark.parametrize("best_after, step", [(None, 1), slow(0, 0), (2, 2), slow(9, 2)])
+@pytest.mark.cases(1)
 def test_the_best_checkpoint_is_that_of_the_best_validation(best_after, step, tmp_path):
     options = {"validate_every": 10, "validation_steps": 2, "best_after": best_after}
     learner, result = run(tmp_path, 60, **options)

@@ -114,6 +114,7 @@ def trained(tmp_path_factory):
     return place, line
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_with_fewer_ways(trained, capsys):
     place, line = trained
     directory = place / "logs" / "run"

@@ -155,6 +155,7 @@ def newest(place):
         (1, signal.SIGTERM),
     ],
 )
+@pytest.mark.cases(1)
 def test_a_run_goes_on_after_a_worker_died_or_was_asked_to_stop(
     victim, blow, undisturbed, tmp_path
 ):
@@ -180,6 +181,7 @@ def test_a_run_goes_on_after_a_worker_died_or_was_asked_to_stop(
     alike(tmp_path, undisturbed, 40, tolerance=0)
 
 
+@pytest.mark.slow
 def test_another_number_of_workers_goes_on(undisturbed, tmp_path):
     ended_well(cluster.together(command(tmp_path, 20), 2))
     ended_well(cluster.together(command(tmp_path, 30), 3))
@@ -187,6 +189,7 @@ def test_another_number_of_workers_goes_on(undisturbed, tmp_path):
     alike(tmp_path, undisturbed, 40, tolerance=1e-6)
 
 
+@pytest.mark.slow
 def test_a_worker_that_keeps_no_log_does_not_hold_up_the_chief(tmp_path):
     def words(index):
         return command(tmp_path, 5)(index) + (["--log=False"] if index else [])

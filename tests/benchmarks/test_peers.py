@@ -55,6 +55,7 @@ def _assert_close(actual, expected, tolerance=5e-4):
     [*((peer, "sine") for peer in PEERS), ("graph", "omni5")]
     + [slow(peer, "omni5") for peer in PEERS[:2]],
 )
+@pytest.mark.cases(2)
 def test_peer_reproduces_the_original(peer, golden):
     module = _peer(peer)
     setting, weights, data, loss, gradient = _golden(golden)

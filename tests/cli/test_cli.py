@@ -240,6 +240,7 @@ def first_of_each(paths):
 
 
 @pytest.mark.parametrize("path", list(first_of_each(FLAGFILES)))
+@pytest.mark.cases(6)
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)

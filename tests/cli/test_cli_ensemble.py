@@ -98,6 +98,7 @@ AVERAGED += ["--validation_tasks=24", "--test_steps=1", "--jit_compile=False", "
 AVERAGED += ["--learn_step_size=layer", "--meta_step_size=0.01", "--norm=none"]
 
 
+@pytest.mark.slow
 def test_commands_take_the_averages(tmp_path):
     assert command(["train", *AVERAGED, f"--logdir={tmp_path}"]) == 0
     (directory,) = tmp_path.iterdir()

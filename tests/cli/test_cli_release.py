@@ -126,6 +126,7 @@ def test_a_damaged_file_of_a_release_is_named(trained, tmp_path, capsys, name, d
 
 
 @pytest.mark.parametrize("damage", ["a changed flag", "cut", "empty"])
+@pytest.mark.cases(1)
 def test_a_damaged_flagfile_of_a_run_is_named(trained, tmp_path, capsys, damage):
     broken = shutil.copytree(trained[0], tmp_path / "run")
     flags = (broken / "flags.txt").read_text()

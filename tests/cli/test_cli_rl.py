@@ -157,6 +157,7 @@ def test_a_release_gives_the_same_numbers(release, tmp_path):
     assert again["mean"] == first["mean"] and again["iteration"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_release_and_then_goes_its_own_way(release, tmp_path, capsys):
     start = line("cheetah_direction_pretrained", tmp_path, f"--init={release}", "--run_name=")
     assert run(["train", *start, "--metatrain_iterations=1"]) == 0

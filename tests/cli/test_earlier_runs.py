@@ -57,6 +57,7 @@ def same(path, other):
     assert curve(path)[1:] == curve(other)[1:]
 
 
+@pytest.mark.cases(1)
 def test_an_earlier_run_is_evaluated_by_its_command_line_and_by_its_name(earlier):
     directory, _, common, _, evaluation, name = earlier
     result = directory / "results" / name
@@ -71,6 +72,7 @@ def test_an_earlier_run_is_evaluated_by_its_command_line_and_by_its_name(earlier
     assert run(["figures", str(directory)]) == 0  # both spellings of its flags
 
 
+@pytest.mark.cases(1)
 def test_an_earlier_run_goes_on(earlier, caplog):
     directory, name, common, training, evaluation, file = earlier
     assert run(["train", *common, *training]) == 0

@@ -63,6 +63,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("log_every", [pytest.param(100, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
 def test_a_training_goes_on_where_it_was(trained, tmp_path, capsys, log_every):
     command = [*SETTINGS, f"--logdir={tmp_path}", f"--log_every={log_every}"]
     assert run([*command, "--metatrain_iterations=10"]) == 0
@@ -97,6 +98,7 @@ def test_weights_that_could_not_be_logged_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [pytest.param(3_000, marks=pytest.mark.slow), 20_000])
+@pytest.mark.slow
 def test_an_export_leaves_the_earlier_one(trained, tmp_path, capsys, limit):
     target = tmp_path / "export"
     with no_room_beyond(limit):
@@ -111,6 +113,7 @@ def test_an_export_leaves_the_earlier_one(trained, tmp_path, capsys, limit):
 
 
 @pytest.mark.parametrize("limit", [200, 20_000])
+@pytest.mark.cases(1)
 def test_a_release_leaves_the_earlier_one(trained, tmp_path, capsys, limit):
     target = tmp_path / "release"
     command = ["release", str(trained), f"--to={target}"]

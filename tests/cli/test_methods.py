@@ -43,6 +43,7 @@ def test_it_trains_resumes_evaluates_exports_and_releases(method, tmp_path, caps
 
 
 @pytest.mark.parametrize("method", [slow("reptile"), "imaml"])
+@pytest.mark.slow
 def test_classification_with_batch_normalisation(method, tmp_path):
     """Folders of pictures, the quickest images that there are."""
     Image = pytest.importorskip("PIL.Image")

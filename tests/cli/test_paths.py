@@ -32,6 +32,7 @@ def trained(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_a_home_directory_in_every_path(trained, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     work = tmp_path / "work"
@@ -90,6 +91,7 @@ def test_a_long_name_is_cut_and_still_tells_runs_apart(tmp_path):
 # --- where exports go ---
 
 
+@pytest.mark.slow
 def test_an_export_into_the_present_directory(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["export", str(trained), "--to=."]) == 0
@@ -104,6 +106,7 @@ def test_an_export_to_where_it_could_not_be_loaded_is_refused(trained, tmp_path,
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_export_onto_a_volume_of_its_own(trained, tmp_path):
     place = tmp_path / "volume"
     place.mkdir()
@@ -183,6 +186,7 @@ def test_an_evaluation_that_nobody_hears_is_kept(trained, tmp_path, monkeypatch,
     assert len(list((directory / "results").glob("*.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_terminal_without_the_sign_for_plus_or_minus(trained):
     command = [sys.executable, "-m", "maml_tf", "evaluate", str(trained), *EVALUATION]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
@@ -306,6 +310,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Broken(), None], ids=["a closed pipe", "none"])
+@pytest.mark.cases(1)
 def test_a_training_that_nobody_hears_goes_on(tmp_path, monkeypatch, stream):
     learner = MetaLearner(dense_network(1, 1, (3,)), losses.mean_squared_error)
     monkeypatch.setattr(sys, "stderr", stream)

@@ -114,6 +114,7 @@ assert run(["--help"]) == 0
 """
 
 
+@pytest.mark.slow
 def test_importing_without_a_home_makes_no_folder_called_tilde(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "KERAS_HOME")}
     environment["PYTHONPATH"] = str(Path(maml_tf.__file__).parents[1])

@@ -166,6 +166,7 @@ def test_a_training_that_would_keep_nothing_is_refused_before_it_begins(called, 
     assert "drop --log=False" in capsys.readouterr().err and not called
 
 
+@pytest.mark.slow
 def test_without_flagfiles_it_says_what_is_missing(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bundled, "_PACKAGE", tmp_path / "maml_tf")

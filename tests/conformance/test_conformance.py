@@ -81,6 +81,7 @@ def assert_close(got, expected, atol=1e-9):
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.cases(60)
 def test_a_stack_of_tasks_is_keras_own_call_for_each(name):
     model, spec = built(name)
     x, weights = tf.nest.map_structure(tf.constant, spec.inputs(3)), own_weights(model, T)
@@ -98,6 +99,7 @@ DERIVED = [p for p in EVERY if "sequential" not in str(p)]
 
 
 @pytest.mark.parametrize("name", DERIVED)
+@pytest.mark.cases(22)
 def test_the_meta_gradient_is_the_derivative_and_is_traced_once(name):
     model, spec = built(name)
     # Untrained and deep, with a last image of one pixel: more examples and smaller steps keep the
@@ -159,6 +161,7 @@ def plain_gradient(learner, task):
     "name", ["depthwise, functional", slow("lstm, functional"), "tied weights", "outputs by name"]
 )
 @pytest.mark.parametrize("kind", [Reptile, ImplicitMAML])
+@pytest.mark.cases(2)
 def test_other_meta_gradients_of_a_stack_are_the_mean_of_each_task_s(name, kind):
     model, spec = built(name)
     learner = kind(model, squared_error, meta_batch_size=T, step_size=0.02, inner_steps=2)
@@ -172,6 +175,7 @@ def test_other_meta_gradients_of_a_stack_are_the_mean_of_each_task_s(name, kind)
 
 
 @pytest.mark.parametrize("name", FAST)
+@pytest.mark.cases(40)
 def test_a_model_adapted_by_no_step_is_the_model_itself(name):
     model, spec = built(name)
     learner = make_learner(model)

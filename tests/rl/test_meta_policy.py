@@ -64,6 +64,7 @@ def make(seed=1, hidden=(16,), tasks=8, **options):
 
 
 @pytest.mark.parametrize("inner_steps", [0, 1])
+@pytest.mark.cases(1)
 def test_a_second_meta_optimizer_learns_2d_navigation(inner_steps, tmp_path):
     pytest.importorskip("gymnasium", reason="needs the extra rl")
     sampler = maml_tf.rl.Sampler("navigation_2d", tasks=8, episodes=10, horizon=20)
@@ -101,6 +102,7 @@ SAMPLER = PointSampler(tasks=8, episodes=5, horizon=10)
 
 
 @pytest.mark.parametrize("kind", [slow(True), slow("layer"), "layer_and_step"])
+@pytest.mark.slow
 def test_its_run_resumes_bit_for_bit_with_its_optimizer(kind, tmp_path):
     def run(directory, iterations):
         learner = make(learn_step_size=kind)

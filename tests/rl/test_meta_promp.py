@@ -42,6 +42,7 @@ def values_of(variables):
 @pytest.mark.usefixtures("float64")
 @BOTH
 @pytest.mark.parametrize("inner_steps", [0, 1, 2])
+@pytest.mark.cases(2)
 def test_the_gradient_is_the_objectives_derivative(kind, inner_steps):
     learner = make(kind, (4,), inner_steps=inner_steps, learn_step_size=True, step_size=0.1)
     if kind is MetaProMP:
@@ -91,6 +92,7 @@ def test_plain_policy_gradients_descend_the_surrogate_once():
 
 
 @pytest.mark.parametrize("share", [None, 0.5, 2.0])
+@pytest.mark.cases(1)
 def test_the_norm_of_an_update_is_that_of_the_clipped_gradient(share):
     learner = make(MetaVPG, optimizer=keras.optimizers.SGD(0.1))
     batches = random_batches(learner, 2, tasks=4)
@@ -121,6 +123,7 @@ def test_a_schedule_counts_the_updates_of_an_iteration():
 
 
 @pytest.mark.parametrize("pieces", [None, 4])  # more than a minibatch has tasks
+@pytest.mark.cases(1)
 def test_minibatches_are_updates_by_a_few_tasks_each_in_turn(pieces):
     options = {"optimizer": keras.optimizers.Adam(0.01), "epochs": 2, "minibatches": 2}
     options["pieces"] = pieces
@@ -196,6 +199,7 @@ def test_a_second_meta_batch_compiles_nothing():
 
 @BOTH
 @pytest.mark.parametrize("per", [True, "layer", "layer_and_step"])
+@pytest.mark.cases(2)
 def test_learned_step_sizes_move(kind, per):
     learner = make(kind, learn_step_size=per, optimizer=keras.optimizers.Adam(0.01))
     before = values_of(learner.step_sizes)
@@ -217,6 +221,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_and_penalties(tmp_pa
 
 
 @BOTH
+@pytest.mark.cases(1)
 def test_it_learns_to_adapt(kind):
     pytest.importorskip("gymnasium", reason="needs the extra rl")
     sampler = maml_tf.rl.Sampler("navigation_2d", tasks=8, episodes=10, horizon=20)

@@ -156,6 +156,7 @@ def test_meta_steps_and_evaluations_are_traced_once():
         slow({"first_order": True, "curvature": "hessian"}),
     ],
 )
+@pytest.mark.cases(1)
 def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
     options = {"curvature_share": 0.5, **options}
     learners = [make_learner((4,), pieces=number, **options) for number in (1, 4)]
@@ -169,6 +170,7 @@ def test_a_trust_region_step_is_the_same_in_any_number_of_pieces(options):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_share_of_the_episodes_for_the_curvature_alone():
     learner = make_learner(curvature_share=0.4)
     rollouts = learner.roll_out_and_adapt(SAMPLER, 0, [None])
@@ -197,6 +199,7 @@ def run(directory, iterations, **options):
     return learner, result
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     straight, whole = run(tmp_path / "straight", 4)
     run(tmp_path / "resumed", 3)
@@ -228,6 +231,7 @@ def test_a_policy_is_saved_and_loaded_with_its_step_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [slow("layer"), "layer_and_step"])
+@pytest.mark.slow
 def test_fewer_step_sizes_move_and_are_saved(kind, tmp_path):
     options = {"learn_step_size": kind, "inner_steps": 2}
     learner, again = make_learner(**options), make_learner(seed=2, **options)

@@ -47,6 +47,7 @@ def two(outputs):
 
 
 @pytest.mark.parametrize("make", [subclassed, functional, sequential])
+@pytest.mark.cases(1)
 def test_it_acts_as_it_is_computed_and_learns(make):
     policy = GaussianPolicy(2, 2, network=make(2))
     assert policy.variables[:-1] == policy.model.trainable_variables
@@ -85,6 +86,7 @@ def test_one_compiled_call_serves_all_weights():
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_images_come_in_the_network_s_own_shape_and_exports_take_them_flat(tmp_path):
     network = keras.Sequential(
         [keras.Input((4, 4, 3), dtype="float32"), layers.Rescaling(1 / 255)]
@@ -107,6 +109,7 @@ def test_images_come_in_the_network_s_own_shape_and_exports_take_them_flat(tmp_p
     np.testing.assert_array_equal(network.layers[-1].kernel, weights[-2])
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_and_are_exported(tmp_path):
     normalization, backbone = layers.Normalization(), layers.Dense(4, "relu")
     normalization.adapt(np.array([[0.0, 1.0], [4.0, 3.0], [5.0, 5.0]]))
@@ -159,6 +162,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_a_network_may_compute_in_half_precision():
     made = sequential(2, layers.Dense(4, "relu", dtype="mixed_float16"))
     learner = MetaTRPO(GaussianPolicy(2, 2, network=made), meta_batch_size=4, step_size=0.1)

@@ -73,6 +73,7 @@ print("told:", "tensorflow_probability" in sys.modules)
     ]
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_error_says_what_to_install():
     lines = python(
         """

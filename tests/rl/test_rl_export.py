@@ -182,6 +182,7 @@ def test_the_sidecar_says_what_was_exported(exported, name, step_size):
     }
 
 
+@pytest.mark.slow
 def test_each_step_has_its_own_step_sizes_in_an_export(tmp_path):
     learner = make_learner("layer_and_step", inner_steps=2)
     assert {tuple(alpha.shape) for alpha in learner.step_sizes} == {(2,)}

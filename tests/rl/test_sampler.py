@@ -122,6 +122,7 @@ class Shared:
 
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize("name", ["cheetah_velocity", "ant_goal"])
+@pytest.mark.cases(2)
 def test_threads_with_tasks_of_their_own_do_not_change_a_number(name, stacked):
     taken = []
     fours = [(0, 1), (1, 2), (2, 3), (3, 4)]

@@ -44,6 +44,7 @@ def test_a_policy_acts_and_is_weighed_by_the_same_numbers():
     assert not functional(policy.model).fall_backs(weights[:-1], seen)
 
 
+@pytest.mark.slow
 def test_a_meta_step_adds_the_steps_that_were_taken():
     learner = make()
     batches = learner.roll_out_and_adapt(SAMPLER, 0, [None]).batches

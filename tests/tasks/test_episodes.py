@@ -262,6 +262,7 @@ def test_other_seeds_splits_and_indices_are_other_tasks(seed, split, index):
 
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("rotations", [False, True])
+@pytest.mark.cases(2)
 def test_xla_draws_the_same(rotations, ragged):
     images = pictures(8, 6)
     source = [images[0, :4], *images[1:]] if ragged else images

@@ -21,6 +21,7 @@ RANGES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.cases(3)
 def test_gymnasium_s_own_checks_pass(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

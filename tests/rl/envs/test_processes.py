@@ -199,6 +199,7 @@ while True:
         *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGTERM, signal.SIGKILL)),
     ],
 )
+@pytest.mark.slow
 def test_a_signal_leaves_no_process_behind(number, tmp_path):
     path = [os.getcwd(), os.path.dirname(__file__)]
     script = tmp_path / "program.py"

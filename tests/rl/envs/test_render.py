@@ -47,6 +47,7 @@ def where(picture, colour):
 # --- pictures ---
 
 
+@pytest.mark.cases(1)
 def test_pictures_change_with_the_steps(name):
     env = make(name)
     env.reset(seed=0)
@@ -110,6 +111,7 @@ def test_many_in_one_give_a_picture_each(name):
 # --- Gymnasium ---
 
 
+@pytest.mark.cases(1)
 def test_gymnasium_s_checks_of_pictures_pass(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,6 +133,7 @@ def record(env, folder):
     video.close()
 
 
+@pytest.mark.cases(1)
 def test_a_video_is_handed_every_picture(name, tmp_path, monkeypatch):
     written = []
 

@@ -193,6 +193,7 @@ def test_images_need_a_network_and_squash_a_box():
 
 
 @pytest.mark.parametrize("asynchronous", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_policy_of_images_learns_from_environments_of_a_user_s_own(asynchronous):
     keras.utils.set_random_seed(0)  # of the network; some have no step that gains
     made = Camera
