@@ -10,18 +10,16 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TABLE: dict[str, dict[str, Any]] = ops.gradient_registry._registry
 """TensorFlow's derivatives, by the name of the operation or of the call."""
 
 
-def custom_gradient(function: Function) -> Function:
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `tf.custom_gradient`: a function `(*tensors) -> (values, their derivative)`.
 
     Args:
@@ -44,6 +42,6 @@ def _leave_to(graph: tf.Graph) -> None:
     name = next(reversed(_TABLE))
     entry = _TABLE[name]
     graph._custom_gradients = {**getattr(graph, "_custom_gradients", {}), name: entry["type"]}
-    found = weakref.ref(graph)
+    found: Any = weakref.ref(graph)
     entry["type"] = lambda *of_op: found()._custom_gradients[name](*of_op)
     weakref.finalize(graph, _TABLE.pop, name, None)
