@@ -82,6 +82,7 @@ def trained(learner, iterations, logdir=None, scores=(3.0, 1.0, 2.0, 4.0), **opt
     return spy
 
 
+@pytest.mark.slow
 def test_validations_see_the_averages_and_do_not_disturb(by_hand, tmp_path):
     path, averages = by_hand
     learner = learner_of()

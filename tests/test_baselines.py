@@ -115,7 +115,7 @@ def state(learner):
 
 
 @pytest.mark.parametrize("pull", ["zero", "mean"])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_the_training_loop_resumes_bit_for_bit(tmp_path, pull):
     held_out = Sinusoid(shots=5, split="val")
 
@@ -261,6 +261,7 @@ def test_the_nearest_neighbour_by_a_loop_over_pairs(inductive):
             np.testing.assert_array_equal(predicted[t, q], np.eye(5)[label])
 
 
+@pytest.mark.slow
 def test_it_learns_all_classes_and_then_the_ones_it_never_saw(tmp_path):
     """Classes differ by colour: 8 of training, 6 others; accuracy by chance is 1/8 and 1/3."""
     sizes = {"ways": 3, "shots": 1, "queries": 5, "scale": 1 / 255}

@@ -105,6 +105,7 @@ def test_without_validation_a_logging_window_is_an_epoch(make, monkeypatch):
     assert set(diary.logs) == {"query_loss", "support_loss_before_step_1"}
 
 
+@pytest.mark.slow
 def test_callbacks_change_nothing_that_is_learned(make):
     alone, watched = make(), make()
     train(alone, TASKS, iterations=20, **HOW)
@@ -113,6 +114,7 @@ def test_callbacks_change_nothing_that_is_learned(make):
     assert not hasattr(watched.model, "optimizer")
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_like_a_finished_training(make, tmp_path):
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=0, min_delta=1e6)
     learner = make()
@@ -128,6 +130,7 @@ def test_early_stopping_ends_like_a_finished_training(make, tmp_path):
     assert_equal(weights(again), weights(straight))
 
 
+@pytest.mark.slow
 def test_early_stopping_restores_the_best_weights(make, tmp_path):
     class Worse(keras.callbacks.Callback):
         """Spoils the weights after the second epoch."""

@@ -91,6 +91,7 @@ def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
         np.testing.assert_allclose(a, b, rtol=1e-4 if a.shape[1:] == (4,) else 1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_share_the_tasks_of_a_source_in_python(two):
     _, alone, expected = three_meta_steps(None, sgd)
     for strategy in (None, two):
@@ -115,6 +116,7 @@ def made_in(strategy):
         return MetaLearner(model, losses.mean_squared_error, meta_batch_size=4, **options)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_replicas(two, tmp_path):
     options = {"progress": False, "validation": sines, "validation_tasks": 24}
     straight = made_in(None)

@@ -199,6 +199,7 @@ def test_a_run_that_is_cut_off_keeps_the_same(tmp_path):
     assert fewer.ranked() == [9]
 
 
+@pytest.mark.slow
 def test_a_training_ends_that_gets_no_better(tmp_path, caplog):
     caplog.set_level("INFO", "maml_tf")
     result, checkpoints = trained(tmp_path, SCORES, stop_after=3)

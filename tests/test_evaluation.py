@@ -156,6 +156,7 @@ def test_bad_arguments(options, message):
         MetricEvaluator(make_learner(), TASKS, **options)
 
 
+@pytest.mark.slow
 def test_a_step_size_assigned_between_calls_is_that_of_a_new_evaluator():
     learner = make_learner()
     evaluator = learner.evaluator(TASKS, num_tasks=4, steps=2)

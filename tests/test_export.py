@@ -23,6 +23,7 @@ def _description(place):
     return json.loads((place / SIDECAR).read_text())
 
 
+@pytest.mark.slow
 def test_the_sidecar_says_what_was_exported(tmp_path):
     model = networks.dense_network((4, 4), 3, (5,), norm="batch_norm")
     learner = MetaLearner(model, losses.cross_entropy, step_size=0.1, inner_steps=2)

@@ -325,6 +325,7 @@ def test_evaluation_copy_and_export_are_pulled_towards_theta(tmp_path, steps):
         assert np.abs(free - expected).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_it_learns():
     steps = {"inner_steps": 5, "step_size": 0.02, "cg_steps": 2}
     optimizer = keras.optimizers.Adam(0.01)

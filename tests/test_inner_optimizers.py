@@ -301,7 +301,7 @@ def test_it_resumes_bit_for_bit_and_is_part_of_what_a_run_is(tmp_path):
 
 @pytest.mark.parametrize("name", ["momentum", "adam"])
 @pytest.mark.parametrize("steps", [slow(0), slow(1), 7])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_an_exported_model_adapts_as_the_learner_does(tmp_path, name, steps):
     learner = sine_learner(name, step_size=0.1, inner_clip=0.5)
     export(learner, tmp_path / "it")

@@ -53,6 +53,7 @@ def trained(tmp_path_factory):
     return learner, path
 
 
+@pytest.mark.slow
 def test_weights_and_step_sizes_come_back_and_work(trained):
     learner, path = trained
     assert np.ptp(learner.step_sizes[0]) > 0  # moved from their common beginning

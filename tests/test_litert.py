@@ -208,6 +208,7 @@ def test_impossible_options_are_refused_and_leave_nothing(options, message, tmp_
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_operation_that_cannot_be_converted_is_named(tmp_path):
     def rounded(x):
         return tf.ensure_shape(tf.numpy_function(np.round, [x], tf.float32), x.shape)
@@ -224,6 +225,7 @@ def test_an_operation_that_cannot_be_converted_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sinusoid_10shot", slow("omniglot_5way_1shot")])
+@pytest.mark.slow
 def test_a_release_is_exported_by_the_command_line(name, tmp_path):
     support_examples, query_examples = RELEASES[name]
     path = tmp_path / "it"
@@ -243,6 +245,7 @@ def test_a_release_is_exported_by_the_command_line(name, tmp_path):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_flags_say_the_sizes_and_the_steps(tmp_path, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(litert, "convert", lambda servable: made.append(servable) or (b"TFL3", []))

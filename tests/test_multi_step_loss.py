@@ -97,7 +97,7 @@ def task_of(model, loss):
 
 
 @pytest.mark.parametrize("make", [regularized, two_outputs])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_the_gradient_is_the_derivative_of_the_weighted_losses(float64, make):
     model, loss = make()
     options = {"step_size": 0.05, "inner_steps": 2, "meta_batch_size": 2}

@@ -139,6 +139,7 @@ def test_keras_own_clipping(option):
         np.testing.assert_allclose(move, expected, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_in_the_model_when_training_ends(tmp_path):
     options = {"iterations": 4, "progress": False, "save_every": 100, "validate_every": 100}
 

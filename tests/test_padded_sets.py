@@ -144,6 +144,7 @@ def test_one_task_adapts_as_its_unpadded_set(float64):
     assert any((a != b).any() for a, b in zip(got.get_weights(), plain, strict=True))
 
 
+@pytest.mark.slow
 def test_an_exported_model_adapts_as_to_the_unpadded_set(tmp_path):
     learner, task = learner_of(), draw(0, TASKS)
     export(learner, tmp_path / "model")

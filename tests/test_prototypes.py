@@ -312,6 +312,7 @@ def test_tasks_of_fewer_classes_than_outputs_are_judged_by_their_own():
 # --- losses, and what else a learner may be told ---
 
 
+@pytest.mark.slow
 def test_probabilities_and_one_hot_labels_are_taken_alike(float64):
     """A softmax in the head, with the loss of it, is the same learner; so are one-hot labels."""
     task = task_of()
@@ -380,6 +381,7 @@ def test_the_summary_says_so():
 
 
 @pytest.mark.parametrize("make", [normed, slow(functional)])
+@pytest.mark.slow
 def test_a_copy_and_an_export_predict_as_the_learner(make, tmp_path):
     learner, (support, query) = learner_of(make), task_of()
     maml_tf.export(learner, tmp_path / "it")
@@ -419,6 +421,7 @@ def test_a_file_for_litert_begins_there_too(tmp_path):
     np.testing.assert_allclose(got, learner.predict(weights, support, query.x)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_saved_loaded_and_another_beginning_is_another_training(tmp_path):
     tasks = ConstantTasks(task_of())
     learner = learner_of(normed)
@@ -487,6 +490,7 @@ def test_a_run_is_resumed_bit_for_bit(place, straight, capsys):
     assert message in error_of(["train", *line], capsys)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_and_released(place, straight):
     few = ["--test_tasks=3", "--test_steps=1", "--progress=False", "--split=test"]
     assert run(["evaluate", str(straight), *few, "--test_ways=2"]) == 0

@@ -184,6 +184,7 @@ def sine_learner(**options):
     return Reptile(dense_network(1, 1, (6,), seed=1), losses.mean_squared_error, **options)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit_and_is_no_other_methods(tmp_path):
     resumes_bit_for_bit(sine_learner, TASKS, tmp_path)
     with pytest.raises(ValueError, match="inner_steps=3, now 4"):

@@ -264,7 +264,7 @@ def test_resuming_is_logged_where_somebody_listens_and_not_said_twice(tmp_path, 
 
 
 @pytest.mark.parametrize("asked, told", [(20, "as many as asked"), (10, "more than the 10 asked")])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_nothing_left_to_train_is_a_warning(tmp_path, caplog, asked, told):
     first, _ = run(tmp_path, 20)
     again, result = run(tmp_path, asked)
@@ -381,6 +381,7 @@ def test_a_signal_without_a_directory_keeps_the_weights(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_it_learns_in_memory():
     network = networks.dense_network(1, 1, (40, 40), seed=1)
     learner = MetaLearner(network, losses.mean_squared_error, meta_batch_size=10)

@@ -130,6 +130,7 @@ def test_a_meta_step_moves_each_row_towards_what_its_pass_saw(float64, make, opt
         np.testing.assert_array_equal(layer.moving_mean, before[place][0])  # Keras' own stay
 
 
+@pytest.mark.slow
 def test_they_change_nothing_that_is_learned():
     learned = []
     for on in (False, True):
@@ -282,6 +283,7 @@ def expected_of(learner, support, query, steps):
 
 
 @pytest.mark.parametrize("make", [sequential, slow(nested)])
+@pytest.mark.slow
 def test_a_saved_model_predicts_each_alone(make, tmp_path):
     learner = trained_learner(make, per_step_normalization=True)
     support, query = task_of(learner.model)

@@ -54,6 +54,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_weights_move_and_the_optimizer_remembers(tmp_path):
     before = state(make_learner())
     after = state(run(tmp_path, 5)[0])
@@ -261,6 +262,7 @@ def test_what_tensorboard_shows(tmp_path):
     assert {step for tag, step in events(tmp_path) if tag == "train/query_loss"} == {10, 20}
 
 
+@pytest.mark.slow
 def test_a_point_is_the_mean_of_its_iterations(tmp_path):
     seen = make_learner().meta_steps(TASKS, 0, 20).query_loss.numpy()
     run(tmp_path, 20, log_every=10)

@@ -198,6 +198,7 @@ def test_a_worker_that_keeps_no_log_does_not_hold_up_the_chief(tmp_path):
     assert newest(tmp_path) == 5
 
 
+@pytest.mark.slow
 def test_policies_are_trained_and_evaluated(tmp_path):
     own = ["--problem=navigation_2d", "--meta_batch_size=4", "--shots=2", "--horizon=10"]
     own += ["--distribute=multiworker", f"--logdir={tmp_path}", "--run_name=run"]

@@ -306,6 +306,7 @@ def test_other_weights_and_other_tasks_have_files_of_their_own(tmp_path):
     assert again[f"{name}_seed1.json"]["mean"] != again[f"{name}.json"]["mean"]
 
 
+@pytest.mark.slow
 def test_the_result_files_hold_what_a_reader_needs(tmp_path):
     assert run(sinusoid(tmp_path)) == 0
     (directory,) = tmp_path.iterdir()
@@ -345,6 +346,7 @@ def test_the_result_files_hold_what_a_reader_needs(tmp_path):
     assert run(["figures", str(directory)]) == 0
 
 
+@pytest.mark.slow
 def test_the_random_baseline_is_evaluated_without_training(tmp_path, capsys):
     line = sinusoid(tmp_path, "--method=random", "--num_test_tasks=24", "--test_steps=2")
     assert run(["train", *line]) == 0
@@ -471,6 +473,7 @@ def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_ru
     assert np.any(kernels[0] != kernels[1])
 
 
+@pytest.mark.slow
 def test_an_exported_joint_run_adapts_its_head_by_default(joint_run):
     line, directory = joint_run
     assert run(["export", str(directory), "--test_steps=3"]) == 0

@@ -35,6 +35,7 @@ def tags(directory):
     return {value.tag for event in events for value in event.summary.value}
 
 
+@pytest.mark.slow
 def test_a_log_directory_gives_all_that_its_files_allow(logs, capsys):
     assert run(["figures", str(logs)]) == 0
     pictures = {name + ending for name in FIGURES for ending in (".png", ".pdf")}

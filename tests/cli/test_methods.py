@@ -60,6 +60,7 @@ def test_classification_with_batch_normalisation(method, tmp_path):
     assert run(["evaluate", *line, "--test_tasks=4", "--test_steps=2"]) == 0
 
 
+@pytest.mark.slow
 def test_another_lambda_is_another_run(tmp_path, capsys):
     line = ["--method=imaml", f"--logdir={tmp_path}", "--progress=False", "--jit_compile=False"]
     line += ["--validation_tasks=4", "--run_name=it", "--iterations=1"]

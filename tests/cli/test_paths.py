@@ -232,6 +232,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
 # --- what already lies there ---
 
 
+@pytest.mark.slow
 def test_a_release_goes_into_no_directory_of_another_kind(trained, tmp_path, capsys):
     directory = shutil.copytree(trained, tmp_path / "logs" / "run")
     export = tmp_path / "export"
@@ -275,6 +276,7 @@ def test_a_run_without_its_flags_is_set_aside_all_the_same(trained, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["run", "run.old1"]
 
 
+@pytest.mark.slow
 def test_copies_of_checkpoints_do_not_hide_a_release_to_start_from(trained, tmp_path, capsys):
     assert run(["release", str(trained), f"--to={tmp_path / 'release'}"]) == 0
     (tmp_path / "new" / "checkpoints").mkdir(parents=True)

@@ -181,6 +181,7 @@ def compare(names, folder, monkeypatch):
     assert compared == len(results)
 
 
+@pytest.mark.slow
 def test_exports_adapt_as_the_learner_does(tmp_path, monkeypatch):
     compare(FAST, tmp_path, monkeypatch)
 

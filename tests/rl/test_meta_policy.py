@@ -122,6 +122,7 @@ def test_its_run_resumes_bit_for_bit_with_its_optimizer(kind, tmp_path):
     assert int(resumed.counters["environment_steps"].value) == 8 * 5 * 10 * 2 * 4
 
 
+@pytest.mark.slow
 def test_it_is_tuned_saved_and_exported_as_any_learner(tmp_path):
     learner, again = make(), make(seed=2)
     tuning = maml_tf.tune_step_size(

@@ -112,6 +112,7 @@ def _parts(gradient):
     return gradient, [*gradient[:2], gradient[4]], gradient[2:4]
 
 
+@pytest.mark.slow
 def test_a_schedule_counts_the_updates_of_an_iteration():
     rate = keras.optimizers.schedules.PiecewiseConstantDecay([3], [1e-4, 0.0])
     learner = make(optimizer=keras.optimizers.SGD(rate), epochs=2, minibatches=2)
@@ -123,7 +124,7 @@ def test_a_schedule_counts_the_updates_of_an_iteration():
 
 
 @pytest.mark.parametrize("pieces", [None, 4])  # more than a minibatch has tasks
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_minibatches_are_updates_by_a_few_tasks_each_in_turn(pieces):
     options = {"optimizer": keras.optimizers.Adam(0.01), "epochs": 2, "minibatches": 2}
     options["pieces"] = pieces
@@ -208,6 +209,7 @@ def test_learned_step_sizes_move(kind, per):
         assert np.any(one != other)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights_and_penalties(tmp_path):
     def run(directory, *iterations):
         for count in iterations:

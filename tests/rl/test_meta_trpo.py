@@ -179,6 +179,7 @@ def test_a_share_of_the_episodes_for_the_curvature_alone():
     assert metrics.kl[0] <= 0.01 and metrics.backtracks[0] >= 0
 
 
+@pytest.mark.slow
 def test_only_chosen_weights_adapt_and_all_are_meta_learned():
     learner = make_learner(adapts=lambda v: "bias" in v.path, learn_step_size=True)
     assert [len(v.shape) for v in learner.step_sizes] == [1, 1]
@@ -250,6 +251,7 @@ def test_fewer_step_sizes_move_and_are_saved(kind, tmp_path):
         make_learner(learn_step_size="layer_and_step", inner_steps=0)
 
 
+@pytest.mark.slow
 def test_the_run_of_another_trpo_or_of_other_actions_is_refused(tmp_path):
     run(tmp_path, 2)
     other = make_learner(max_kl=0.02, discount=0.9)
@@ -268,6 +270,7 @@ class Poisoned(PointSampler):
         return taken if index == 0 else taken._replace(rewards=np.nan * taken.rewards)
 
 
+@pytest.mark.slow
 def test_returns_that_are_not_finite_name_the_iteration_and_the_remedy(tmp_path):
     told = "iteration 1; the checkpoint of iteration 1 is intact. Lower the inner step size, or max"
     with pytest.raises(NonFiniteLoss, match=told):

@@ -121,6 +121,7 @@ def test_its_export_adapts_and_acts_on_tensorflow_alone(learned, name):
         assert np.mean(results[f"{name} mode"] == mode) > 0.98
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_any_of_them(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     line = ["--problem=gymnasium", "--environment=own_environments:own/Switches-v0"]

@@ -84,7 +84,7 @@ OTHERS = [
         *(slow(options, method) for options in OTHERS[1:] for method in trust_region.CURVATURES),
     ],
 )
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_products_that_share_their_work_equal_those_that_do_not(options, method):
     learner = make_learner((4,), **options)
     batches = random_batches(learner, learner.inner_steps + 1, tasks=4)

@@ -12,6 +12,7 @@ from maml_tf.cli.main import run
 from maml_tf.saving import litert
 
 
+@pytest.mark.slow
 def test_a_policy_acts_as_the_learner_does(tmp_path):
     module = pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
     learner, path = make_learner(), tmp_path / "it"

@@ -98,6 +98,7 @@ def network(*layers):
     return keras.Sequential([keras.Input((2,)), *layers])
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_may_begin_with_it():
     policy = GaussianPolicy(2, 2, network=network(Standardize(), keras.layers.Dense(2)))
     learner = MetaTRPO(policy, meta_batch_size=4, step_size=0.5)

@@ -133,7 +133,7 @@ def record(env, folder):
     video.close()
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_video_is_handed_every_picture(name, tmp_path, monkeypatch):
     written = []
 
