@@ -80,6 +80,7 @@ def test_a_killed_sweep_goes_on_and_leaves_results(swept):
     assert all("loss" in line and "after 1, 5 steps, K = 5" in line for line in lines[:2])
 
 
+@pytest.mark.slow
 def test_its_numbers_are_those_of_the_result_files(swept):
     logdir, _ = swept
     with open(logdir / "sweep" / "results.csv", encoding="utf-8") as file:
@@ -95,6 +96,7 @@ def test_its_numbers_are_those_of_the_result_files(swept):
     assert float(row["ci95"]) == pytest.approx(12.706 * abs(one - other) / 2, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(swept):
     logdir, done = swept
     before = _logs(logdir)
@@ -118,6 +120,7 @@ def _stand_in(tmp_path, monkeypatch, script):
         ("kill -9 $$", "ended by signal 9"),
     ],
 )
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded(swept, tmp_path, monkeypatch, capsys, death, said):
     logdir = tmp_path / "logs"
     shutil.copytree(swept[0], logdir, ignore=shutil.ignore_patterns("sweep"))

@@ -139,6 +139,7 @@ def test_a_run_is_evaluated_with_fewer_ways(trained, capsys):
     assert run(["evaluate", f"--init={release}", *few, *where, "--ways=2"]) == 0
 
 
+@pytest.mark.slow
 def test_more_ways_than_outputs_are_one_line_before_any_work(trained, capsys):
     place, line = trained
     told = "--test_ways=4 is more than the 3 outputs that --ways gives the network; give at most 3"
@@ -147,6 +148,7 @@ def test_more_ways_than_outputs_are_one_line_before_any_work(trained, capsys):
     assert "--test_ways is for --problem=omniglot" in error_of(["train", "--test_ways=2"], capsys)
 
 
+@pytest.mark.slow
 def test_a_training_validates_with_its_own_ways(trained):
     """`--test_ways` is of evaluations: best weights are those of the tasks that were trained."""
     from maml_tf.experiments.build import make_tasks, make_validation
