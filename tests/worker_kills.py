@@ -119,11 +119,12 @@ def run(problem: str, kills: int, seed: int, workers: list[int]) -> None:
         largest = compare(disturbed, alone, iterations)
     if workers == [2] and largest:
         raise SystemExit(f"{problem}: {iterations} iterations differ by {largest:.1e}.")
-    print(
-        f"{problem}: {kills} kills, {iterations} iterations, equal to {largest:.1e}. Of "
-        f"{len(took)} survivors that had met the other, the median ended after "
-        f"{statistics.median(took):.1f} s, the last after {max(took):.1f} s."
-    )
+    print(f"{problem}: {kills} kills, {iterations} iterations, equal to {largest:.1e}.")
+    if took:
+        print(
+            f"Of {len(took)} survivors that had met the other, the median ended after "
+            f"{statistics.median(took):.1f} s, the last after {max(took):.1f} s."
+        )
 
 
 def compare(directory: Path, other: Path, iteration: int) -> float:
