@@ -5,7 +5,10 @@ import logging
 import os
 from pathlib import Path
 
+from maml_tf.cli import start
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+start.use_onednn()  # as commands do, whose numbers are compared with those of the tests' process
 
 import keras
 import pytest
