@@ -24,7 +24,7 @@ def use_onednn() -> None:
     """Lets TensorFlow take oneDNN's kernels on any x86, unless the user's environment says.
 
     TensorFlow itself takes them with AVX-512 alone. Convolutional meta-steps take half to three
-    quarters of the time with them on AVX2, and others no longer (docs/performance.md).
+    quarters of the time with them on AVX2, and others about as long (docs/performance.md).
     """
     if platform.machine().lower() in ("x86_64", "amd64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

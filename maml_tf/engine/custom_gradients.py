@@ -31,15 +31,15 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*tensors):
         values = differentiable(*tensors)
         if not tf.executing_eagerly():
-            _leave_to(tf.compat.v1.get_default_graph())
+            _leave_to_graph(tf.nest.flatten(values)[0])
         return values
 
     return call
 
 
-def _leave_to(graph: tf.Graph) -> None:
-    """The graph holds the newest of all registered derivatives; the table finds it there."""
-    name = next(reversed(_TABLE))
+def _leave_to_graph(value: tf.Tensor) -> None:
+    """The graph of a call's value holds the call's derivative; the table finds it there."""
+    graph, name = value.graph, value.op.get_attr("_gradient_op_type").decode()
     entry = _TABLE[name]
     graph._custom_gradients = {**getattr(graph, "_custom_gradients", {}), name: entry["type"]}
     found: Any = weakref.ref(graph)
