@@ -135,7 +135,7 @@ def meta_objective(learner, task):
     """`weights -> mean query loss after the inner steps`, in plain calls of `adapt`."""
     num_tasks = tf.nest.flatten(task)[0].shape[0]
 
-    @tf.function
+    @tf.function(autograph=False)
     def objective(weights):
         adapted = adapt(
             learner.task_loss,

@@ -151,7 +151,7 @@ def test_a_weight_that_the_loss_does_not_read_stays():
 
 
 def test_stack_takes_a_number_of_tasks_known_only_when_it_runs():
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([], tf.int32)])
     def copies(num_tasks):
         return stack([tf.constant([1.0, 2.0])], num_tasks, None)[0]
 
@@ -185,7 +185,7 @@ def test_adapting_for_a_number_of_steps_known_only_when_it_runs(steps):
     weights = stack([tf.constant(THETA)], T, None)
     traces = []
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(steps):
         traces.append(steps)
 

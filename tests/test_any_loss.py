@@ -96,7 +96,7 @@ def two_outputs(as_dict):
 
 
 @pytest.mark.parametrize("as_dict", [True, False])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_two_outputs_with_weights_of_examples_and_padding(float64, as_dict):
     sparse = K.SparseCategoricalCrossentropy(from_logits=True)
     learner = MetaLearner(
@@ -183,7 +183,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("metric", ERRORS)
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_the_step_size_of_an_error_is_that_of_the_lowest(metric):
     learner = regressor(metric, **ERRORS[metric])
     sizes, options = (0.003, 0.3, 0.03), {"num_tasks": 24, "steps": 2}
@@ -247,6 +247,7 @@ def test_random_task_is_what_a_loss_by_name_takes():
     )
 
 
+@pytest.mark.slow
 def test_an_export_of_a_keras_loss_takes_class_indices_of_any_type_of_numpy(tmp_path):
     learner = MetaLearner(small(), K.SparseCategoricalCrossentropy(from_logits=True), step_size=0.5)
     export(learner, tmp_path / "it")

@@ -120,13 +120,13 @@ def outputs_of(values):
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.cases(10)
+@pytest.mark.cases(5)
 def test_both_derivatives_of_a_keras_loss_are_right(float64, name):
     make, outputs, y = CASES[name]
     ours = objective(make())
     y = tf.constant(y)
 
-    @tf.function
+    @tf.function(autograph=False)
     def slopes(x, along):
         with tf.GradientTape() as outer:
             outer.watch(x)
@@ -177,7 +177,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("name", METRICS)
-@pytest.mark.cases(6)
+@pytest.mark.cases(3)
 def test_a_keras_metric_is_what_keras_gives_for_each_task_alone(name):
     make, outputs, y = METRICS[name]
 
@@ -191,7 +191,7 @@ def test_a_keras_metric_is_what_keras_gives_for_each_task_alone(name):
         return values
 
     ours = objective(make(), role="metric")
-    compute = tf.function(lambda *a: ours(*a))
+    compute = tf.function(lambda *a: ours(*a), autograph=False)
     x, close = outputs_of(outputs), {"rtol": 1e-4, "atol": 1e-5}
     np.testing.assert_allclose(compute(x, tf.constant(y)), alone(), **close)
     np.testing.assert_allclose(compute(x, tf.constant(y)), alone(), **close)  # holds no state
@@ -257,7 +257,7 @@ class Total(M.Metric):
 @pytest.mark.parametrize("late", [False, True])
 def test_a_metric_of_ones_own(late):
     ours = objective(Total(late), role="metric")
-    for compute in (tf.function(lambda *a: ours(*a)), ours):
+    for compute in (tf.function(lambda *a: ours(*a), autograph=False), ours):
         got = compute(outputs_of(LOGITS), outputs_of(REAL))
         np.testing.assert_allclose(got, np.abs(LOGITS - REAL).sum((1, 2)), rtol=1e-5)
     assert ours.lower_is_better is None

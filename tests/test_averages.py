@@ -131,6 +131,7 @@ def test_inside_averaged_there_are_averages_and_outside_the_weights(by_hand):
         assert_same(learned(plain), fresh)
 
 
+@pytest.mark.slow
 def test_of_a_loss_scale_and_of_regressors():
     scaled = learner_of()
     scaled.optimizer = LossScaleOptimizer(Adam(0.01, use_ema=True, ema_momentum=MOMENTUM))

@@ -48,6 +48,7 @@ def regressor_alone(learner, t, steps):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.cases(1)
 def test_the_regressors_train_as_if_each_were_alone_and_the_model_is_their_average(penalty):
     learner = multitask(penalty=penalty)
     alone = [regressor_alone(learner, t, STEPS) for t in range(T)]
@@ -240,6 +241,7 @@ def joint_classifier(classes, **options):
 
 
 @pytest.mark.parametrize("inductive", [False, True])
+@pytest.mark.cases(1)
 def test_the_nearest_neighbour_by_a_loop_over_pairs(inductive):
     learner = joint_classifier(5)
     support, query = Episodes(coloured(7, 0), 5, shots=3, queries=4, scale=1 / 255)(0, 3)

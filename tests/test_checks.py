@@ -40,7 +40,7 @@ def adapted(loss, y, outputs=3, **how):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*takes probabilities")
-@pytest.mark.cases(8)
+@pytest.mark.cases(4)
 def test_labels_that_mean_the_same_adapt_to_the_same(loss, y):
     expected = adapted(loss, Y)
     np.testing.assert_allclose(adapted(loss, y), expected, rtol=1e-6)

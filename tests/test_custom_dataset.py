@@ -20,6 +20,7 @@ def line(tmp_path, monkeypatch):
     return [f"--flagfile={FLAGFILE}", f"--logdir={tmp_path}", *QUICK]
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_evaluated_exported_and_drawn(line, tmp_path, capsys):
     few = [*line, "--iterations=30", "--meta_batch_size=4"]
     assert run(["train", *few]) == 0

@@ -20,6 +20,7 @@ TASKS = Sinusoid(shots=5)
 @pytest.mark.parametrize(
     ("index", "first_order"), [(0, True), (4, True), (5, False), (10**12, False), (None, False)]
 )
+@pytest.mark.cases(8)
 def test_the_gradient_is_of_the_order_of_its_meta_step(float64, index, first_order, options):
     learner = linear_learner(inner_steps=STEPS, second_order_after=BOUNDARY, **options)
     task = random_task(learner.model, T, 5)

@@ -80,7 +80,7 @@ def sgd():
         "a schedule",
     ],
 )
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 def test_two_replicas_take_the_same_steps_as_one(two, make_optimizer, options):
     start, alone, expected = three_meta_steps(None, make_optimizer, **options)
     _, together, metrics = three_meta_steps(two, make_optimizer, **options)
@@ -132,6 +132,7 @@ def test_a_run_goes_on_with_another_number_of_replicas(two, tmp_path):
         np.testing.assert_array_equal(b, c)
 
 
+@pytest.mark.slow
 def test_the_best_weights_and_files_with_two_replicas(two, tmp_path):
     learner = made_in(two)
     options = {"validation": sines, "validation_tasks": 24, "validate_every": 2}
@@ -157,6 +158,7 @@ def free_port():
 @pytest.mark.parametrize(
     "decides", [{"gradient_accumulation_steps": 2}, {"use_ema": True, "ema_overwrite_frequency": 2}]
 )
+@pytest.mark.cases(1)
 def test_what_keras_decides_at_each_update_is_refused(two, decides):
     def make():
         return keras.optimizers.SGD(0.01, **decides)

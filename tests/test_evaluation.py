@@ -116,6 +116,7 @@ def test_the_tuned_step_size_is_the_best_of_all_that_were_tried_by_hand():
     assert tuning.step_size == min(finite, key=finite.get) and tuning.step_sizes == sizes
 
 
+@pytest.mark.slow
 def test_the_tuned_step_size_of_an_accuracy_is_that_of_the_highest():
     learner = make_learner(
         metric=lambda outputs, y: -losses.mean_squared_error(outputs, y), lower_is_better=False

@@ -81,7 +81,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index", "SHA256SUMS"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 def test_a_damaged_export_is_refused_where_it_is_loaded(whole, tmp_path, name, damage):
     place = shutil.copytree(whole, tmp_path / "export")
     content = bytearray((place / name).read_bytes())
@@ -99,6 +99,7 @@ def test_a_damaged_export_is_refused_where_it_is_loaded(whole, tmp_path, name, d
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_earlier_export(tmp_path, monkeypatch):
     learner, place = _learner(), tmp_path / "export"
     place.mkdir()  # an empty directory will do

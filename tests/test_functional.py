@@ -168,7 +168,7 @@ def test_shared_weights_are_the_model_itself(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n == "gru" else n for n in FALL_BACK]
 )
-@pytest.mark.cases(5)
+@pytest.mark.cases(2)
 def test_the_fall_back_can_be_differentiated_twice(name):
     model = randomize(FALL_BACK[name]())
     learner = MetaLearner(model, losses.mean_squared_error, step_size=0.2, meta_batch_size=2)

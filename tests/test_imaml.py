@@ -76,6 +76,7 @@ HOW = [{}, {"pieces": 3}, {"jit_compile": True}, {"query_weight": 3.0}]
 
 
 @pytest.mark.parametrize("options", HOW, ids=str)
+@pytest.mark.cases(2)
 def test_the_meta_gradient_of_a_quadratic(float64, options):
     learner, one = linear(**options), linear()
     task = random_task(learner.model, T, B)
@@ -114,6 +115,7 @@ def test_it_is_the_derivative_of_the_query_loss_at_the_solution(float64):
     np.testing.assert_allclose(metrics.query_loss, objective(theta), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_fewer_conjugate_gradients_are_less_exact(float64):
     task = random_task(linear().model, T, B)
     theta = linear().initial_weights()[0].numpy()[:, 0]
@@ -176,18 +178,19 @@ def classifier(name, **options):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.cases(2)
 def test_a_hessian_times_a_vector_is_a_central_difference_of_gradients(float64, name):
     learner, task = classifier(name)
     weights = learner.adapt_weights(task.support, 1).weights[-1]
     moving = [i for i, own in enumerate(learner.adapts) if own]
     direction = [normal(50 + i, *weights[i].shape) for i in moving]
 
-    @tf.function
+    @tf.function(autograph=False)
     def products(weights):
         product = slope_products(learner.task_loss, weights, learner.adapts, task.support)
         return product(direction, weights)
 
-    @tf.function
+    @tf.function(autograph=False)
     def slope(weights):
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -224,7 +227,7 @@ def test_the_meta_gradient_is_the_derivative_at_the_minimum(float64, make):
     task, inner = random_task(model, 2, 24), learner.inner
     gradient, _ = learner.meta_gradient(task)
 
-    @tf.function
+    @tf.function(autograph=False)
     def objective(theta):
         begin = inner.stacked(2, theta)
         phi, _ = inner.loop(learner.task_loss, begin, task.support, tf.constant(STEPS))
@@ -365,7 +368,7 @@ def test_lambda_may_be_changed_later():
         ({"inner_steps": 0}, "where inner steps lead, and inner_steps is 0; give some"),
     ],
 )
-@pytest.mark.cases(4)
+@pytest.mark.cases(2)
 def test_what_does_not_go_with_it(options, message):
     with pytest.raises(ValueError, match=message):
         sine_learner(**options)

@@ -26,6 +26,7 @@ def weights(learner):
     return [np.asarray(variable) for variable in learner.variables]
 
 
+@pytest.mark.slow
 def test_a_run_and_its_release_are_the_same_learner(trained, tmp_path):
     before = sorted(path for path in trained.rglob("*"))
     learner = maml_tf.load(trained)

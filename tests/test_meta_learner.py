@@ -59,6 +59,7 @@ def meta_gradient_by_hand(w, task, steps, first_order=False):
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"pieces": 3}], ids=str)
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.cases(9)
 def test_meta_gradient_of_a_linear_model(float64, steps, first_order, options):
     learner = linear_learner(inner_steps=steps, first_order=first_order, **options)
     task = random_task(learner.model, T, B)
@@ -125,7 +126,7 @@ QUICK = [
         for case in itertools.product(NETWORKS, [1, 2])
     ],
 )
-@pytest.mark.cases(4)
+@pytest.mark.cases(3)
 def test_meta_gradient_is_the_derivative_of_the_meta_objective(float64, name, steps):
     model = randomize(NETWORKS[name](), scale=0.7)
     learner = MetaLearner(
@@ -319,6 +320,7 @@ def test_compiled_by_xla_meta_steps_are_the_same():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.cases(1)
 def test_a_later_call_does_not_trace_again(jit_compile):
     traces = []
 

@@ -27,6 +27,7 @@ def derivatives(function):
 
 @pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
+@pytest.mark.cases(3)
 def test_closed_derivatives_equal_automatic_ones_to_the_third(float64, axes, compiled):
     # A large epsilon: an error in its place must show.
     def run(function):

@@ -102,7 +102,7 @@ def test_the_metrics_and_the_meta_gradient_are_not_scaled():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_loss_scale_inside_the_compiled_loop(jit_compile):
     scaled = learner_of(LossScale(SGD(0.05)), jit_compile=jit_compile)
     plain = learner_of(SGD(0.05))

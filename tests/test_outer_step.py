@@ -103,6 +103,7 @@ def test_a_scaled_gradient_that_is_not_finite_halves_the_scale():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.cases(1)
 def test_norms_of_gradient_and_update_by_part(jit_compile):
     learner = learner_of(learn_step_size=True, jit_compile=jit_compile)
     before = [np.array(v.value) for v in learner.variables]

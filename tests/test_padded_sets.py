@@ -114,6 +114,7 @@ def test_weights_that_balance_the_classes_are_the_mean_of_their_means(float64):
 
 
 @pytest.mark.parametrize("inductive", [True, False])
+@pytest.mark.cases(1)
 def test_an_evaluation_is_that_of_each_task_alone(float64, inductive, monkeypatch):
     monkeypatch.setattr(evaluation, "DRAW", 6)
     learner, hits = learner_of(), []

@@ -249,6 +249,7 @@ def exported(learner, path, **options):
 
 
 @pytest.mark.parametrize("make", [sequential, slow(nested)])
+@pytest.mark.slow
 def test_an_export_takes_the_rows_along(make, tmp_path):
     learner = learner_of(make)
     (support, query), model = task_of(learner.model), exported(learner, tmp_path / "it")

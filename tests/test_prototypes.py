@@ -157,7 +157,7 @@ CASES += [slow(normed, 2, how) for how in ({"recompute": True}, {"jit_compile": 
 
 
 @pytest.mark.parametrize(("make", "steps", "options"), CASES)
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 def test_the_meta_gradient_is_the_derivative_of_the_loop_by_hand(float64, make, steps, options):
     learner, task = learner_of(make, inner_steps=steps, **options), task_of()
     objective = loss_by_hand(learner, task, steps)

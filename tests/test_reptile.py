@@ -129,7 +129,7 @@ def trained_by_keras(model, x, y, steps, optimizer):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("inner", ["sgd", "momentum"])
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 def test_the_gradient_is_the_mean_way_of_kerass_own_training(float64, name, inner):
     make_model, shape = MODELS[name]
     model = randomize(make_model())

@@ -54,6 +54,7 @@ def run(logdir, iterations=20, learner=None, tasks=TASKS, **options):
 # --- the same code again, in this process and in others ---
 
 
+@pytest.mark.slow
 def test_a_notebook_cell_run_twice_goes_on_where_it_was(tmp_path):
     straight, _ = run(tmp_path / "straight", 20)
     first, _ = run(tmp_path / "run", 10)
@@ -200,6 +201,7 @@ def test_what_changes_nothing_that_is_learned_may_change(tmp_path):
     assert result.iteration == 20 and np.isfinite(result.best_score)
 
 
+@pytest.mark.slow
 def test_deleting_the_description_goes_on_with_new_settings_and_a_new_rate(tmp_path):
     first, _ = run(tmp_path, 10)
     weights = [np.array(np.asarray(v)) for v in first.state]
@@ -215,6 +217,7 @@ def test_deleting_the_description_goes_on_with_new_settings_and_a_new_rate(tmp_p
         run(tmp_path, 30)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_contradicts_nothing(tmp_path):
     def poisoned(index, num_tasks):
         task = TASKS(index, num_tasks)
@@ -255,6 +258,7 @@ def test_resuming_is_visible_without_any_logging_set_up(tmp_path, capsys, monkey
     assert f"Resuming after iteration 10 of the run in {tmp_path}." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resuming_is_logged_where_somebody_listens_and_not_said_twice(tmp_path, capsys, caplog):
     run(tmp_path, 10)
     with caplog.at_level("INFO", "maml_tf"):
@@ -321,7 +325,7 @@ class Worsening:
 
 @pytest.mark.parametrize("restore", [True, False])
 @pytest.mark.parametrize("recorded", [True, False])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_the_best_weights_are_put_back_if_asked_for(tmp_path, recorded, restore):
     validation = Worsening()
     validation.learner = make_learner()

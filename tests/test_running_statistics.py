@@ -110,7 +110,7 @@ CASES = [
 
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize(("make", "options"), CASES, ids=lambda v: getattr(v, "__name__", str(v)))
-@pytest.mark.cases(2)
+@pytest.mark.cases(1)
 def test_a_meta_step_moves_each_row_towards_what_its_pass_saw(float64, make, options, cut):
     learner = learner_of(make, **options)
     task = task_of(learner.model)

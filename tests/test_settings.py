@@ -44,7 +44,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.cases(3)
+@pytest.mark.cases(2)
 def test_a_change_after_the_first_call_is_honoured(name):
     learner = learner_of()
     before = moved(learner)
@@ -103,7 +103,7 @@ def test_the_metric_follows_the_loss_where_it_is_the_loss():
         ("adapts", [], "make another learner"),
     ],
 )
-@pytest.mark.cases(5)
+@pytest.mark.cases(2)
 def test_what_is_out_of_range_is_refused_and_the_former_stays(name, value, message):
     learner = learner_of()
     before, weights = getattr(learner, name), moved(learner)

@@ -99,7 +99,7 @@ def _list(value=0.0):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.cases(8)
+@pytest.mark.cases(4)
 def test_every_meta_step_has_its_own_meta_batch(kind, jit_compile):
     source, one = SOURCES[kind](), learner(jit_compile=jit_compile)
     assert seen(one.meta_steps(source, 0, 3)) == [0, 1, 2]
@@ -108,6 +108,7 @@ def test_every_meta_step_has_its_own_meta_batch(kind, jit_compile):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.cases(4)
 def test_a_resumed_run_takes_up_where_it_stopped(kind):
     one, source = learner(), SOURCES[kind]()
     assert seen(one.meta_steps(source, 5, 2)) == [5, 6]
@@ -115,6 +116,7 @@ def test_a_resumed_run_takes_up_where_it_stopped(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(set(SOURCES) - {"generator"}))
+@pytest.mark.cases(4)
 def test_what_can_be_had_again_is_had_again(kind):
     one, source = learner(), SOURCES[kind]()
     for start in (4, 0, 2):
@@ -486,7 +488,7 @@ def stream_of_sines():
 
 
 @pytest.mark.parametrize("make", [lambda: sines, stream_of_sines], ids=["function", "generator"])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path, make):
     def run(directory, iterations):
         model = dense_network(1, 1, (6,), seed=1)

@@ -93,8 +93,7 @@ def drawn(learner, seed):
     return arrays, Task(*sets)
 
 
-@pytest.mark.parametrize("name", slow_but({"convolutional", "two inputs"}, CASES))
-@pytest.mark.cases(1)
+@pytest.mark.parametrize("name", slow_but({"two inputs"}, CASES))
 def test_jax_computes_what_the_learner_does(name, tmp_path):
     make, how, options = CASES[name]
     model, loss = make()

@@ -45,6 +45,7 @@ def run(directory, iterations, learner=None, **options):
     return learner, result
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(tmp_path):
     straight, whole = run(tmp_path / "straight", 25)
     run(tmp_path / "resumed", 13)

@@ -66,6 +66,7 @@ def test_train_evaluate_figures_export_and_resume(tmp_path, capsys):
     assert "iteration 25, val split" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_resumed_run_says_so_once_and_one_that_is_done_says_that(tmp_path, capsys):
     flags = sinusoid(tmp_path, "--run_name=mine")
     assert run(["train", *flags]) == 0
@@ -240,7 +241,7 @@ def first_of_each(paths):
 
 
 @pytest.mark.parametrize("path", list(first_of_each(FLAGFILES)))
-@pytest.mark.cases(6)
+@pytest.mark.cases(2)
 def test_every_flagfile_trains_and_is_evaluated(path, tmp_path, capsys, monkeypatch):
     """From any working directory: two iterations on small data, and one step of evaluation."""
     monkeypatch.chdir(tmp_path)
@@ -364,6 +365,7 @@ def test_the_random_baseline_is_evaluated_without_training(tmp_path, capsys):
     assert run(["export", str(directory)]) == 0
 
 
+@pytest.mark.slow
 def test_a_baseline_is_fine_tuned_with_a_step_size_tuned_on_validation_tasks(tmp_path, capsys):
     line = sinusoid(tmp_path, "--method=pretrained", "--num_test_tasks=24", "--test_steps=2")
     assert run(line) == 0
@@ -414,6 +416,7 @@ def joint_run(trained_jointly, monkeypatch):
     return line, directory
 
 
+@pytest.mark.slow
 def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tmp_path, capsys):
     line, directory = joint_run
     other_k = ["--update_batch_size=5", "--train_update_batch_size=1"]
@@ -597,6 +600,7 @@ def test_a_runs_method_is_its_own(tmp_path, capsys):
     assert "K = 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_network_in_the_same_directory(tmp_path, capsys):
     flags = sinusoid(tmp_path, "--run_name=mine")
     assert run(flags) == 0

@@ -35,6 +35,7 @@ def run(tmp_path_factory):
     return place / "run"
 
 
+@pytest.mark.slow
 def test_the_command_averages_the_best_checkpoints(run):
     (path,) = run.glob("results/test_*_ensemble2.json")
     (curve,) = files.read(path)

@@ -84,6 +84,7 @@ def test_a_release_tells_what_its_training_began_from(trained, tmp_path):
     assert results(tmp_path / "again" / "sine")["mean"] == results(directory)["mean"]
 
 
+@pytest.mark.slow
 def test_a_release_is_exported_like_a_run(trained, tmp_path):
     _, release = trained
     assert run(["export", f"--init={release}", f"--to={tmp_path / 'export'}"]) == 0

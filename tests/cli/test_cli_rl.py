@@ -283,6 +283,7 @@ def own_module(tmp_path, monkeypatch):
         gymnasium.registry.pop(name, None)
 
 
+@pytest.mark.slow
 def test_an_environment_of_ones_own(own_module, tmp_path, capsys):
     flags = ["--datasource=gymnasium", f"--environment={own_module}:Line-v0", *SMALL]
     flags += [f"--logdir={tmp_path / 'logs'}", "--metatrain_iterations=1", "--run_name="]

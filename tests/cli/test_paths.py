@@ -101,6 +101,7 @@ def test_an_export_into_the_present_directory(trained, tmp_path, monkeypatch):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_an_export_to_where_it_could_not_be_loaded_is_refused(trained, tmp_path, capsys):
     assert "pattern" in error_of(["export", str(trained), f"--to={tmp_path}/a[1]"], capsys)
     assert not os.listdir(tmp_path)
@@ -269,6 +270,7 @@ def test_a_release_of_a_runs_name_leaves_its_results(trained, tmp_path, capsys):
     assert "is a release" in message and "--init=" in message
 
 
+@pytest.mark.slow
 def test_a_run_without_its_flags_is_set_aside_all_the_same(trained, tmp_path):
     directory = shutil.copytree(trained, tmp_path / "run")
     (directory / "flags.txt").unlink()

@@ -50,6 +50,7 @@ def test_list_says_what_it_is(capsys):
     assert "  maml++  What MAML++ adds to MAML\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_short_training(tmp_path):
     line = ["--flagfile=flags/sinusoid_10shot.flags", "--recipe=maml++", f"--logdir={tmp_path}"]
     line += ["--iterations=4", "--multi_step_loss=2", "--validation_tasks=4", "--progress=False"]

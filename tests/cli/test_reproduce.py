@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import slow
 
 from maml_tf.cli import drawing, evaluate, export, reproduce, train
 from maml_tf.cli.main import run
@@ -174,7 +175,8 @@ def test_without_flagfiles_it_says_what_is_missing(monkeypatch, tmp_path, capsys
     assert "There is no flagfile flags/sinusoid_10shot.flags" in capsys.readouterr().err
 
 
-def test_started_again_it_keeps_what_is_there(tmp_path, capsys):
+@pytest.mark.parametrize("anew", [False, slow(True)])
+def test_started_again_it_keeps_what_is_there(anew, tmp_path, capsys):
     line = ["reproduce", "sinusoid_10shot_oracle", f"--logdir={tmp_path}", "--test_tasks=24"]
     line += ["--iterations=20", "--validation_tasks=24", "--progress=False"]
     line += ["--test_steps=1", "--tune_step_size=False", "--jit_compile=False"]
@@ -200,6 +202,8 @@ def test_started_again_it_keeps_what_is_there(tmp_path, capsys):
         kept = json.loads(content)
         assert all(after[file][key] == kept[key] for key in kept if key != "seconds")
         assert "5shot_" in file.name or file.read_bytes() == content
+    if not anew:
+        return
     assert run([*line, "--resume=False"]) == 0
     assert "Kept" not in capsys.readouterr().err
     assert len(list(tmp_path.glob("*.old1"))) == 1

@@ -79,6 +79,7 @@ def test_a_run_goes_on_with_its_statistics(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_files_and_exports_hold_them(tmp_path):
     learner, again = make(), make(seed=2)
     learner.policy.standardizer.update(moments_of(OBSERVED)[None])

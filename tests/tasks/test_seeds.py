@@ -38,6 +38,7 @@ def test_seeds_are_the_same_on_every_machine_and_release():
 
 
 @pytest.mark.parametrize("shape", [(3,), (1000,), (33, 7, 2), (300, 1100)])
+@pytest.mark.cases(2)
 def test_xla_draws_the_same(shape):
     def f(index):
         return seeds.uniform(seeds.stream(3, "train", "x", index), shape)

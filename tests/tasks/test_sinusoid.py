@@ -129,6 +129,7 @@ def test_other_seeds_splits_and_indices_are_other_tasks(seed, split, index):
 
 
 @pytest.mark.parametrize("oracle", [False, True])
+@pytest.mark.cases(1)
 def test_xla_draws_the_same(oracle):
     tasks = Sinusoid(shots=5, oracle=oracle)
     index = tf.constant(3, tf.int64)
@@ -141,7 +142,7 @@ def test_xla_draws_the_same(oracle):
 def test_traced_once_with_static_shapes():
     tasks, shapes = Sinusoid(shots=5), []
 
-    @tf.function
+    @tf.function(autograph=False)
     def draw(index):
         task = tasks(index, 4)
         shapes.append(task.support.x.shape)
