@@ -47,17 +47,19 @@ def parts(learner: MetaTRPO, number: int) -> dict[str, Callable]:
         def slope(at, piece):
             return trust_region.slope(lambda x: learner.meta_objective(x, piece), at)
 
-        return pieces.mean(slope, pieces.cut(batches, number))(values)
+        return pieces.mean(slope)(values, pieces.cut(batches, number))
 
     def products(values, batches, share):
-        product = pieces.mean_product(learner.kl_curvature, values, pieces.cut(share, number))
-        start = flatten(values)
-        return tf.while_loop(
-            lambda i, _: i < PRODUCTS, lambda i, v: (i + 1, product(v)), [tf.constant(0), start]
-        )[1]
+        product = pieces.MeanProduct(learner.kl_curvature, values)
+        kept, start = product.prepare(pieces.cut(share, number)), flatten(values)
+
+        def once_more(i, vector):
+            return i + 1, product(vector, kept)
+
+        return tf.while_loop(lambda i, _: i < PRODUCTS, once_more, [tf.constant(0), start])[1]
 
     def objective(values, batches, share):
-        return pieces.mean(learner.meta_objective, pieces.cut(batches, number))(values)
+        return pieces.mean(learner.meta_objective)(values, pieces.cut(batches, number))
 
     functions = {"gradient": gradient, "products": products, "objective": objective}
     return {name: tf.function(f, autograph=False) for name, f in functions.items()}

@@ -32,8 +32,13 @@ def natural(learner, number: int, iterations: int):
     """The direction of `iterations` conjugate gradients: of weights, slope, share and damping."""
 
     def direction(values, slope, share, damping):
-        product = pieces.mean_product(learner.kl_curvature, values, pieces.cut(share, number))
-        return trust_region.natural_gradient(product, slope, damping, iterations)[0]
+        product = pieces.MeanProduct(learner.kl_curvature, values)
+        kept = product.prepare(pieces.cut(share, number))
+
+        def times(vector):
+            return product(vector, kept)
+
+        return trust_region.natural_gradient(times, slope, damping, iterations)[0]
 
     return tf.function(direction, autograph=False)
 

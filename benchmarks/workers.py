@@ -142,15 +142,17 @@ def exchange_times(workers: Any) -> dict[int, float]:
     """Seconds of one sum over the workers, by its numbers."""
     import tensorflow as tf
 
-    from maml_tf.engine.replicas import mean_over_replicas
+    from maml_tf.engine.replicas import Replicas
 
     strategy, times = workers._strategy, {}
     for size in SIZES:
 
         @tf.function(autograph=False)
         def several(vector: tf.Tensor) -> tf.Tensor:
-            mean = mean_over_replicas(strategy, lambda v: v + 1)
-            return tf.while_loop(lambda i, _: i < 20, lambda i, v: (i + 1, mean(v)), [0, vector])[1]
+            mean = Replicas(strategy, strategy.num_replicas_in_sync).mean(lambda v, _: v + 1)
+            return tf.while_loop(
+                lambda i, _: i < 20, lambda i, v: (i + 1, mean(v, None)), [0, vector]
+            )[1]
 
         vector = tf.zeros([size])
         several(vector)

@@ -43,6 +43,7 @@ def test_a_run_and_its_release_are_the_same_learner(trained, tmp_path):
     assert (tmp_path / "export" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_checkpoint_is_another_learner(trained):
     earlier, latest = maml_tf.load(trained, iteration=3), maml_tf.load(trained)
     assert any(np.any(a != b) for a, b in zip(weights(earlier), weights(latest), strict=True))

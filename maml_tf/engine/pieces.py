@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import tensorflow as tf
 
@@ -95,35 +95,42 @@ def each(function: Callable[[Piece], Result], pieces: Piece, number: int) -> lis
 
 
 def mean(
-    function: Callable[[Argument, Piece], Result], pieces: Sequence[Piece]
-) -> Callable[[Argument], Result]:
-    """The mean over pieces of `function(argument, piece)`, a function of the argument."""
+    function: Callable[[Argument, Piece], Result],
+) -> Callable[[Argument, Sequence[Piece]], Result]:
+    """The mean of `function(argument, piece)`, a function of the argument and the pieces."""
     compiled = _one_for_all(function)
 
-    def over_pieces(argument):
+    def over_pieces(argument: Argument, pieces: Sequence[Piece]) -> Result:
         return _average(_a_few_at_a_time(lambda piece: compiled(argument, piece), pieces))
 
     return over_pieces
 
 
-def mean_product(
-    product: Callable[[Weights, Piece], Product], weights: Weights, pieces: Sequence[Piece]
-) -> Product:
+class MeanProduct:
     """The mean over pieces of products with a matrix of each.
 
-    Args:
-      product: `(weights, piece) -> (vector [n] -> [n])`. What it computes at once, and not in the
-        function that it returns, is computed once for all vectors.
-      weights: of n numbers in all.
-      pieces: alike in structure and shapes.
-
-    Returns:
-      `vector [n] -> [n]`; any number of calls, in graph loops too.
+    What products with any vector share is computed once, by `prepare`.
     """
-    size = sum(w.shape.num_elements() for w in weights)
-    stages = _TwoStages(product, tf.TensorSpec([size], weights[0].dtype))
-    kept = _a_few_at_a_time(lambda piece: stages.prepare(weights, piece), pieces)
-    return lambda vector: _average(_a_few_at_a_time(lambda own: stages.apply(vector, own), kept))
+
+    def __init__(self, product: Callable[[Weights, Piece], Product], weights: Weights):
+        """Computes nothing yet.
+
+        Args:
+          product: `(weights, piece) -> (vector [n] -> [n])`. What it computes at once, and not in
+            the function that it returns, is what products share.
+          weights: of n numbers in all.
+        """
+        self._weights = weights
+        size = sum(w.shape.num_elements() for w in weights)
+        self._stages = _TwoStages(product, tf.TensorSpec([size], weights[0].dtype))
+
+    def prepare(self, pieces: Sequence[Piece]) -> list[list[tf.Tensor]]:
+        """What is kept for all vectors of each of some pieces, alike in structure and shapes."""
+        return _a_few_at_a_time(lambda piece: self._stages.prepare(self._weights, piece), pieces)
+
+    def __call__(self, vector: tf.Tensor, kept: Sequence[list[tf.Tensor]]) -> tf.Tensor:
+        """`[n]`, of a vector `[n]`; any number of calls, in graph loops too."""
+        return _average(_a_few_at_a_time(lambda own: self._stages.apply(vector, own), kept))
 
 
 class _TwoStages:
@@ -146,12 +153,21 @@ class _TwoStages:
     def _apply(self, vector: tf.Tensor, kept: list[tf.Tensor]) -> tf.Tensor:
         names = [tensor.name for tensor in self._inner.inputs]
         [result] = tf.graph_util.import_graph_def(
-            self._inner.graph.as_graph_def(),
+            _anywhere(self._inner.graph.as_graph_def()),
             input_map=dict(zip(names, [vector, *kept], strict=True)),
             return_elements=[self._inner.outputs[0].name],
             name="",
         )
         return tf.ensure_shape(result, self._inner.outputs[0].shape)
+
+
+def _anywhere(graph: Any) -> Any:
+    """A graph's definition without the devices that it was traced for: one replica's."""
+    functions = [function.node_def for function in graph.library.function]
+    for nodes in [graph.node, *functions]:
+        for node in nodes:
+            node.device = ""
+    return graph
 
 
 def _one_for_all(function: Callable) -> Callable:

@@ -10,8 +10,11 @@ import keras
 import tensorflow as tf
 
 from maml_tf.engine.patching import Replacement
+from maml_tf.engine.pieces import cut, stacked
 
 Argument = TypeVar("Argument")
+Own = TypeVar("Own")
+"""A structure of tensors."""
 Result = TypeVar("Result")
 """A structure of tensors."""
 
@@ -31,30 +34,69 @@ def sum_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     return _unpacked(sums, tensors)
 
 
-def mean_over_replicas(
-    strategy: tf.distribute.Strategy, function: Callable[[Argument], Result]
-) -> Callable[[Argument], Result]:
-    """The mean over all replicas of a function of an argument that they share.
+class Replicas:
+    """The replicas of a strategy; those of this process share its tasks.
 
-    It may be called in a loop of a graph, where no replica's context may exchange anything.
+    What is its own of each replica, such as its tasks, is TensorFlow's `PerReplica` where this
+    process has several, and goes through these methods alone.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return function
 
-    def mean(argument: Argument) -> Result:
-        structure: list[Any] = []
+    def __init__(self, strategy: tf.distribute.Strategy, processes: int = 1):
+        """Computes nothing yet.
 
-        def own(argument: Argument) -> list[tf.Tensor]:
-            result = function(argument)
-            structure[:] = [result]
-            return _packed(tf.nest.flatten(result))
+        Args:
+          strategy: of the learner.
+          processes: how many of them have as many of its replicas each.
+        """
+        self._strategy = strategy
+        self.count = strategy.num_replicas_in_sync
+        self.here = self.count // processes
 
-        each = strategy.run(own, args=(argument,))
-        means = [strategy.reduce(tf.distribute.ReduceOp.MEAN, e, axis=None) for e in each]
-        like = tf.nest.flatten(structure[0])
-        return tf.nest.pack_sequence_as(structure[0], _unpacked(means, like))
+    def share(self, tasks: Own) -> Own:
+        """Each replica's own of tensors `[T, ...]`: T / `here` of the tasks, in order."""
+        if self.here == 1:
+            return tasks
 
-    return mean
+        def own() -> Own:
+            index = tf.distribute.get_replica_context().replica_id_in_sync_group % self.here
+            shares = stacked(tasks, self.here)
+            return tf.nest.map_structure(lambda tensor: tensor[index], shares)
+
+        return self._strategy.run(own)
+
+    def cut(self, tasks: Own, number: int) -> Sequence[Own]:
+        """Each replica's own of tensors `[T, ...]`, in a `number` of pieces."""
+        return self.each(lambda own: cut(own, number), self.share(tasks))
+
+    def each(self, function: Callable[[Own], Result], own: Own) -> Result:
+        """What a function makes of each replica's own."""
+        return function(own) if self.here == 1 else self._strategy.run(function, args=(own,))
+
+    def mean(
+        self, function: Callable[[Argument, Own], Result]
+    ) -> Callable[[Argument, Own], Result]:
+        """The mean over all replicas of a function of what they share and of each one's own.
+
+        It may be called in a loop of a graph, where no replica's context may exchange anything.
+        """
+        if self.count == 1:
+            return function
+
+        def mean(argument: Argument, own: Own) -> Result:
+            structure: list[Any] = []
+
+            def of_one(argument: Argument, own: Own) -> list[tf.Tensor]:
+                result = function(argument, own)
+                structure[:] = [result]
+                return _packed(tf.nest.flatten(result))
+
+            each = self._strategy.run(of_one, args=(argument, own))
+            operation = tf.distribute.ReduceOp.MEAN
+            means = [self._strategy.reduce(operation, e, axis=None) for e in each]
+            like = tf.nest.flatten(structure[0])
+            return tf.nest.pack_sequence_as(structure[0], _unpacked(means, like))
+
+        return mean
 
 
 def apply_sum(

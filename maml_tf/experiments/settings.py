@@ -813,11 +813,6 @@ def _check_problem(problem: Problem, given: Mapping[str, SettingValue]) -> None:
         if _is_said(each, given) and each.only and flag not in problem.reads:
             readers = ", ".join(problems.readers(flag))
             raise ValueError(f"--{flag} is for --problem={readers}, not {own}; drop --{flag}.")
-    if problem.kind is Kind.POLICY and given.get("distribute") == "mirrored":
-        raise ValueError(
-            f"{own} is simulated on processors, and trains on one device of each process; drop "
-            "--distribute, or use --distribute=multiworker."
-        )
     if problem.kind is Kind.POLICY and isinstance(given.get("shots"), Span):
         raise ValueError(f"{own} samples as many trajectories in each task; give one --shots.")
 

@@ -26,6 +26,7 @@ from maml_tf.engine.inner_loop import (
     what_is_learned,
     which_adapt,
 )
+from maml_tf.engine.replicas import Replicas
 from maml_tf.engine.workers import Workers
 from maml_tf.rl.evaluation import ReturnEvaluator
 from maml_tf.rl.export import servable
@@ -142,6 +143,7 @@ class MetaPolicy(Saved):
         self.inner = _inner_loop(policy, adapts, sizes, first_order)
         self.inner_loss = INNER_LOSSES[inner_loss](policy)
         self.strategy, self.workers = tf.distribute.get_strategy(), Workers()
+        self.replicas = _replicas(self.strategy, self.workers, meta_batch_size)
         how: Any = {"discount": discount, "gae_lambda": gae_lambda, "workers": self.workers}
         self._sampling = AdaptiveSampling(policy, self.inner, self.inner_loss, **how)
 
@@ -239,8 +241,8 @@ class MetaPolicy(Saved):
         return self.adapted_policies(parameters, batches)[-1]
 
     def number_of_pieces(self, batches: Sequence[PolicyBatch]) -> int:
-        """Into how many pieces an outer step is to cut the tasks of a meta-batch, or of a part."""
-        tasks, steps = batches[-1].mask.shape
+        """Into how many pieces a replica is to cut its own tasks of a meta-batch, or of a part."""
+        tasks, steps = batches[-1].mask.shape[0] // self.replicas.here, batches[-1].mask.shape[1]
         return math.gcd(self.pieces, tasks) if self.pieces else pieces.default_number(tasks, steps)
 
     # --- the outer loop ---
@@ -382,6 +384,17 @@ def _check(
         raise ValueError(
             f"inner_loss must be one of {', '.join(INNER_LOSSES)}; not '{inner_loss}'."
         )
+
+
+def _replicas(strategy: Any, workers: Workers, meta_batch_size: int) -> Replicas:
+    replicas = Replicas(strategy, workers.count)
+    if replicas.here > 1 and meta_batch_size % replicas.count:
+        below = meta_batch_size // replicas.count * replicas.count
+        raise ValueError(
+            f"{meta_batch_size} tasks do not divide among {replicas.count} replicas; take "
+            f"meta_batch_size={below or replicas.count}."
+        )
+    return replicas
 
 
 def _check_pieces(meta_batch_size: int, pieces: int | None) -> None:

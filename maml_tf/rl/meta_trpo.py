@@ -11,7 +11,6 @@ Shape letters: S inner steps.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,6 @@ import tensorflow as tf
 
 from maml_tf import arguments
 from maml_tf.engine import pieces
-from maml_tf.engine.replicas import mean_over_replicas
 from maml_tf.rl import trust_region
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl
@@ -123,21 +121,19 @@ class MetaTRPO(MetaPolicy):
 
     def _trust_region_step(self, batches, curvature_batches) -> TrustRegionStep:
         parameters = self.inner.values()
-        number = self.number_of_pieces(batches)
-        cut = pieces.cut(batches, number)
 
         def slope(values, piece):
             return trust_region.slope(lambda at: self.meta_objective(at, piece), values)
 
-        mean = functools.partial(mean_over_replicas, self.strategy)  # of those over tasks
+        mean, number = self.replicas.mean, self.number_of_pieces(batches)
+        own, fewer = (self.replicas.cut(each, number) for each in (batches, curvature_batches))
+        evaluate = mean(pieces.mean(self.meta_objective))
+        product = pieces.MeanProduct(self.kl_curvature, parameters)
+        kept, times = self.replicas.each(product.prepare, fewer), mean(product)
         return trust_region.trust_region_step(
-            mean(pieces.mean(self.meta_objective, cut)),
-            mean(pieces.mean(slope, cut))(parameters),
-            mean(
-                pieces.mean_product(
-                    self.kl_curvature, parameters, pieces.cut(curvature_batches, number)
-                )
-            ),
+            lambda values: evaluate(values, own),
+            mean(pieces.mean(slope))(parameters, own),
+            lambda vector: times(vector, kept),
             parameters,
             max_divergence=self.max_kl,
             damping=self.damping,

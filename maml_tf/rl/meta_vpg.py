@@ -20,7 +20,7 @@ import tensorflow as tf
 from maml_tf import arguments
 from maml_tf.engine import pieces
 from maml_tf.engine.outer_step import PARTS, Norms, clipped_by_norm, scheduled_step_size
-from maml_tf.engine.replicas import apply_sum, mean_over_replicas
+from maml_tf.engine.replicas import apply_sum
 from maml_tf.rl.meta_policy import MetaPolicy, show_returns
 from maml_tf.rl.objectives import PolicyBatch, after_adaptation, mean_kl, surrogate
 from maml_tf.rl.policy import Policy
@@ -96,9 +96,10 @@ class MetaVPG(MetaPolicy):
         self.epochs = arguments.count("epochs", epochs, 1)
         self.minibatches = arguments.count("minibatches", minibatches, 1)
         self.clip_norm = None if clip_norm is None else arguments.positive("clip_norm", clip_norm)
-        if self.meta_batch_size % minibatches:
+        if self.meta_batch_size // self.replicas.here % minibatches:
+            each = f" on each of {self.replicas.here} replicas" if self.replicas.here > 1 else ""
             raise ValueError(
-                f"{self.meta_batch_size} tasks do not divide into minibatches={minibatches}; "
+                f"{self.meta_batch_size} tasks do not divide into minibatches={minibatches}{each}; "
                 "choose a divisor."
             )
         if minibatches > 1 and self.workers.together:
@@ -144,10 +145,10 @@ class MetaVPG(MetaPolicy):
 
     def _updates(self, batches: Sequence[PolicyBatch]) -> tuple[Look, Look, tf.Tensor, tf.Tensor]:
         """Looks before and after all updates; norms of the first's gradient, and of the way."""
-        own = pieces.cut(batches, self.number_of_pieces(batches))
-        look = mean_over_replicas(self.strategy, pieces.mean(self.look, own))
+        own = self.replicas.cut(batches, self.number_of_pieces(batches))
+        look = self.replicas.mean(pieces.mean(self.look))
         start = self.inner.values()
-        before = look(start)
+        before = look(start, own)
         slopes = [self.slope(part) for part in pieces.cut(batches, self.minibatches)]
 
         def go_through(epoch, norms):
@@ -167,7 +168,7 @@ class MetaVPG(MetaPolicy):
         )
         end = self.inner.values()
         moved = [b - a for a, b in zip(start, end, strict=True)]
-        return before, look(end), norms, self._norms(moved)
+        return before, look(end, own), norms, self._norms(moved)
 
     def slope(self, batches: Sequence[PolicyBatch]):
         """The objective's gradient, one tensor per parameter, as a function of the parameters."""
@@ -178,8 +179,9 @@ class MetaVPG(MetaPolicy):
                 loss = self.objective(values, piece)
             return tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
-        own = pieces.cut(batches, self.number_of_pieces(batches))
-        return mean_over_replicas(self.strategy, pieces.mean(slope, own))
+        own = self.replicas.cut(batches, self.number_of_pieces(batches))
+        mean = self.replicas.mean(pieces.mean(slope))
+        return lambda values: mean(values, own)
 
     def _move(self, gradients: Weights) -> None:
         apply_sum(self._optimizer, gradients, self.variables)

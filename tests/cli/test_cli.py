@@ -452,6 +452,7 @@ def test_one_joint_run_serves_both_baselines_every_k_and_a_release(joint_run, tm
         assert "nothing to export; use --method=pretrained" in message
 
 
+@pytest.mark.slow
 def test_the_head_of_a_joint_run_is_fresh_and_depends_on_the_seed_alone(joint_run):
     line, directory = joint_run
     given, *_ = flags.parse(line)

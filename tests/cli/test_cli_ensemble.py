@@ -56,6 +56,7 @@ def test_the_command_averages_the_best_checkpoints(run):
     assert "ensemble of 2" in curve.label
 
 
+@pytest.mark.slow
 def test_its_numbers_are_mixed_with_no_others(run, capsys):
     single, ensemble = sorted(
         (r for p in run.glob("results/test*.json") for r in files.read(p)),

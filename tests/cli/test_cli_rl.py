@@ -148,6 +148,7 @@ def release(tmp_path_factory):
     return target
 
 
+@pytest.mark.slow
 def test_a_release_gives_the_same_numbers(release, tmp_path):
     flags = ["--test_set", f"--logdir={tmp_path}", "--run_name="]
     assert run(["evaluate", f"--init={release}", *flags]) == 0

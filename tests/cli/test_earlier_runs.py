@@ -57,7 +57,7 @@ def same(path, other):
     assert curve(path)[1:] == curve(other)[1:]
 
 
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_an_earlier_run_is_evaluated_by_its_command_line_and_by_its_name(earlier):
     directory, _, common, _, evaluation, name = earlier
     result = directory / "results" / name

@@ -113,7 +113,7 @@ def test_an_export_leaves_the_earlier_one(trained, tmp_path, capsys, limit):
 
 
 @pytest.mark.parametrize("limit", [200, 20_000])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_release_leaves_the_earlier_one(trained, tmp_path, capsys, limit):
     target = tmp_path / "release"
     command = ["release", str(trained), f"--to={target}"]

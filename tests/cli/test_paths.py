@@ -314,7 +314,7 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Broken(), None], ids=["a closed pipe", "none"])
-@pytest.mark.cases(1)
+@pytest.mark.slow
 def test_a_training_that_nobody_hears_goes_on(tmp_path, monkeypatch, stream):
     learner = MetaLearner(dense_network(1, 1, (3,)), losses.mean_squared_error)
     monkeypatch.setattr(sys, "stderr", stream)

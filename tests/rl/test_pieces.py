@@ -37,8 +37,8 @@ def test_the_mean_is_over_pieces_and_any_number_at_a_time_gives_the_same(monkeyp
         monkeypatch.setattr(
             tf.config.threading, "get_inter_op_parallelism_threads", lambda threads=threads: threads
         )
-        mean = pieces.mean(lambda x, part: (tf.reduce_sum(tf.exp(x * part)), x), parts)
-        results.append(tf.function(mean, autograph=False)(tf.constant(0.3, parts[0].dtype)))
+        mean = pieces.mean(lambda x, part: (tf.reduce_sum(tf.exp(x * part)), x))
+        results.append(tf.function(mean, autograph=False)(tf.constant(0.3, parts[0].dtype), parts))
     expected = np.exp(0.3 * normal(0, 12, 5)).sum() / 6
     for total, same in results:
         np.testing.assert_allclose(total, expected, rtol=1e-6)
@@ -93,12 +93,12 @@ def test_products_that_share_their_work_equal_those_that_do_not(options, method)
 
     @tf.function(autograph=False)
     def all_products():
-        product = pieces.mean_product(
-            lambda at, piece: learner.kl_curvature(at, piece, method),
-            values,
-            pieces.cut(batches, 2),
+        product = pieces.MeanProduct(
+            lambda at, piece: learner.kl_curvature(at, piece, method), values
         )
-        return tf.map_fn(product, vectors)  # in a graph loop, as conjugate gradients are
+        kept = product.prepare(pieces.cut(batches, 2))
+        # In a graph loop, as conjugate gradients are.
+        return tf.map_fn(lambda vector: product(vector, kept), vectors)
 
     for got, vector in zip(all_products(), vectors, strict=True):
         if method == "finite_differences":
