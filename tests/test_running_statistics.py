@@ -131,6 +131,16 @@ def test_a_meta_step_moves_each_row_towards_what_its_pass_saw(float64, make, opt
 
 
 @pytest.mark.slow
+def test_the_summary_says_that_they_are_kept():
+    lines = []
+    learner_of().summary(lines.append)
+    MetaLearner(sequential(), losses.mean_squared_error).summary(lines.append)
+    assert [line.split("\n")[0].endswith(", running statistics kept") for line in lines] == [
+        True,
+        False,
+    ]
+
+
 def test_they_change_nothing_that_is_learned():
     learned = []
     for on in (False, True):

@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import select
 import sys
 
 from absl import flags
@@ -46,6 +47,9 @@ COMMANDS = (
 )
 RESTART = 75
 """Exit status where another worker is gone: "restart me" (EX_TEMPFAIL of sysexits.h)."""
+
+UNHEARD = 141
+"""Exit status where what reads the output has seen enough, as `head` has: a shell's for SIGPIPE."""
 
 _MODULES = {"runs": "overview", "list": "listing"}
 """Of commands whose module has another name."""
@@ -93,6 +97,8 @@ def run(arguments: list[str]) -> int:
     except flags.Error as error:
         return _fail(f"{error} (maml-tf --help lists the flags)")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not _is_heard():
+            return UNHEARD
         plain = error.errno is not None and error.filename
         return _fail(f"'{error.filename}': {error.strerror}" if plain else error)
     except ValueError as error:
@@ -153,6 +159,16 @@ def _of_the_machine(error: Exception) -> str:
             "--test_tasks"
         )
     return ""
+
+
+def _is_heard() -> bool:
+    """Whether somebody still reads standard output."""
+    waiting = select.poll() if hasattr(select, "poll") else None  # which Windows lacks
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if waiting is not None:
+            waiting.register(sys.stdout.fileno(), select.POLLOUT)
+            return not any(event & select.POLLERR for _, event in waiting.poll(0))
+    return True
 
 
 def _log_to_screen(verbosity: int) -> None:

@@ -226,7 +226,8 @@ class MetaLearner(AdaptiveModel):
         """
         arguments.predicate("print_fn", print_fn, "print")
         noise = self.dropout != "off"
-        print_fn(learner_summary.text(self.apply, self.inner, self.inner_steps, self.loss, noise))
+        how = self.apply, self.inner, self.inner_steps, self.loss, noise, self.running is not None
+        print_fn(learner_summary.text(*how))
 
     def evaluator(self, tasks: Tasks, **options: Any) -> MetricEvaluator:
         """What measures this learner on held-out tasks; the options are `MetricEvaluator`'s."""

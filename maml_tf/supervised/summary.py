@@ -69,7 +69,12 @@ def rows(apply: Functional, adapts: Sequence[bool], *, noise: bool) -> list[Row]
 
 
 def text(
-    apply: Functional, inner: InnerLoop, inner_steps: int, loss: Objective, noise: bool
+    apply: Functional,
+    inner: InnerLoop,
+    inner_steps: int,
+    loss: Objective,
+    noise: bool,
+    running: bool = False,
 ) -> str:
     """A title and the table of layers.
 
@@ -79,6 +84,7 @@ def text(
       inner_steps: S.
       loss: what the inner loop descends.
       noise: whether dropout is on while meta-training.
+      running: whether running statistics are kept.
     """
     rule = type(inner.optimizer).__name__
     by = "" if isinstance(inner.optimizer, SGD) else f" by {rule}"
@@ -91,6 +97,8 @@ def text(
         title += ", batch normalisations per step"
     if inner.head:
         title += ", heads of prototypes"
+    if running:
+        title += ", running statistics kept"
     return table(rows(apply, inner.adapts, noise=noise), title)
 
 

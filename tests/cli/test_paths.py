@@ -187,6 +187,15 @@ def test_an_evaluation_that_nobody_hears_is_kept(trained, tmp_path, monkeypatch,
     assert len(list((directory / "results").glob("*.json"))) == 2
 
 
+def test_who_has_seen_enough_of_a_list_is_told_nothing_more():
+    program = "from maml_tf.cli.main import main; main(['list'])"
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.slow
 def test_a_terminal_without_the_sign_for_plus_or_minus(trained):
     command = [sys.executable, "-m", "maml_tf", "evaluate", str(trained), *EVALUATION]
