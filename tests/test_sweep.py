@@ -219,6 +219,21 @@ def test_a_trial_is_its_processes_until_all_have_ended(tmp_path):
     assert elsewhere.all_ended() and len(elsewhere.ended()) == 2 and not elsewhere.errors()
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_no_trial_ends_while_another_looks_for_those_left_behind(tmp_path, failed):
+    asked = words.Words([f"--logdir={tmp_path}", "--seed=0"])
+    here, elsewhere = study.Trials(asked), study.Trials(asked)
+    trial, _log = here.take()
+    tell = (here.tell_error, "why") if failed else (here.tell, 1.0)
+    with elsewhere._alone():
+        telling = threading.Thread(target=tell[0], args=(trial, tell[1]))
+        telling.start()
+        telling.join(0.3)
+        assert telling.is_alive() and not elsewhere.all_ended() and not elsewhere.ended()
+    telling.join()
+    assert elsewhere.all_ended() and len(elsewhere.ended()) == 1
+
+
 # --- words ---
 
 

@@ -64,12 +64,14 @@ class Trials:
     def tell(self, trial: optuna.Trial, score: float) -> None:
         """Says how good a trial is; one that is not finite is the worst."""
         worst = math.inf if self.lower_is_better else -math.inf
-        self.study.tell(trial, score if math.isfinite(score) else worst)
+        with self._alone():  # else who looks for trials left behind may meet it half told
+            self.study.tell(trial, score if math.isfinite(score) else worst)
 
     def tell_error(self, trial: optuna.Trial, line: str) -> None:
         """Says why a trial failed; it is not made again."""
-        trial.set_user_attr(_ERROR, line)
-        self.study.tell(trial, state=TrialState.FAIL)
+        with self._alone():
+            trial.set_user_attr(_ERROR, line)
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def take(self) -> tuple[optuna.Trial, IO[bytes]] | None:
         """Takes a trial that nobody has, also one that a process left behind when it died.

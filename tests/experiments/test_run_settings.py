@@ -123,7 +123,6 @@ OMNIGLOT = {"problem": "omniglot", "shots": 1, "meta_batch_size": 32}
         ({**NAVIGATION, "method": "multitask"}, "use it with --problem=sinusoid"),
         ({**NAVIGATION, "inputs": "half"}, "--inputs is for --problem=sinusoid"),
         ({**NAVIGATION, "oracle": True}, "--oracle is for --problem=sinusoid"),
-        ({**NAVIGATION, "distribute": "mirrored"}, "drop --distribute"),
         ({**NAVIGATION, "batch_statistics": "inductive"}, "drop --batch_statistics"),
         ({**NAVIGATION, "dynamics": "gymnasium"}, "--dynamics is for --problem=cheetah_velocity"),
         ({**CHEETAH, "squared_reward": True}, "--squared_reward is for --problem=navigation_2d"),
