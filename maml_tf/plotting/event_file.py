@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.image import metadata as images
 from tensorboard.plugins.text import metadata as texts
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 FIGURES_SUFFIX = ".figures"
@@ -28,13 +30,15 @@ def write_event_file(directory: Path, named: Mapping[str, Path | str]) -> None:
     Raises:
       OSError: it cannot be written, or a picture cannot be read.
     """
-    writer = EventFileWriter(str(directory), filename_suffix=FIGURES_SUFFIX)
-    try:
+    now, host = time.time(), socket.gethostname()
+    name = f"events.out.tfevents.{int(now):010}.{host}.{os.getpid()}.0{FIGURES_SUFFIX}"
+    with open(directory / name, "wb") as file:
+        records = RecordWriter(file)  # not its EventFileWriter, which imports TensorFlow
+        records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
         for name, content in named.items():
             value = _table(name, content) if isinstance(content, str) else _picture(name, content)
-            writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=[value])))
-    finally:
-        writer.close()
+            event = Event(wall_time=now, step=0, summary=Summary(value=[value]))
+            records.write(event.SerializeToString())
 
 
 def _table(name: str, markdown: str) -> Summary.Value:
