@@ -149,7 +149,7 @@ def exchange_times(workers: Any) -> dict[int, float]:
 
         @tf.function(autograph=False)
         def several(vector: tf.Tensor) -> tf.Tensor:
-            mean = Replicas(strategy, strategy.num_replicas_in_sync).mean(lambda v, _: v + 1)
+            mean = Replicas(strategy, workers.count).mean(lambda v, _: v + 1)
             return tf.while_loop(
                 lambda i, _: i < 20, lambda i, v: (i + 1, mean(v, None)), [0, vector]
             )[1]

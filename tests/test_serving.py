@@ -198,7 +198,8 @@ def test_the_cases_tell_settings_apart(exported):
         assert np.abs(other - conv.results["conv default"]).max() > 1e-2
 
 
-@pytest.mark.parametrize(("name", "steps"), [slow("learned", 1), slow("each step", 2)])
+@pytest.mark.parametrize(("name", "steps"), [("learned", 1), ("each step", 2)])
+@pytest.mark.slow
 def test_the_cases_tell_learned_step_sizes_from_one(exported, name, steps):
     learned = exported(name)
     other = _expected(learned.learner, learned.data, 5, steps, 1, 0.05)

@@ -62,7 +62,8 @@ _PATHS = ("logdir", "data_dir", "init", "to")
 def main(argv: list[str] | None = None) -> None:
     """Runs one command, and exits with its status: 0, 1 for an error, 130 for an interrupt.
 
-    75 says that another worker is gone, and that all may be started again.
+    75 says that another worker is gone, and that all may be started again; 141, that nobody reads
+    the rest of the output.
     """
     status = run(sys.argv[1:] if argv is None else argv)
     try:
